@@ -1,0 +1,2 @@
+//! Uzura: boot.
+#![cfg_attr(not(test), no_std)]

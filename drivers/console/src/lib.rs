@@ -1,0 +1,2 @@
+//! Uzura: console.
+#![cfg_attr(not(test), no_std)]

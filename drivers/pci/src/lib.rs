@@ -1,0 +1,2 @@
+//! Uzura: pci.
+#![cfg_attr(not(test), no_std)]

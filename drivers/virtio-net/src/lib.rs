@@ -1,0 +1,2 @@
+//! Uzura: virtio-net.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! Uzura: virtio.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! Uzura: ipc.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! Uzura: core.
+#![cfg_attr(not(test), no_std)]

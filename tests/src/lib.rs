@@ -1,0 +1,1 @@
+//! Uzura: system tests.

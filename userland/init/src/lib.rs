@@ -1,0 +1,2 @@
+//! Uzura: init.
+#![cfg_attr(not(test), no_std)]

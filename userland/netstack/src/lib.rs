@@ -1,0 +1,2 @@
+//! Uzura: netstack.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! Uzura: runtime.
+#![cfg_attr(not(test), no_std)]

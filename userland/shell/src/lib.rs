@@ -1,0 +1,2 @@
+//! Uzura: shell.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,2 @@
+//! Uzura: web.
+#![cfg_attr(not(test), no_std)]

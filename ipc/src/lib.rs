@@ -1,2 +1,19 @@
-//! Uzura: ipc.
+//! What the kernel and the tasks agree on: operation numbers and their registers, message layout,
+//! errors, handles and rights, the user address map, and every service's interface.
+//!
+//! The crate knows no mechanism: the kernel implements the operations, the runtime library issues
+//! them. It is `no_std`, has no unsafe code and is tested on the host.
 #![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod handle;
+pub mod info;
+pub mod layout;
+pub mod message;
+pub mod operation;
+
+pub use error::Error;
+pub use handle::{Handle, ObjectKind, Rights};
+pub use message::{Label, Tag};
+pub use operation::Operation;

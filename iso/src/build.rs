@@ -1,0 +1,186 @@
+//! Compiles the kernel, the tasks and the libraries for `x86_64-unknown-none`. Which compiler does it
+//! is `toolchain`'s; what goes into an image is the images' business.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cli::{BuildOptions, Profile};
+use crate::toolchain::Toolchain;
+use crate::workspace::Workspace;
+use crate::{process, say};
+
+/// The target of everything that is not a host program.
+pub const TARGET: &str = "x86_64-unknown-none";
+
+/// How long one cargo run may take on a slow machine with nothing built yet.
+const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
+
+/// The linker script of the kernel, from the workspace's root.
+const KERNEL_SCRIPT: &str = "boot/kernel.ld";
+
+/// Compiler flags of the kernel: linked at a fixed address in the top two gigabytes.
+const KERNEL_FLAGS: [&str; 3] = [
+    "-Crelocation-model=static",
+    "-Ccode-model=kernel",
+    "-Cforce-frame-pointers=yes",
+];
+
+/// Compiler flags of a task: linked at a fixed address in the bottom two gigabytes, because nothing
+/// relocates it when it is loaded.
+const TASK_FLAGS: [&str; 3] = [
+    "-Crelocation-model=static",
+    "-Ccode-model=small",
+    "-Cforce-frame-pointers=yes",
+];
+
+/// Builds for the bare machine with one toolchain.
+#[derive(Debug)]
+pub struct Builder {
+    /// Where things are.
+    pub workspace: Workspace,
+    /// The compiler.
+    pub toolchain: Toolchain,
+}
+
+impl Builder {
+    /// Finds workspace and compiler.
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            workspace: Workspace::read()?,
+            toolchain: Toolchain::find()?,
+        })
+    }
+
+    /// Builds the kernel with the named features and returns its file.
+    pub fn kernel(&self, profile: Profile, features: &[&str]) -> Result<PathBuf> {
+        let script = self.workspace.root.join(KERNEL_SCRIPT);
+        let text = std::fs::read(&script).with_context(|| {
+            format!(
+                "cannot read the kernel's linker script {}",
+                script.display()
+            )
+        })?;
+        let target = self.workspace.target.join("bare-kernel");
+        let mut cargo = self.cargo("rustc", &target, &KERNEL_FLAGS, profile);
+        cargo.args(["--package", "kernel", "--bin", "kernel"]);
+        if !features.is_empty() {
+            cargo.arg("--features").arg(features.join(","));
+        }
+        // Cargo does not know that the script matters: its hash in the crate's metadata tells it.
+        cargo
+            .arg("--")
+            .arg(format!("-Clink-arg=-T{}", script.display()));
+        cargo.arg(format!("-Cmetadata={:016x}", hash(&text)));
+        say::progress("building the kernel");
+        process::run(&mut cargo, BUILD_LIMIT).context("the kernel does not build")?;
+        Ok(output_folder(&target, profile).join("kernel"))
+    }
+
+    /// Builds the tasks' packages of these names and returns each one's file.
+    pub fn tasks(&self, profile: Profile, packages: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
+        let target = self.workspace.target.join("bare-tasks");
+        let mut cargo = self.cargo("build", &target, &TASK_FLAGS, profile);
+        for package in packages {
+            self.known(package)?;
+            cargo.arg("--package").arg(package);
+        }
+        if !packages.is_empty() {
+            say::progress(&format!("building the tasks: {}", packages.join(", ")));
+            process::run(&mut cargo, BUILD_LIMIT).context("the tasks do not build")?;
+        }
+        let folder = output_folder(&target, profile);
+        Ok(packages
+            .iter()
+            .map(|name| ((*name).to_owned(), folder.join(name)))
+            .collect())
+    }
+
+    fn known(&self, package: &str) -> Result<()> {
+        if self.workspace.tasks.iter().any(|task| task == package) {
+            return Ok(());
+        }
+        bail!(
+            "no task package is named `{package}`; there are: kernel, {}",
+            self.workspace.tasks.join(", ")
+        )
+    }
+
+    fn cargo(&self, verb: &str, target: &Path, flags: &[&str], profile: Profile) -> Command {
+        let mut cargo = self.toolchain.cargo();
+        cargo.current_dir(&self.workspace.root).arg(verb);
+        cargo.args([
+            "-Zbuild-std=core,alloc",
+            "-Zbuild-std-features=compiler-builtins-mem",
+        ]);
+        cargo.args(["--target", TARGET, "--target-dir"]).arg(target);
+        if profile == Profile::Release {
+            cargo.arg("--release");
+        }
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+        cargo
+    }
+}
+
+/// `cargo run -- build`: builds what is named, or everything.
+pub fn command(options: &BuildOptions) -> Result<()> {
+    let builder = Builder::new()?;
+    let all = options.packages.is_empty();
+    let mut tasks: Vec<&str> = Vec::new();
+    for name in &options.packages {
+        if name != "kernel" {
+            tasks.push(name);
+        }
+    }
+    if all {
+        tasks.extend(builder.workspace.tasks.iter().map(String::as_str));
+    }
+    if all || options.packages.iter().any(|name| name == "kernel") {
+        let features: Vec<&str> = options.features.iter().map(String::as_str).collect();
+        println!("{}", builder.kernel(options.profile, &features)?.display());
+    }
+    for file in builder.tasks(options.profile, &tasks)?.values() {
+        println!("{}", file.display());
+    }
+    Ok(())
+}
+
+/// `cargo run -- clippy`: lints libraries, kernel and tasks as they are built for the bare machine.
+pub fn clippy() -> Result<()> {
+    let builder = Builder::new()?;
+    let target = builder.workspace.target.join("bare-clippy");
+    let mut cargo = builder.cargo("clippy", &target, &TASK_FLAGS, Profile::Dev);
+    let packages = builder
+        .workspace
+        .libraries
+        .iter()
+        .chain(&builder.workspace.tasks);
+    for package in packages {
+        cargo.arg("--package").arg(package);
+    }
+    cargo.args(["--package", "kernel", "--", "--deny", "warnings"]);
+    say::progress(&format!(
+        "clippy on libraries, kernel and tasks for {TARGET}"
+    ));
+    process::run(&mut cargo, BUILD_LIMIT).context("the lints are not clean")
+}
+
+/// Where cargo leaves a profile's binaries.
+fn output_folder(target: &Path, profile: Profile) -> PathBuf {
+    let folder = match profile {
+        Profile::Release => "release",
+        Profile::Dev => "debug",
+    };
+    target.join(TARGET).join(folder)
+}
+
+/// A short name for these bytes, the same on every machine.
+fn hash(bytes: &[u8]) -> u64 {
+    // FNV-1a, 64 bits.
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

@@ -1,0 +1,312 @@
+//! The tool's command line: its commands and options, their defaults, and the pairs that cannot go
+//! together. What a command does is its own module's.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::forward::Forward;
+
+/// Builds Uzura and boots it.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+impl Cli {
+    /// The command; `run` with its defaults when none is named.
+    pub fn command(self) -> Command {
+        self.command.unwrap_or_else(|| Command::Run(Box::default()))
+    }
+}
+
+/// One command of the tool.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build everything and boot it in QEMU, with the console on the terminal
+    Run(Box<RunOptions>),
+    /// Build the kernel and the tasks for the bare machine, without starting anything
+    Build(BuildOptions),
+    /// Run clippy on everything that is built for the bare machine
+    Clippy,
+}
+
+/// Options of `build`.
+#[derive(Debug, Args)]
+pub struct BuildOptions {
+    /// `kernel` or packages of tasks (`shell-task`); all of them when none is named
+    pub packages: Vec<String>,
+    /// How to compile
+    #[arg(long, value_enum, default_value_t)]
+    pub profile: Profile,
+    /// Features of the kernel, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    pub features: Vec<String>,
+}
+
+/// How to compile for the bare machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Profile {
+    /// Optimised: what is meant to be booted
+    #[default]
+    Release,
+    /// Quick to build, with debug assertions
+    Dev,
+}
+
+/// The machine QEMU plays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Machine {
+    /// PCI Express, of 2007
+    #[default]
+    Q35,
+    /// PCI, of 1996: the nearest to Google Compute Engine
+    Pc,
+    /// No PCI at all
+    Microvm,
+}
+
+/// The network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Nic {
+    /// virtio-net as of virtio 1.0
+    #[default]
+    Virtio,
+    /// virtio-net by the older interface, through an I/O port range
+    VirtioLegacy,
+    /// No card
+    None,
+}
+
+/// Where the network card is plugged to on the host's side.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Net {
+    /// QEMU's own network, with ports forwarded from the host
+    #[default]
+    User,
+    /// A tap interface of the host
+    Tap(String),
+}
+
+/// How the kernel is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Boot {
+    /// QEMU loads kernel and archive itself (PVH)
+    #[default]
+    Kernel,
+    /// GRUB loads them from a CD image
+    Iso,
+    /// GRUB loads them from a disk
+    Disk,
+}
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Accel {
+    /// KVM where the processor has virtualisation, else TCG
+    #[default]
+    Auto,
+    /// QEMU's translator
+    Tcg,
+    /// The Linux kernel's virtual machine
+    Kvm,
+}
+
+/// Where the first serial port goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Serial {
+    /// The terminal
+    #[default]
+    Stdio,
+    /// A file
+    File(PathBuf),
+    /// A socket that QEMU listens on
+    Unix(PathBuf),
+}
+
+/// Options of `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunOptions {
+    /// Processors of the machine
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub cpus: u32,
+    /// Memory of the machine, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..))]
+    pub memory: u32,
+    /// The machine
+    #[arg(long, value_enum, default_value_t)]
+    pub machine: Machine,
+    /// Processor model as QEMU names it [default: max under TCG, host under KVM]
+    #[arg(long, value_name = "MODEL")]
+    pub cpu: Option<String>,
+    /// The network card
+    #[arg(long, value_enum, default_value_t)]
+    pub nic: Nic,
+    /// user, or tap:IFNAME for a tap interface of the host
+    #[arg(long, value_parser = net, default_value = "user")]
+    pub net: Net,
+    /// Forward a port of the host to one of the guest: [ADDR:]HOSTPORT:GUESTPORT; may be repeated
+    /// [default: 127.0.0.1:8080:80 and 127.0.0.1:2222:22]
+    #[arg(long, value_name = "[ADDR:]HOSTPORT:GUESTPORT")]
+    pub forward: Vec<Forward>,
+    /// How the kernel is started
+    #[arg(long, value_enum, default_value_t)]
+    pub boot: Boot,
+    /// Start by UEFI firmware
+    #[arg(long)]
+    pub uefi: bool,
+    /// The kernel's command line
+    #[arg(
+        long,
+        value_name = "KERNEL COMMAND LINE",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    pub append: String,
+    /// Where the console goes: stdio, file:PATH or unix:PATH
+    #[arg(long, value_parser = serial, default_value = "stdio")]
+    pub serial: Serial,
+    /// Read nothing from the terminal: the console is output only
+    #[arg(long)]
+    pub headless: bool,
+    /// Stop the machine after so many seconds, which counts as a failure
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+    /// What executes the guest
+    #[arg(long, value_enum, default_value_t)]
+    pub accel: Accel,
+    /// Make one guest instruction one nanosecond of virtual time
+    #[arg(long)]
+    pub icount: bool,
+    /// Wait for gdb before the first instruction
+    #[arg(long)]
+    pub gdb: bool,
+    /// A std program to run as a task
+    #[arg(long, value_name = "CRATE_DIR")]
+    pub app: Option<PathBuf>,
+    /// How to compile
+    #[arg(long, value_enum, default_value_t)]
+    pub profile: Profile,
+    /// Boot the kernel with no boot archive
+    #[arg(long)]
+    pub no_archive: bool,
+    /// More arguments for QEMU
+    #[arg(last = true, value_name = "QEMU ARGUMENTS")]
+    pub qemu: Vec<String>,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            cpus: 1,
+            memory: 256,
+            machine: Machine::default(),
+            cpu: None,
+            nic: Nic::default(),
+            net: Net::default(),
+            forward: Vec::new(),
+            boot: Boot::default(),
+            uefi: false,
+            append: String::new(),
+            serial: Serial::default(),
+            headless: false,
+            timeout: None,
+            accel: Accel::default(),
+            icount: false,
+            gdb: false,
+            app: None,
+            profile: Profile::default(),
+            no_archive: false,
+            qemu: Vec::new(),
+        }
+    }
+}
+
+impl RunOptions {
+    /// Refuses what cannot be done yet and options that contradict each other, by name.
+    pub fn check(&self) -> Result<()> {
+        let later = [
+            (self.uefi, "--uefi", "BIOS, which is the default"),
+            (
+                self.app.is_some(),
+                "--app",
+                "the tasks of userland/manifest.toml",
+            ),
+            (
+                self.machine == Machine::Microvm,
+                "--machine microvm",
+                "q35 and pc",
+            ),
+            (self.boot == Boot::Disk, "--boot disk", "kernel and iso"),
+        ];
+        if let Some((_, name, instead)) = later.iter().find(|(asked, ..)| *asked) {
+            bail!("{name} is not yet available; there is: {instead}");
+        }
+        let tap = matches!(self.net, Net::Tap(_));
+        let no_nic = self.nic == Nic::None;
+        let forwards = !self.forward.is_empty();
+        let elsewhere = self.serial != Serial::Stdio;
+        let pairs = [
+            (
+                forwards && tap,
+                "--forward",
+                "--net tap",
+                "a tap interface has addresses of its own",
+            ),
+            (
+                forwards && no_nic,
+                "--forward",
+                "--nic none",
+                "there is no card to forward to",
+            ),
+            (
+                tap && no_nic,
+                "--net tap",
+                "--nic none",
+                "there is no card to plug in",
+            ),
+            (
+                self.icount && self.accel == Accel::Kvm,
+                "--icount",
+                "--accel kvm",
+                "only TCG counts instructions",
+            ),
+            (
+                self.headless && elsewhere,
+                "--headless",
+                "--serial",
+                "nothing is read from the terminal then anyway",
+            ),
+            (
+                self.no_archive && self.boot == Boot::Iso,
+                "--no-archive",
+                "--boot iso",
+                "the ISO holds the archive",
+            ),
+        ];
+        match pairs.iter().find(|(together, ..)| *together) {
+            Some((_, one, other, why)) => bail!("{one} and {other} do not go together: {why}"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn net(text: &str) -> Result<Net, String> {
+    match text.split_once(':') {
+        None if text == "user" => Ok(Net::User),
+        Some(("tap", name)) if !name.is_empty() => Ok(Net::Tap(name.to_owned())),
+        _ => Err("write `user` or `tap:IFNAME`".to_owned()),
+    }
+}
+
+fn serial(text: &str) -> Result<Serial, String> {
+    match text.split_once(':') {
+        None if text == "stdio" => Ok(Serial::Stdio),
+        Some(("file", path)) if !path.is_empty() => Ok(Serial::File(path.into())),
+        Some(("unix", path)) if !path.is_empty() => Ok(Serial::Unix(path.into())),
+        _ => Err("write `stdio`, `file:PATH` or `unix:PATH`".to_owned()),
+    }
+}

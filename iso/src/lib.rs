@@ -1,0 +1,15 @@
+//! The host tool of Uzura: finds a compiler that comes with its library source, builds kernel and
+//! tasks for the bare machine, packs the boot archive, makes images and starts QEMU. It is a library
+//! so that the system tests boot exactly what `cargo run` boots. What the kernel and the tasks do is
+//! theirs; what a manifest means is `ipc`'s.
+
+pub mod build;
+pub mod cli;
+pub mod forward;
+pub mod packages;
+pub mod process;
+pub mod qemu;
+pub mod run;
+pub mod say;
+pub mod toolchain;
+pub mod workspace;

@@ -1,0 +1,160 @@
+//! QEMU's command line, from the options of `run` and the files to boot. Building the files and
+//! watching the process are others' business.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cli::{Accel, Machine, Net, Nic, RunOptions, Serial};
+use crate::forward::Forward;
+
+/// The emulator.
+pub const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Debian's package of it.
+pub const PACKAGE: &str = "qemu-system-x86";
+
+/// What the machine starts from.
+#[derive(Debug, Clone)]
+pub enum Medium {
+    /// Kernel and boot archive, loaded by QEMU.
+    Files {
+        /// The kernel's ELF file.
+        kernel: PathBuf,
+        /// The boot archive, if one is given.
+        archive: Option<PathBuf>,
+    },
+    /// A CD image.
+    Iso(PathBuf),
+}
+
+/// Whether the processor of this machine can run guests itself. The device file alone says nothing:
+/// where it exists without the processor's help, a guest hangs.
+pub fn has_virtualisation() -> bool {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let capable = flags
+        .lines()
+        .filter(|line| line.starts_with("flags"))
+        .any(|line| {
+            line.split_whitespace()
+                .any(|flag| flag == "svm" || flag == "vmx")
+        });
+    capable && Path::new("/dev/kvm").exists()
+}
+
+/// The command that starts QEMU as `options` say. `forwards` are the ports, known to be free; `gdb`
+/// is the port of the debugger's stub, if one is wanted.
+pub fn command(
+    options: &RunOptions,
+    medium: &Medium,
+    forwards: &[Forward],
+    gdb: Option<u16>,
+) -> Command {
+    let mut qemu = Command::new(PROGRAM);
+    // No defaults of QEMU's own and no files of the user's: the machine is what is written here.
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+    machine(&mut qemu, options);
+    start(&mut qemu, options, medium);
+    serial(&mut qemu, options);
+    network(&mut qemu, options, forwards);
+    if let Some(port) = gdb {
+        qemu.args(["-S", "-gdb", &format!("tcp:127.0.0.1:{port}")]);
+    }
+    qemu.args(&options.qemu);
+    qemu
+}
+
+fn machine(qemu: &mut Command, options: &RunOptions) {
+    let name = match options.machine {
+        Machine::Q35 => "q35",
+        Machine::Pc => "pc",
+        Machine::Microvm => "microvm",
+    };
+    let kvm = match options.accel {
+        Accel::Kvm => true,
+        Accel::Tcg => false,
+        // Counting instructions is TCG's alone.
+        Accel::Auto => !options.icount && has_virtualisation(),
+    };
+    let model = options
+        .cpu
+        .as_deref()
+        .unwrap_or(if kvm { "host" } else { "max" });
+    qemu.args([
+        "-machine",
+        name,
+        "-cpu",
+        model,
+        "-accel",
+        if kvm { "kvm" } else { "tcg" },
+    ]);
+    qemu.args([
+        "-smp",
+        &options.cpus.to_string(),
+        "-m",
+        &format!("{}M", options.memory),
+    ]);
+    if options.icount {
+        qemu.args(["-icount", "shift=0,sleep=off"]);
+    }
+}
+
+fn start(qemu: &mut Command, options: &RunOptions, medium: &Medium) {
+    match medium {
+        Medium::Files { kernel, archive } => {
+            qemu.arg("-kernel").arg(kernel);
+            if let Some(archive) = archive {
+                qemu.arg("-initrd").arg(archive);
+            }
+            if !options.append.is_empty() {
+                qemu.args(["-append", &options.append]);
+            }
+        }
+        // Its command line is in GRUB's configuration on the image.
+        Medium::Iso(image) => {
+            qemu.arg("-cdrom").arg(image).args(["-boot", "d"]);
+        }
+    }
+}
+
+fn serial(qemu: &mut Command, options: &RunOptions) {
+    match &options.serial {
+        Serial::Stdio if options.headless => qemu.args(["-serial", "stdio", "-monitor", "none"]),
+        // QEMU's multiplexer puts the terminal into raw mode and back and keeps Ctrl-A for itself.
+        Serial::Stdio => qemu.args(["-serial", "mon:stdio"]),
+        Serial::File(path) => qemu.args([
+            "-monitor",
+            "none",
+            "-serial",
+            &format!("file:{}", path.display()),
+        ]),
+        Serial::Unix(path) => qemu.args([
+            "-monitor",
+            "none",
+            "-serial",
+            &format!("unix:{},server=on,wait=off", path.display()),
+        ]),
+    };
+}
+
+fn network(qemu: &mut Command, options: &RunOptions, forwards: &[Forward]) {
+    // The card's boot ROM is of no use here and would cost time in firmware.
+    let device = match options.nic {
+        Nic::None => {
+            qemu.args(["-nic", "none"]);
+            return;
+        }
+        Nic::Virtio => "virtio-net-pci,netdev=net0,romfile=",
+        Nic::VirtioLegacy => {
+            "virtio-net-pci,netdev=net0,romfile=,disable-modern=on,disable-legacy=off"
+        }
+    };
+    let backend = match &options.net {
+        Net::Tap(name) => format!("tap,id=net0,ifname={name},script=no,downscript=no"),
+        Net::User => forwards
+            .iter()
+            .fold("user,id=net0".to_owned(), |text, forward| {
+                format!("{text},hostfwd=tcp:{}-:{}", forward.host, forward.guest)
+            }),
+    };
+    qemu.args(["-netdev", &backend, "-device", device]);
+}

@@ -1,0 +1,151 @@
+//! Atomics and the spin lock. Everything in the core takes them from here, so that a model checker
+//! can take their place.
+//!
+//! Lock order: each lock has a [`Rank`]; a CPU takes locks in rising rank only. Debug builds check
+//! it at every acquisition. A CPU that spins for a lock serves its own shootdown mailbox meanwhile
+//! (see [`Hooks::relax`]): the holder may be waiting for exactly that.
+
+pub use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
+
+/// What the mechanism gives the locks.
+pub struct Hooks {
+    /// Called in every turn of a spin loop: serves this CPU's shootdown mailbox.
+    pub relax: fn(),
+    /// This CPU's word for the ranks that it holds, a bit each (debug builds).
+    pub held: fn() -> &'static AtomicU64,
+}
+
+static HOOKS: spin::Once<Hooks> = spin::Once::new();
+
+/// Installs the hooks; the first call counts. Before it, spin loops only pause and the lock order
+/// is not checked.
+pub fn install_hooks(hooks: Hooks) {
+    HOOKS.call_once(|| hooks);
+}
+
+/// One turn of a spin loop.
+pub fn relax() {
+    core::hint::spin_loop();
+    if let Some(hooks) = HOOKS.get() {
+        (hooks.relax)();
+    }
+}
+
+struct Relax;
+
+impl spin::RelaxStrategy for Relax {
+    fn relax() {
+        relax();
+    }
+}
+
+/// The order of locks, outermost first. Two locks of one rank are never held together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Rank {
+    /// A task's thread list and state.
+    Task,
+    /// A task's address space: mappings and page tables.
+    Space,
+    /// A memory object's frames and list of mappings.
+    Memory,
+    /// An endpoint's queues.
+    Endpoint,
+    /// A futex bucket.
+    Futex,
+    /// A notification.
+    Notification,
+    /// The table of interrupt vectors.
+    Interrupt,
+    /// A task's handle table.
+    Handles,
+    /// A CPU's timers.
+    Timers,
+    /// A CPU's run queue.
+    RunQueue,
+    /// The queue of what is to be reclaimed.
+    Reclaim,
+    /// A slab.
+    Slab,
+    /// The frame table.
+    Frames,
+    /// A trace ring's reader.
+    Trace,
+    /// The log.
+    Log,
+}
+
+/// A spin lock with a place in the lock order.
+#[derive(Debug)]
+pub struct Lock<T> {
+    inner: spin::mutex::SpinMutex<T, Relax>,
+    #[cfg(debug_assertions)]
+    rank: Rank,
+}
+
+/// Access to what a [`Lock`] guards, until dropped.
+pub struct Guard<'a, T> {
+    inner: spin::mutex::SpinMutexGuard<'a, T>,
+    #[cfg(debug_assertions)]
+    held: Option<(&'static AtomicU64, u64)>,
+}
+
+impl<T> Lock<T> {
+    /// A free lock.
+    pub const fn new(rank: Rank, value: T) -> Lock<T> {
+        #[cfg(not(debug_assertions))]
+        let _ = rank;
+        Lock {
+            inner: spin::mutex::SpinMutex::new(value),
+            #[cfg(debug_assertions)]
+            rank,
+        }
+    }
+
+    /// Takes the lock, spinning while another CPU holds it.
+    ///
+    /// # Panics
+    /// In debug builds, if this CPU holds a lock of the same or a later rank.
+    #[inline]
+    pub fn lock(&self) -> Guard<'_, T> {
+        #[cfg(debug_assertions)]
+        let held = HOOKS.get().map(|hooks| {
+            let (word, bit) = ((hooks.held)(), 1 << self.rank as u8);
+            let before = word.load(Ordering::Relaxed);
+            assert!(before < bit, "lock order: {:?} taken while holding {before:#b}", self.rank);
+            word.store(before | bit, Ordering::Relaxed);
+            (word, bit)
+        });
+        Guard {
+            inner: self.inner.lock(),
+            #[cfg(debug_assertions)]
+            held,
+        }
+    }
+}
+
+impl<T> core::ops::Deref for Guard<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> core::ops::DerefMut for Guard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+#[cfg(debug_assertions)]
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        if let Some((word, bit)) = self.held {
+            word.store(word.load(Ordering::Relaxed) & !bit, Ordering::Relaxed);
+        }
+    }
+}

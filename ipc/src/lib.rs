@@ -10,6 +10,7 @@ pub mod error;
 pub mod handle;
 pub mod info;
 pub mod layout;
+pub mod manifest;
 pub mod message;
 pub mod operation;
 

@@ -1,7 +1,6 @@
 //! Compiles the kernel, the tasks and the libraries for `x86_64-unknown-none`. Which compiler does it
 //! is `toolchain`'s; what goes into an image is the images' business.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -80,8 +79,8 @@ impl Builder {
         Ok(output_folder(&target, profile).join("kernel"))
     }
 
-    /// Builds the tasks' packages of these names and returns each one's file.
-    pub fn tasks(&self, profile: Profile, packages: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
+    /// Builds the tasks' packages of these names and returns each one's file, in the same order.
+    pub fn tasks(&self, profile: Profile, packages: &[&str]) -> Result<Vec<PathBuf>> {
         let target = self.workspace.target.join("bare-tasks");
         let mut cargo = self.cargo("build", &target, &TASK_FLAGS, profile);
         for package in packages {
@@ -93,10 +92,7 @@ impl Builder {
             process::run(&mut cargo, BUILD_LIMIT).context("the tasks do not build")?;
         }
         let folder = output_folder(&target, profile);
-        Ok(packages
-            .iter()
-            .map(|name| ((*name).to_owned(), folder.join(name)))
-            .collect())
+        Ok(packages.iter().map(|name| folder.join(name)).collect())
     }
 
     fn known(&self, package: &str) -> Result<()> {
@@ -142,7 +138,7 @@ pub fn command(options: &BuildOptions) -> Result<()> {
         let features: Vec<&str> = options.features.iter().map(String::as_str).collect();
         println!("{}", builder.kernel(options.profile, &features)?.display());
     }
-    for file in builder.tasks(options.profile, &tasks)?.values() {
+    for file in builder.tasks(options.profile, &tasks)? {
         println!("{}", file.display());
     }
     Ok(())

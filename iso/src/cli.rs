@@ -30,6 +30,8 @@ pub enum Command {
     Run(Box<RunOptions>),
     /// Build the kernel and the tasks for the bare machine, without starting anything
     Build(BuildOptions),
+    /// Make the files that boot, and say where they are
+    Image(ImageOptions),
     /// Run clippy on everything that is built for the bare machine
     Clippy,
 }
@@ -45,6 +47,39 @@ pub struct BuildOptions {
     /// Features of the kernel, separated by commas
     #[arg(long, value_delimiter = ',')]
     pub features: Vec<String>,
+}
+
+/// Options of `image`.
+#[derive(Debug, Args)]
+pub struct ImageOptions {
+    /// What kind of image
+    #[arg(value_enum)]
+    pub kind: ImageKind,
+    /// Where to put it [default: target/uzura/system]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// The kernel's command line (of an ISO)
+    #[arg(
+        long,
+        value_name = "KERNEL COMMAND LINE",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    pub append: String,
+    /// How to compile
+    #[arg(long, value_enum, default_value_t)]
+    pub profile: Profile,
+}
+
+/// A kind of image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ImageKind {
+    /// The kernel and the boot archive, as QEMU and GRUB load them
+    Kernel,
+    /// A CD image with GRUB
+    Iso,
+    /// A disk for Google Compute Engine
+    Gce,
 }
 
 /// How to compile for the bare machine.
@@ -190,6 +225,9 @@ pub struct RunOptions {
     /// How to compile
     #[arg(long, value_enum, default_value_t)]
     pub profile: Profile,
+    /// Boot the system of this manifest [default: userland/manifest.toml]
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
     /// Boot the kernel with no boot archive
     #[arg(long)]
     pub no_archive: bool,
@@ -219,6 +257,7 @@ impl Default for RunOptions {
             gdb: false,
             app: None,
             profile: Profile::default(),
+            manifest: None,
             no_archive: false,
             qemu: Vec::new(),
         }

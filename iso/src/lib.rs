@@ -3,9 +3,14 @@
 //! so that the system tests boot exactly what `cargo run` boots. What the kernel and the tasks do is
 //! theirs; what a manifest means is `ipc`'s.
 
+pub mod archive;
 pub mod build;
 pub mod cli;
+pub mod elf;
 pub mod forward;
+pub mod grub;
+pub mod image;
+pub mod manifest;
 pub mod packages;
 pub mod process;
 pub mod qemu;

@@ -23,6 +23,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(options) => iso::run::run(&options),
         Command::Build(options) => iso::build::command(&options).map(|()| ExitCode::SUCCESS),
+        Command::Image(options) => iso::image::command(&options).map(|()| ExitCode::SUCCESS),
         Command::Clippy => iso::build::clippy().map(|()| ExitCode::SUCCESS),
     }
 }

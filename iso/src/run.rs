@@ -10,8 +10,9 @@ use rustix::termios;
 use crate::build::Builder;
 use crate::cli::{Boot, Net, Nic, RunOptions, Serial};
 use crate::forward::{self, Forward};
+use crate::image::{self, Recipe};
 use crate::qemu::{self, Medium};
-use crate::{packages, process, say};
+use crate::{grub, packages, process, say};
 
 /// A run without `--timeout` ends when the person at the terminal ends it; this is for ever to them.
 const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -49,14 +50,24 @@ pub fn run(options: &RunOptions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Builds what is to be booted and puts it on its medium.
 fn medium(builder: &Builder, options: &RunOptions) -> Result<Medium> {
-    let kernel = builder.kernel(options.profile, &[])?;
+    let manifest = options
+        .manifest
+        .clone()
+        .unwrap_or_else(|| builder.workspace.root.join(image::SYSTEM));
+    let manifest = (!options.no_archive).then_some(manifest.as_path());
+    let recipe = Recipe {
+        manifest,
+        ..Recipe::system(options.profile)
+    };
+    let image = image::assemble(builder, &recipe)?;
     match options.boot {
         Boot::Kernel => Ok(Medium::Files {
-            kernel,
-            archive: None,
+            kernel: image.kernel,
+            archive: image.archive,
         }),
-        Boot::Iso | Boot::Disk => bail!("--boot iso is not yet available; there is: kernel"),
+        Boot::Iso | Boot::Disk => Ok(Medium::Iso(grub::iso(&image, &options.append)?)),
     }
 }
 

@@ -1,0 +1,180 @@
+//! What boots: the kernel and the boot archive of a manifest, built, stripped, packed and written
+//! side by side with the files that have the symbols. Starting it is `run`'s, putting it on a medium
+//! `grub`'s.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::Builder;
+use crate::cli::{ImageKind, ImageOptions, Profile};
+use crate::manifest::{self, Manifest};
+use crate::{archive, elf, grub, say};
+
+/// The manifest of the system that `run` boots, from the workspace's root.
+pub const SYSTEM: &str = "userland/manifest.toml";
+
+/// What to build.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipe<'a> {
+    /// What the image is called: its folder under the results.
+    pub name: &'a str,
+    /// The manifest; `None` for a kernel without boot archive.
+    pub manifest: Option<&'a Path>,
+    /// How to compile.
+    pub profile: Profile,
+    /// Features of the kernel.
+    pub features: &'a [&'a str],
+}
+
+/// What was built.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The kernel's file, stripped.
+    pub kernel: PathBuf,
+    /// The boot archive.
+    pub archive: Option<PathBuf>,
+    /// The folder of the files with symbols: `kernel` and one for each program.
+    pub symbols: PathBuf,
+}
+
+impl Recipe<'_> {
+    /// What `run` boots, without the manifest's path.
+    pub fn system(profile: Profile) -> Self {
+        Self {
+            name: "system",
+            manifest: None,
+            profile,
+            features: &[],
+        }
+    }
+}
+
+/// `cargo run -- image`: makes an image and says on standard output where its files are.
+pub fn command(options: &ImageOptions) -> Result<()> {
+    if options.kind == ImageKind::Gce {
+        bail!("image gce is not yet available; there is: kernel, iso");
+    }
+    let builder = Builder::new()?;
+    let manifest = builder.workspace.root.join(SYSTEM);
+    let image = assemble(
+        &builder,
+        &Recipe {
+            manifest: Some(&manifest),
+            ..Recipe::system(options.profile)
+        },
+    )?;
+    let files = match options.kind {
+        ImageKind::Iso => vec![grub::iso(&image, &options.append)?],
+        _ => [image.kernel].into_iter().chain(image.archive).collect(),
+    };
+    for file in files {
+        println!("{}", place(&file, options.out.as_deref())?.display());
+    }
+    Ok(())
+}
+
+/// Copies a result to the folder that was asked for, if one was.
+fn place(file: &Path, out: Option<&Path>) -> Result<PathBuf> {
+    let (Some(out), Some(name)) = (out, file.file_name()) else {
+        return Ok(file.to_owned());
+    };
+    let copy = out.join(name);
+    std::fs::create_dir_all(out)
+        .with_context(|| format!("cannot make the folder {}", out.display()))?;
+    std::fs::copy(file, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+    Ok(copy)
+}
+
+/// Builds what `recipe` says.
+pub fn assemble(builder: &Builder, recipe: &Recipe<'_>) -> Result<Image> {
+    let folder = builder.workspace.results().join(recipe.name);
+    let image = Image {
+        kernel: folder.join("kernel"),
+        archive: recipe.manifest.map(|_| folder.join("archive")),
+        symbols: folder.join("symbols"),
+    };
+    std::fs::create_dir_all(&image.symbols)
+        .with_context(|| format!("cannot make the folder {}", image.symbols.display()))?;
+    // A mistake in the manifest is told before anything is compiled.
+    let manifest = recipe
+        .manifest
+        .map(|path| read_manifest(builder, path))
+        .transpose()?;
+    let kernel = builder.kernel(recipe.profile, recipe.features)?;
+    write(
+        &image.kernel,
+        &strip(&kernel, &image.symbols.join("kernel"))?.bytes,
+    )?;
+    if let (Some(manifest), Some(path)) = (&manifest, &image.archive) {
+        write(
+            path,
+            &pack(builder, recipe.profile, manifest, &image.symbols)?,
+        )?;
+    }
+    Ok(image)
+}
+
+fn read_manifest(builder: &Builder, path: &Path) -> Result<Manifest> {
+    let programs: Vec<&str> = builder
+        .workspace
+        .tasks
+        .iter()
+        .filter_map(|package| package.strip_suffix("-task"))
+        .collect();
+    manifest::read(path, &programs)
+}
+
+/// Builds the programs and makes the boot archive of them.
+fn pack(
+    builder: &Builder,
+    profile: Profile,
+    manifest: &Manifest,
+    symbols: &Path,
+) -> Result<Vec<u8>> {
+    let mut names = vec![ipc::manifest::INIT_FILE];
+    names.extend(manifest.programs());
+    let packages: Vec<String> = names.iter().map(|name| format!("{name}-task")).collect();
+    let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+    let files = builder.tasks(profile, &packages)?;
+    let mut programs = Vec::new();
+    for (name, file) in names.iter().zip(files) {
+        programs.push((*name, strip(&file, &symbols.join(name))?));
+    }
+    for task in &manifest.task {
+        if let Some((_, program)) = programs.iter().find(|(name, _)| *name == task.binary()) {
+            task.fits(program.memory)
+                .context("the manifest is refused")?;
+        }
+    }
+    let packed = manifest.pack().context("the manifest is refused")?;
+    let mut contents: Vec<(&str, &[u8])> = programs
+        .iter()
+        .map(|(name, program)| (*name, program.bytes.as_slice()))
+        .collect();
+    contents.insert(1, (ipc::manifest::FILE, &packed));
+    say::progress(&format!(
+        "packing the boot archive: {} programs",
+        names.len()
+    ));
+    archive::pack(&contents)
+}
+
+/// Reads a compiled file, keeps a copy with its symbols, and returns what a loader needs of it.
+fn strip(file: &Path, copy: &Path) -> Result<elf::Program> {
+    let whole = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    write(copy, &whole)?;
+    elf::strip(&whole).with_context(|| format!("{} cannot be booted", file.display()))
+}
+
+/// Writes a file unless it has these contents already: a running emulator may still have it open.
+fn write(path: &Path, contents: &[u8]) -> Result<()> {
+    if std::fs::read(path).is_ok_and(|old| old == contents) {
+        return Ok(());
+    }
+    // Renaming leaves the old file to those who have it open.
+    let fresh = path.with_extension("new");
+    std::fs::write(&fresh, contents)
+        .with_context(|| format!("cannot write {}", fresh.display()))?;
+    std::fs::rename(&fresh, path).with_context(|| format!("cannot write {}", path.display()))
+}

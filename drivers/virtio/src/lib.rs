@@ -1,2 +1,32 @@
-//! Uzura: virtio.
-#![cfg_attr(not(test), no_std)]
+//! The virtio library that every virtio driver stands on: finding and negotiating a device over its
+//! legacy or modern PCI transport, and its split queues.
+//!
+//! It stands on `virtio-drivers`: the transports implement that crate's `Transport`, DMA memory its
+//! `Hal`, and the queues are its `VirtQueue`. What a device of one kind does with its queues is left
+//! to that kind's driver; configuration space, BARs and interrupts come from the pci server.
+//!
+//! Sections quoted as "VIRTIO 1.2" are those of "Virtual I/O Device (VIRTIO) Version 1.2", OASIS
+//! Committee Specification 01 of 1 July 2022.
+#![cfg_attr(not(any(test, feature = "fake")), no_std)]
+
+extern crate alloc;
+
+pub mod dma;
+mod error;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+pub mod feature;
+mod handshake;
+mod legacy;
+mod modern;
+mod queue;
+mod transport;
+
+pub use dma::Area;
+pub use error::VirtioError;
+pub use handshake::{fail, negotiate, reset, start};
+pub use legacy::LegacyTransport;
+pub use modern::{ModernTransport, ModernWindows};
+pub use queue::{Chain, Queue, Used, open};
+pub use transport::{InterruptMode, PciTransport, RingAddresses};
+pub use virtio_drivers::transport::{InterruptStatus, Transport};

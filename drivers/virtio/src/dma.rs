@@ -1,0 +1,352 @@
+//! DMA memory: ranges that the task has mapped and whose physical address it knows, and the `Hal`
+//! that gives `virtio-drivers` pages of them.
+//!
+//! A task has one arena, from which queues and headers come, and may register further areas, such as
+//! the packet pool that belongs to the network stack. `Hal` has no `self`, so arena and areas are
+//! the task's. Making the memory and learning its address is the server's part (runtime and pci).
+#![expect(
+    unsafe_code,
+    reason = "memory that a device reads and writes is reached through raw pointers, and Hal is an unsafe trait"
+)]
+
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicU16;
+
+use spin::Mutex;
+use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+
+use crate::VirtioError;
+
+/// Unit of allocation in bytes.
+const PAGE: usize = virtio_drivers::PAGE_SIZE;
+/// Largest number of areas at a time.
+const MAX_AREAS: usize = 8;
+/// Pages of the arena that are managed at most (16 MiB).
+const ARENA_PAGES: usize = 4096;
+
+/// A range of DMA memory: where the task sees it and where a device does.
+///
+/// An area is a name for the range and may be copied. The bytes are shared with a device and maybe
+/// with another task, so that no reference to them is ever made; they are copied in and out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Area {
+    start: NonNull<u8>,
+    length: usize,
+    physical: u64,
+}
+
+// SAFETY: an area is an address range; every access to it is a copy through raw pointers, which
+// does not depend on the thread.
+unsafe impl Send for Area {}
+
+/// What the task has registered.
+static AREAS: Mutex<[Option<Area>; MAX_AREAS]> = Mutex::new([None; MAX_AREAS]);
+/// What the queues are made of.
+static ARENA: Mutex<Option<Arena>> = Mutex::new(None);
+
+impl Area {
+    /// Registers a range, so that queues can hold buffers in it.
+    ///
+    /// # Errors
+    ///
+    /// `OutOfDmaMemory` where the table is full, the range is empty or wraps around.
+    ///
+    /// # Safety
+    ///
+    /// `length` bytes at `start` are mapped readable and writable and lie, without a gap, at
+    /// `physical`; both stay so until [`Area::retire`]. No reference to the range exists, and what
+    /// a device or another task writes into it can change nothing that this task relies on.
+    pub unsafe fn register(
+        start: NonNull<u8>,
+        length: usize,
+        physical: u64,
+    ) -> Result<Area, VirtioError> {
+        let wraps = (start.as_ptr() as usize).checked_add(length).is_none()
+            || physical.checked_add(length as u64).is_none();
+        if length == 0 || wraps {
+            return Err(VirtioError::OutOfDmaMemory);
+        }
+        let area = Area {
+            start,
+            length,
+            physical,
+        };
+        let mut areas = AREAS.lock();
+        let free = areas.iter_mut().find(|entry| entry.is_none());
+        *free.ok_or(VirtioError::OutOfDmaMemory)? = Some(area);
+        Ok(area)
+    }
+
+    /// Takes a registered range off the table; parts of it are no longer good for anything.
+    ///
+    /// # Safety
+    ///
+    /// No queue holds a buffer in the range: the device was reset, or returned them all.
+    pub unsafe fn retire(self) {
+        for entry in AREAS.lock().iter_mut() {
+            if *entry == Some(self) {
+                *entry = None;
+            }
+        }
+    }
+
+    /// Length in bytes.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Physical address of the first byte.
+    pub fn physical(&self) -> u64 {
+        self.physical
+    }
+
+    /// `length` bytes at `offset`; `None` where they do not lie in the area or are none.
+    pub fn part(&self, offset: usize, length: usize) -> Option<Area> {
+        if length == 0 || offset > self.length || length > self.length - offset {
+            return None;
+        }
+        // SAFETY: the offset is inside the range, by the check above.
+        let start = unsafe { self.start.add(offset) };
+        Some(Area {
+            start,
+            length,
+            physical: self.physical + offset as u64,
+        })
+    }
+
+    /// Copies the first bytes out, as many as both have.
+    pub fn read(&self, target: &mut [u8]) {
+        for (index, byte) in target.iter_mut().enumerate().take(self.length) {
+            // SAFETY: the index is inside the range, mapped by `register`'s promise. Volatile,
+            // because a device may write at any time.
+            *byte = unsafe { self.start.add(index).read_volatile() };
+        }
+    }
+
+    /// Copies bytes to the start, as many as both have.
+    pub fn write(&self, source: &[u8]) {
+        for (index, byte) in source.iter().enumerate().take(self.length) {
+            // SAFETY: the index is inside the range, mapped by `register`'s promise. Volatile,
+            // because a device may read at any time.
+            unsafe { self.start.add(index).write_volatile(*byte) };
+        }
+    }
+
+    /// The aligned 16-bit word that the area is, as an atomic; `None` for any other area.
+    pub(crate) fn word(&self) -> Option<&'static AtomicU16> {
+        let pointer = self.start.cast::<u16>();
+        if self.length != 2 || !pointer.is_aligned() {
+            return None;
+        }
+        // SAFETY: aligned, two bytes long, mapped by `register`'s promise. The word is a ring's:
+        // both sides only ever access it atomically. A ring outlives its users in `queue`, which
+        // drops them together.
+        Some(unsafe { AtomicU16::from_ptr(pointer.as_ptr()) })
+    }
+
+    /// The range as the slice pointer that `virtio-drivers` takes for a buffer.
+    pub(crate) fn as_slice(&self) -> NonNull<[u8]> {
+        NonNull::slice_from_raw_parts(self.start, self.length)
+    }
+}
+
+/// The part of a registered area that has this physical address.
+pub(crate) fn at_physical(physical: u64, length: usize) -> Option<Area> {
+    AREAS.lock().iter().flatten().find_map(|area| {
+        let offset = usize::try_from(physical.checked_sub(area.physical)?).ok()?;
+        area.part(offset, length)
+    })
+}
+
+/// The part of a registered area that the task sees at this address.
+fn at_virtual(start: NonNull<u8>, length: usize) -> Option<Area> {
+    AREAS.lock().iter().flatten().find_map(|area| {
+        let offset = (start.as_ptr() as usize).checked_sub(area.start.as_ptr() as usize)?;
+        area.part(offset, length)
+    })
+}
+
+/// Pages of an area, given out in runs.
+struct Arena {
+    area: Area,
+    taken: [u64; ARENA_PAGES / 64],
+}
+
+impl Arena {
+    fn is_taken(&self, page: usize) -> bool {
+        self.taken[page / 64] >> (page % 64) & 1 != 0
+    }
+
+    fn mark(&mut self, first: usize, count: usize, taken: bool) {
+        for page in first..first + count {
+            let bit = 1 << (page % 64);
+            if taken {
+                self.taken[page / 64] |= bit;
+            } else {
+                self.taken[page / 64] &= !bit;
+            }
+        }
+    }
+
+    /// First fit: a driver makes its few queues once.
+    fn allocate(&mut self, pages: usize) -> Option<Area> {
+        let total = (self.area.length / PAGE).min(ARENA_PAGES);
+        let mut run = 0;
+        for page in 0..total {
+            run = if self.is_taken(page) { 0 } else { run + 1 };
+            if run == pages {
+                let first = page + 1 - pages;
+                self.mark(first, pages, true);
+                return self.area.part(first * PAGE, pages * PAGE);
+            }
+        }
+        None
+    }
+
+    fn free(&mut self, physical: u64, pages: usize) {
+        let first = physical.saturating_sub(self.area.physical) as usize / PAGE;
+        if first + pages <= ARENA_PAGES {
+            self.mark(first, pages, false);
+        }
+    }
+}
+
+/// Makes a registered area the task's arena. Its start is a page's, in both address spaces.
+pub fn install_arena(area: Area) {
+    *ARENA.lock() = Some(Arena {
+        area,
+        taken: [0; ARENA_PAGES / 64],
+    });
+}
+
+/// Takes zeroed pages of the arena for a driver's own use; [`release`] gives them back.
+pub fn allocate(pages: usize) -> Result<Area, VirtioError> {
+    let area = ARENA
+        .lock()
+        .as_mut()
+        .and_then(|arena| arena.allocate(pages));
+    let area = area.ok_or(VirtioError::OutOfDmaMemory)?;
+    // SAFETY: the pages are mapped, by `register`'s promise, and nobody else holds them.
+    unsafe { area.start.write_bytes(0, area.length) };
+    Ok(area)
+}
+
+/// Gives pages back that [`allocate`] gave, once no device uses them any more.
+pub fn release(area: Area) {
+    if let Some(arena) = ARENA.lock().as_mut() {
+        arena.free(area.physical, area.length / PAGE);
+    }
+}
+
+/// The `Hal` over the task's arena and areas.
+#[derive(Debug)]
+pub struct TaskHal;
+
+// SAFETY: `dma_alloc` gives zeroed pages of the arena that nobody else holds, until `dma_dealloc`
+// gives them back; `share` finds the address that the device sees and copies nothing.
+unsafe impl Hal for TaskHal {
+    fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+        match allocate(pages) {
+            Ok(area) => (area.physical, area.start),
+            // Physical address 0 is how the caller is told that there is none.
+            Err(_) => (0, NonNull::dangling()),
+        }
+    }
+
+    unsafe fn dma_dealloc(paddr: PhysAddr, vaddr: NonNull<u8>, pages: usize) -> i32 {
+        release(Area {
+            start: vaddr,
+            length: pages * PAGE,
+            physical: paddr,
+        });
+        0
+    }
+
+    unsafe fn mmio_phys_to_virt(_paddr: PhysAddr, _size: usize) -> NonNull<u8> {
+        unreachable!("only virtio-drivers' own PCI transport maps registers, and it is not used")
+    }
+
+    unsafe fn share(buffer: NonNull<[u8]>, _direction: BufferDirection) -> PhysAddr {
+        let area = at_virtual(buffer.cast(), buffer.len());
+        area.expect("a queue's buffers lie in registered areas")
+            .physical
+    }
+
+    unsafe fn unshare(_paddr: PhysAddr, _buffer: NonNull<[u8]>, _direction: BufferDirection) {
+        // Nothing was copied, and without an IOMMU nothing is mapped.
+    }
+}
+
+#[cfg(any(test, feature = "fake"))]
+pub(crate) mod test_memory {
+    //! DMA memory for host tests: ordinary memory with made-up physical addresses.
+
+    use super::{Area, NonNull, PAGE, install_arena};
+
+    /// Physical address of the test arena: not where the process sees it, so that a mix-up shows.
+    const PHYSICAL: u64 = 0x1_2340_0000;
+    /// Its size: all tests of a process share it.
+    const BYTES: usize = 16 * 1024 * 1024;
+
+    /// Installs the process's arena, once.
+    pub(crate) fn install() {
+        static INSTALL: std::sync::Once = std::sync::Once::new();
+        INSTALL.call_once(|| {
+            let memory = std::vec![0u8; BYTES + PAGE].leak();
+            let skip = memory.as_ptr().align_offset(PAGE);
+            let start = NonNull::from(&mut memory[skip..]).cast();
+            // SAFETY: the memory is leaked and was never used before.
+            let area = unsafe { Area::register(start, BYTES, PHYSICAL) };
+            install_arena(area.expect("the table is empty"));
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Area, NonNull, PAGE, allocate, at_physical, at_virtual, release, test_memory};
+
+    #[test]
+    fn pages_are_zeroed_apart_and_come_back() {
+        test_memory::install();
+        let first = allocate(2).unwrap();
+        let second = allocate(1).unwrap();
+        assert!(
+            first.physical + 2 * PAGE as u64 <= second.physical || second.physical < first.physical
+        );
+        first.write(&[7; 8]);
+        release(first);
+        release(second);
+        let again = allocate(2).unwrap();
+        let mut bytes = [1; 8];
+        again.read(&mut bytes);
+        assert_eq!(bytes, [0; 8]);
+        release(again);
+        assert!(allocate(usize::MAX / PAGE).is_err(), "more than there is");
+    }
+
+    #[test]
+    fn addresses_translate_only_inside_areas() {
+        test_memory::install();
+        let area = allocate(1).unwrap();
+        let part = area.part(100, 50).unwrap();
+        assert_eq!(at_virtual(part.start, 50), Some(part));
+        assert_eq!(at_physical(part.physical, 50), Some(part));
+        assert_eq!(at_physical(area.physical, usize::MAX), None);
+        assert_eq!(at_physical(8, 8), None);
+        assert!(area.part(PAGE, 1).is_none() && area.part(1, PAGE).is_none());
+        assert!(area.part(0, 0).is_none() && area.part(usize::MAX, 2).is_none());
+        release(area);
+    }
+
+    #[test]
+    fn ranges_that_wrap_are_refused() {
+        let mut byte = 0u8;
+        let start = NonNull::from(&mut byte);
+        // SAFETY: the range is refused before anything is done with it.
+        let wrapped = unsafe { Area::register(start, 1, u64::MAX) };
+        assert!(wrapped.is_err());
+        // SAFETY: as above.
+        assert!(unsafe { Area::register(start, usize::MAX, 0) }.is_err());
+    }
+}

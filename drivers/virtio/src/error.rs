@@ -1,0 +1,51 @@
+//! What can go wrong between a driver and a virtio device. None of it is a panic: a device that
+//! breaks the rules is reset, and the error says which rule it was.
+
+use virtio_drivers::Error;
+
+/// Why an operation on a virtio device failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VirtioError {
+    /// The device did not read back as reset in the time it has.
+    ResetTimedOut,
+    /// The device refused the features chosen (it cleared FEATURES_OK).
+    FeaturesRefused,
+    /// The device offers no VERSION_1 over a modern transport.
+    NotModern,
+    /// The device has no such queue.
+    NoQueue,
+    /// The device's queue size is not a power of two from 16 to 4,096.
+    QueueSize,
+    /// The device set the queue up already, although it was reset.
+    QueueInUse,
+    /// A capability's range is missing, or does not lie in its BAR.
+    BadWindow,
+    /// The device did not take the interrupt vector.
+    VectorRefused,
+    /// The queue's memory lies where the device cannot reach it.
+    OutOfReach,
+    /// No DMA memory is left.
+    OutOfDmaMemory,
+    /// The queue has no room for the buffer.
+    QueueFull,
+    /// The device returned a buffer that it does not hold.
+    UnknownBuffer,
+    /// The device changed what it had returned already.
+    RingChanged,
+    /// The device has no configuration field there.
+    NoConfiguration,
+}
+
+impl From<Error> for VirtioError {
+    fn from(error: Error) -> VirtioError {
+        match error {
+            Error::QueueFull => VirtioError::QueueFull,
+            Error::AlreadyUsed => VirtioError::QueueInUse,
+            Error::DmaError => VirtioError::OutOfDmaMemory,
+            Error::ConfigSpaceTooSmall | Error::ConfigSpaceMissing => VirtioError::NoConfiguration,
+            Error::InvalidParam => VirtioError::QueueSize,
+            // The rest can only come of a used ring that changed while it was read.
+            _ => VirtioError::RingChanged,
+        }
+    }
+}

@@ -1,2 +1,18 @@
-//! Uzura: core.
+//! The policy half of the kernel: objects, IPC, scheduling and book-keeping as safe code.
+//!
+//! What the code here needs of the machine it asks of a [`platform::Platform`]; page tables, traps,
+//! APICs and every `unsafe` of the kernel live in the `kernel` package, which implements it. The
+//! host tests implement it with memory and counters. Nothing here allocates from a heap, blocks or
+//! recurses; every loop is bounded.
 #![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
+
+pub mod frames;
+pub mod platform;
+pub mod queue;
+pub mod registers;
+pub mod static_ref;
+pub mod sync;
+
+#[cfg(test)]
+mod random;

@@ -3,7 +3,10 @@
 //! Kernel objects live in slabs whose frames are never used for anything else, so a reference to
 //! one is `&'static`. What these cells add to `AtomicPtr` is that nothing but such references can be
 //! put in, which is why taking them out is safe.
-#![expect(unsafe_code, reason = "turns stored pointers back into the references they were made from")]
+#![expect(
+    unsafe_code,
+    reason = "turns stored pointers back into the references they were made from"
+)]
 
 use crate::sync::{AtomicPtr, Ordering};
 use core::marker::PhantomData;
@@ -18,11 +21,16 @@ pub struct AtomicRef<T: 'static> {
 impl<T: Sync> AtomicRef<T> {
     /// An empty cell.
     pub const fn none() -> AtomicRef<T> {
-        AtomicRef { pointer: AtomicPtr::new(ptr::null_mut()), kind: PhantomData }
+        AtomicRef {
+            pointer: AtomicPtr::new(ptr::null_mut()),
+            kind: PhantomData,
+        }
     }
 
     fn raw(value: Option<&'static T>) -> *mut T {
-        value.map_or(ptr::null_mut(), |reference| ptr::from_ref(reference).cast_mut())
+        value.map_or(ptr::null_mut(), |reference| {
+            ptr::from_ref(reference).cast_mut()
+        })
     }
 
     fn reference(pointer: *mut T) -> Option<&'static T> {

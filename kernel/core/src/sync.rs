@@ -87,7 +87,7 @@ pub struct Lock<T> {
 
 /// Access to what a [`Lock`] guards, until dropped.
 pub struct Guard<'a, T> {
-    inner: spin::mutex::SpinMutexGuard<'a, T>,
+    inner: spin::mutex::SpinMutexGuard<'a, T, Relax>,
     #[cfg(debug_assertions)]
     held: Option<(&'static AtomicU64, u64)>,
 }
@@ -114,7 +114,11 @@ impl<T> Lock<T> {
         let held = HOOKS.get().map(|hooks| {
             let (word, bit) = ((hooks.held)(), 1 << self.rank as u8);
             let before = word.load(Ordering::Relaxed);
-            assert!(before < bit, "lock order: {:?} taken while holding {before:#b}", self.rank);
+            assert!(
+                before < bit,
+                "lock order: {:?} taken while holding {before:#b}",
+                self.rank
+            );
             word.store(before | bit, Ordering::Relaxed);
             (word, bit)
         });

@@ -13,6 +13,7 @@ pub mod queue;
 pub mod registers;
 pub mod static_ref;
 pub mod sync;
+pub mod timers;
 
 #[cfg(test)]
 mod random;

@@ -148,7 +148,10 @@ impl<T: Linked<SET>, const SET: usize> Queue<T, SET> {
             return false;
         }
         let links = entry.links();
-        let (previous, next) = (links.previous.take(), links.next.take());
+        // Loads and stores, not swaps: the lock excludes everyone else, and swaps are slow.
+        let (previous, next) = (links.previous.get(), links.next.get());
+        links.previous.set(None);
+        links.next.set(None);
         match previous {
             Some(previous) => previous.links().next.set(next),
             None => self.first = next,

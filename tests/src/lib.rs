@@ -1,1 +1,21 @@
-//! Uzura: system tests.
+//! The harness of the system tests: builds what `cargo run` boots, starts it in an emulator, and
+//! talks to it as a person and as a network client would. The tests themselves are in `tests/tests`;
+//! what they boot is the rest of the workspace.
+
+pub mod case;
+pub mod console;
+pub mod http;
+pub mod images;
+pub mod machine;
+pub mod qmp;
+mod slots;
+
+pub use case::case;
+pub use console::Console;
+pub use machine::{Machine, Setup};
+
+use std::time::Duration;
+
+/// How long anything that a test waits for may take before it counts as hanging. It is many times
+/// what a slow, busy computer needs, so that passing it says nothing about speed.
+pub const LIMIT: Duration = Duration::from_secs(300);

@@ -1,0 +1,210 @@
+//! The guest's console as a person sees it: text to wait for, lines to type. Which machine it belongs
+//! to is `machine`'s.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::LIMIT;
+
+/// What the shell prints when it is ready.
+pub const PROMPT: &str = "uzura> ";
+
+/// How much of the console an error shows.
+const TAIL: usize = 3000;
+
+/// The console of a running guest.
+#[derive(Debug)]
+pub struct Console {
+    stream: UnixStream,
+    screen: Arc<Screen>,
+    /// How much of the text was waited for already.
+    seen: usize,
+}
+
+#[derive(Debug, Default)]
+struct Screen {
+    text: Mutex<Text>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Text {
+    /// Everything that was printed, without carriage returns and terminal control sequences.
+    plain: String,
+    filter: Filter,
+    /// Nothing more will come.
+    ended: bool,
+}
+
+impl Console {
+    /// The console behind this socket.
+    pub(crate) fn new(stream: UnixStream) -> Result<Self> {
+        let screen = Arc::new(Screen::default());
+        let (reader, shared) = (stream.try_clone()?, Arc::clone(&screen));
+        std::thread::spawn(move || collect(reader, &shared));
+        Ok(Self {
+            stream,
+            screen,
+            seen: 0,
+        })
+    }
+
+    /// Waits until `text` is printed, after all that was waited for before. Returns what was printed
+    /// from there to the end of `text`.
+    pub fn wait_for(&mut self, text: &str) -> Result<String> {
+        self.wait_for_any(&[text])
+    }
+
+    /// Waits until one of `texts` is printed; the one that comes first counts.
+    pub fn wait_for_any(&mut self, texts: &[&str]) -> Result<String> {
+        let begin = Instant::now();
+        let mut screen = self.screen.lock();
+        loop {
+            let fresh = &screen.plain[self.seen..];
+            let ends = texts
+                .iter()
+                .filter_map(|text| fresh.find(text).map(|at| at + text.len()));
+            if let Some(end) = ends.min() {
+                let found = fresh[..end].to_owned();
+                self.seen += end;
+                return Ok(found);
+            }
+            if screen.ended || begin.elapsed() >= LIMIT {
+                let why = if screen.ended {
+                    "the machine ended"
+                } else {
+                    "nothing more came"
+                };
+                bail!(
+                    "{why} before the console showed {texts:?}; its end was:\n{}",
+                    tail(&screen.plain)
+                );
+            }
+            let waited = self
+                .screen
+                .changed
+                .wait_timeout(screen, LIMIT.saturating_sub(begin.elapsed()));
+            screen = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Types a line, with the return key.
+    pub fn send_line(&mut self, line: &str) -> Result<()> {
+        self.stream
+            .write_all(format!("{line}\r").as_bytes())
+            .context("cannot type on the console")
+    }
+
+    /// Types a command at the shell's prompt and returns what is printed up to the next prompt.
+    pub fn command(&mut self, line: &str) -> Result<String> {
+        self.send_line(line)?;
+        let answer = self.wait_for(&format!("\n{PROMPT}"))?;
+        // The first line is the command itself, as it was typed.
+        let answer = answer.split_once('\n').map_or("", |(_, rest)| rest);
+        Ok(answer.trim_end_matches(PROMPT).to_owned())
+    }
+
+    /// Everything printed so far.
+    pub fn text(&self) -> String {
+        self.screen.lock().plain.clone()
+    }
+}
+
+impl Screen {
+    fn lock(&self) -> MutexGuard<'_, Text> {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads the console to its end.
+fn collect(mut stream: UnixStream, screen: &Screen) {
+    let mut bytes = [0; 4096];
+    loop {
+        let count = stream.read(&mut bytes).unwrap_or(0);
+        let mut text = screen.lock();
+        for byte in &bytes[..count] {
+            if let Some(character) = text.filter.pass(*byte) {
+                text.plain.push(character);
+            }
+        }
+        text.ended = count == 0;
+        screen.changed.notify_all();
+        if count == 0 {
+            return;
+        }
+    }
+}
+
+/// Takes terminal control sequences (ECMA-48, section 5.4) and carriage returns out of a stream.
+#[derive(Debug, Default)]
+enum Filter {
+    #[default]
+    Plain,
+    Escape,
+    Sequence,
+}
+
+impl Filter {
+    fn pass(&mut self, byte: u8) -> Option<char> {
+        let (next, out) = match (&self, byte) {
+            (Self::Plain, 0x1b) => (Self::Escape, None),
+            (Self::Plain, b'\r') => (Self::Plain, None),
+            (Self::Plain, _) => (Self::Plain, Some(char::from(byte))),
+            (Self::Escape, b'[') => (Self::Sequence, None),
+            (Self::Sequence, 0x20..=0x3f) => (Self::Sequence, None),
+            (Self::Escape | Self::Sequence, _) => (Self::Plain, None),
+        };
+        *self = next;
+        out
+    }
+}
+
+fn tail(text: &str) -> &str {
+    let begin = text.len().saturating_sub(TAIL);
+    text.get(begin..).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_sequences_are_taken_out() {
+        let mut filter = Filter::default();
+        let plain: String = b"\x1b[1;31mred\x1b[0m\r\n\x1b7ok"
+            .iter()
+            .filter_map(|byte| filter.pass(*byte))
+            .collect();
+        assert_eq!(plain, "red\nok");
+    }
+
+    #[test]
+    fn waiting_goes_on_after_what_was_found() {
+        let (guest, host) = UnixStream::pair().unwrap();
+        let mut console = Console::new(host).unwrap();
+        (&guest).write_all(b"one two one three").unwrap();
+        assert_eq!(console.wait_for("one").unwrap(), "one");
+        assert_eq!(console.wait_for("one").unwrap(), " two one");
+        drop(guest);
+        let error = console.wait_for("one").unwrap_err().to_string();
+        assert!(
+            error.contains("the machine ended") && error.contains("three"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn command_returns_what_is_printed_for_it() {
+        let (guest, host) = UnixStream::pair().unwrap();
+        let mut console = Console::new(host).unwrap();
+        (&guest)
+            .write_all(b"uzura> uptime\r\n5 s\r\nuzura> ")
+            .unwrap();
+        console.wait_for(PROMPT).unwrap();
+        assert_eq!(console.command("uptime").unwrap(), "5 s\n");
+    }
+}

@@ -36,7 +36,7 @@ pub mod init_handles {
     pub const TRACE: Handle = Handle::new(6, 1);
     /// The boot archive: Memory with READ. Init starts with `rdi` = its address (the kernel maps it
     /// there, read-only) and `rsi` = its length in bytes, `rdx` = address of the first thread's IPC
-    /// buffer.
+    /// buffer; `rsp` and FS base are [`crate::startup::thread_block`] of [`super::INIT_STACK_END`].
     pub const ARCHIVE: Handle = Handle::new(7, 1);
 }
 

@@ -6,14 +6,21 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod badge;
+pub mod client;
+pub mod codec;
 pub mod error;
 pub mod handle;
 pub mod info;
+pub mod interface;
 pub mod layout;
 pub mod manifest;
 pub mod message;
 pub mod operation;
+pub mod server;
+pub mod startup;
 
+pub use client::Deadline;
 pub use error::Error;
 pub use handle::{Handle, ObjectKind, Rights};
 pub use message::{Label, Tag};

@@ -5,6 +5,7 @@
 //! packed here has passed them. The packed form is a [`Header`] and then that many [`Task`] records,
 //! one after the other, so that a reader needs memory for one task at a time.
 
+use crate::codec;
 use heapless::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -154,7 +155,7 @@ impl<'a> Tasks<'a> {
     /// Reads the header of a packed manifest.
     pub fn read(bytes: &'a [u8]) -> Result<Self, ManifestError> {
         let (header, rest): (Header, _) =
-            postcard::take_from_bytes(bytes).map_err(|_| ManifestError::Malformed)?;
+            codec::decode_first(bytes).map_err(|_| ManifestError::Malformed)?;
         if header.format != FORMAT {
             return Err(ManifestError::Format(header.format));
         }
@@ -170,7 +171,7 @@ impl<'a> Iterator for Tasks<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
-        match postcard::take_from_bytes(self.rest) {
+        match codec::decode_first(self.rest) {
             Ok((task, rest)) => {
                 self.rest = rest;
                 Some(Ok(task))
@@ -202,9 +203,7 @@ pub fn pack<'room>(
 
 /// Writes one record and says how many bytes it took.
 fn write<T: Serialize>(record: &T, room: &mut [u8]) -> Result<usize, ManifestError> {
-    postcard::to_slice(record, room)
-        .map(|used| used.len())
-        .map_err(|_| ManifestError::NoRoom)
+    codec::encode(record, room).map_err(|_| ManifestError::NoRoom)
 }
 
 #[cfg(test)]

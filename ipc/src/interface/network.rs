@@ -1,0 +1,336 @@
+//! The network stack: interface state, TCP and UDP sockets, ping and name resolution.
+
+use super::{interface, service_errors};
+use crate::Rights;
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use serde::{Deserialize, Serialize};
+
+/// Grant in the manifest: the client may listen and bind.
+pub const GRANT_LISTEN: u32 = 1 << 0;
+/// Grant in the manifest: the client may connect, send datagrams, ping and resolve.
+pub const GRANT_CONNECT: u32 = 1 << 1;
+
+/// Ready: bytes or a datagram can be received, or the peer has closed its side.
+pub const READY_RECEIVE: u32 = 1 << 0;
+/// Ready: there is room to send; first of all, `connect` succeeded.
+pub const READY_SEND: u32 = 1 << 1;
+/// Ready: `accept` will give a connection.
+pub const READY_ACCEPT: u32 = 1 << 2;
+/// Ready: the peer has closed its side; what is left in the ring can still be received.
+pub const READY_END: u32 = 1 << 3;
+/// Ready: the connection failed; `status` tells why.
+pub const READY_ERROR: u32 = 1 << 4;
+
+/// Largest datagram in bytes.
+pub const MAX_DATAGRAM_BYTES: usize = 1472;
+/// Most name servers told and addresses resolved.
+pub const MAX_ADDRESSES: usize = 4;
+/// Longest host name in bytes.
+pub const MAX_HOST_BYTES: usize = 253;
+
+/// Addresses of one kind.
+pub type Addresses = heapless::Vec<IpAddr, MAX_ADDRESSES>;
+
+/// Names a socket within its session; never used again in that session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Socket(pub u32);
+
+/// The state of the network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceInfo {
+    /// Whether a driver is attached.
+    pub attached: bool,
+    /// Whether the cable is connected.
+    pub link_up: bool,
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// Largest packet without its Ethernet header, in bytes.
+    pub mtu: u16,
+    /// Address, `None` while there is none.
+    pub address: Option<Ipv4Addr>,
+    /// Length of the network's prefix in bits, 0 to 32.
+    pub prefix: u8,
+    /// Gateway.
+    pub gateway: Option<Ipv4Addr>,
+    /// Whether the address came by DHCP.
+    pub dynamic: bool,
+    /// Name servers.
+    pub name_servers: Addresses,
+    /// Counters.
+    pub counters: Counters,
+}
+
+/// The network stack's counters since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Packets received.
+    pub received_packets: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Packets dropped for want of a buffer.
+    pub dropped: u64,
+    /// Sockets open.
+    pub sockets: u32,
+    /// How often the driver was attached.
+    pub attachments: u32,
+}
+
+/// How a TCP socket shares its bytes: one memory object with a pair of stream rings, the one to
+/// send first, both empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamGeometry {
+    /// Capacity of each ring in bytes, a power of two from 4,096 to 1,048,576. The memory has
+    /// `ring::StreamPair::bytes_needed` of it.
+    pub ring_bytes: u32,
+}
+
+/// A connection taken from a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The socket.
+    pub socket: Socket,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// This end.
+    pub local: SocketAddr,
+}
+
+/// Which direction to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shutdown {
+    /// What is in the ring is sent, then the end.
+    Send,
+    /// What arrives from now on is dropped.
+    Receive,
+    /// Both.
+    Both,
+}
+
+/// What a socket is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SocketState {
+    /// Waiting for connections.
+    Listening,
+    /// Waiting for the peer's answer.
+    Connecting,
+    /// Bytes can flow.
+    Connected,
+    /// One side or both have ended.
+    Closing,
+    /// A datagram socket.
+    Datagram,
+    /// It ended; `error` says why.
+    Closed,
+}
+
+/// The state of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketStatus {
+    /// What it is doing.
+    pub state: SocketState,
+    /// The `READY_` bits that hold now.
+    pub ready: u32,
+    /// This end.
+    pub local: Option<SocketAddr>,
+    /// The other end.
+    pub peer: Option<SocketAddr>,
+    /// Why it ended, if it did.
+    pub error: Option<NetworkError>,
+}
+
+/// A datagram received.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datagram {
+    /// Who sent it.
+    pub peer: SocketAddr,
+    /// What it carries.
+    pub bytes: heapless::Vec<u8, MAX_DATAGRAM_BYTES>,
+}
+
+/// The answer to a ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PingReply {
+    /// Who answered.
+    pub from: IpAddr,
+    /// Bytes of payload that came back.
+    pub bytes: u16,
+    /// Time to live of the answer.
+    pub hop_limit: u8,
+    /// Round-trip time in nanoseconds.
+    pub time_ns: u64,
+}
+
+interface! {
+    /// The network. No operation but the two that say so waits for the network: readiness comes as
+    /// events through one ring and one notification a session. An event names a socket and `READY_`
+    /// bits; events of one socket are joined while the ring is full, none is lost.
+    Network = 6, client NetworkClient, server NetworkServer, error NetworkError;
+
+    /// Tells the state of the interface.
+    ///
+    /// Arguments: none. Result: the state. Errors: none of its own. Cost: one call.
+    ///
+    /// Example: `let address = network.info(deadline)?.address;`
+    1 fn info() -> InterfaceInfo;
+
+    /// Attaches the session's event ring; before that no socket can be made.
+    ///
+    /// Arguments: `entries` a power of two from 16 to 1,024; `bits` what the server signals on
+    /// `bell`. Handles: `events` memory of `ring::packet_ring_bytes(entries)`, a packet ring whose
+    /// descriptors are [`Event`]s, initialised by the client; `bell` the client's notification.
+    /// Result: the bits to signal on `doorbell` when a ring asks for it. Errors: AlreadyAttached,
+    /// OutOfRange, Kernel. Cost: one call and one mapping. A client that corrupts a ring loses that
+    /// socket or, for this ring, its session.
+    ///
+    /// Example: `let (bits, doorbell) = network.attach(deadline, 64, 1, events, bell)?;`
+    2 fn attach(entries: u32, bits: u64) [
+        events: copied(Rights::READ | Rights::WRITE),
+        bell: copied(Rights::SIGNAL),
+    ] -> u64 [doorbell: copied(Rights::SIGNAL)];
+
+    /// Waits for TCP connections to a port.
+    ///
+    /// Arguments: `port` 1 to 65,535; `backlog` connections kept for `accept`, 1 to 1,024. Result:
+    /// the listener. Errors: NotPermitted, NotAttached, OutOfRange, AddressInUse, Exhausted. Cost:
+    /// one call.
+    ///
+    /// Example: `let listener = network.listen(deadline, 80, 64)?;`
+    3 fn listen(port: u16, backlog: u16) -> Socket;
+
+    /// Takes a connection from a listener.
+    ///
+    /// Arguments: `listener`; `geometry`. Handles: `rings`. Result: the connection. Errors: WouldBlock
+    /// (none waits; an event READY_ACCEPT will come), NoSuchSocket, WrongState, OutOfRange,
+    /// Exhausted, Kernel. Cost: one call and one mapping.
+    ///
+    /// Example: `let peer = network.accept(deadline, listener, geometry, rings)?.peer;`
+    4 fn accept(listener: Socket, geometry: StreamGeometry)
+        [rings: copied(Rights::READ | Rights::WRITE)] -> Accepted;
+
+    /// Starts a TCP connection. READY_SEND says that it stands, READY_ERROR that it failed.
+    ///
+    /// Arguments: `peer`; `geometry`. Handles: `rings`. Result: the socket. Errors: NotPermitted,
+    /// NotAttached, OutOfRange, Unreachable, Exhausted, Kernel. Cost: one call and one mapping.
+    ///
+    /// Example: `let socket = network.connect(deadline, peer, geometry, rings)?;`
+    5 fn connect(peer: SocketAddr, geometry: StreamGeometry)
+        [rings: copied(Rights::READ | Rights::WRITE)] -> Socket;
+
+    /// Ends one direction of a connection, or both, after what is in the ring was sent.
+    ///
+    /// Arguments: `socket`; `direction`. Result: none. Errors: NoSuchSocket, WrongState. Cost: one
+    /// call.
+    ///
+    /// Example: `network.shutdown(deadline, socket, Shutdown::Send)?;`
+    6 fn shutdown(socket: Socket, direction: Shutdown) -> ();
+
+    /// Forgets a socket. What is in the sending ring is still sent; a connection is then ended in
+    /// both directions, by a reset where received bytes were not taken.
+    ///
+    /// Arguments: `socket`. Result: none; the server has unmapped the rings. Errors: NoSuchSocket.
+    /// Cost: one call and one unmapping.
+    ///
+    /// Example: `network.close(deadline, socket)?;`
+    7 fn close(socket: Socket) -> ();
+
+    /// Tells the state of a socket.
+    ///
+    /// Arguments: `socket`. Result: the state. Errors: NoSuchSocket. Cost: one call.
+    ///
+    /// Example: `let error = network.status(deadline, socket)?.error;`
+    8 fn status(socket: Socket) -> SocketStatus;
+
+    /// Makes a UDP socket.
+    ///
+    /// Arguments: `port` 1 to 65,535, or 0 for any. Result: the socket; `status` tells the port.
+    /// Errors: NotPermitted, NotAttached, AddressInUse, Exhausted. Cost: one call.
+    ///
+    /// Example: `let socket = network.bind(deadline, 0)?;`
+    9 fn bind(port: u16) -> Socket;
+
+    /// Sends a datagram.
+    ///
+    /// Arguments: `socket`; `peer`; `bytes` at most 1,472. Result: none; it is queued. Errors:
+    /// NotPermitted, NoSuchSocket, WrongState, OutOfRange, WouldBlock (the queue is full; READY_SEND
+    /// will come), Unreachable. Cost: one call and a copy.
+    ///
+    /// Example: `network.send_to(deadline, socket, peer, b"hello")?;`
+    10 fn send_to(socket: Socket, peer: SocketAddr, bytes: &[u8]) -> ();
+
+    /// Takes a datagram.
+    ///
+    /// Arguments: `socket`. Result: the datagram. Errors: NoSuchSocket, WrongState, WouldBlock (none
+    /// is there; READY_RECEIVE will come). Cost: one call and a copy.
+    ///
+    /// Example: `let datagram = network.receive_from(deadline, socket)?;`
+    11 fn receive_from(socket: Socket) -> Datagram;
+
+    /// Sends an ICMP echo request and answers when its reply has come.
+    ///
+    /// Arguments: `host`; `bytes` of payload, 0 to 1,472; `timeout_ms` 1 to 60,000. Result: the reply.
+    /// Errors: NotPermitted, OutOfRange, Unreachable, TimedOut, Exhausted. Cost: one call and a round
+    /// trip in the network.
+    ///
+    /// Example: `let time = network.ping(deadline, host, 56, 1_000)?.time_ns;`
+    12 later Ping fn ping(host: IpAddr, bytes: u16, timeout_ms: u32) -> PingReply;
+
+    /// Finds the addresses of a host name; an address in text form is its own.
+    ///
+    /// Arguments: `host` at most 253 bytes. Result: one to four addresses. Errors: NotPermitted,
+    /// OutOfRange, NoSuchHost, Unreachable, TimedOut, Exhausted. Cost: one call and a round trip to
+    /// a name server.
+    ///
+    /// Example: `let addresses = network.resolve(deadline, "example.org")?;`
+    13 later Resolve fn resolve(host: &str) -> Addresses;
+}
+
+/// One entry of the event ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The socket.
+    pub socket: Socket,
+    /// The `READY_` bits that came to hold.
+    pub ready: u32,
+}
+
+service_errors! {
+    /// The network's own errors.
+    NetworkError {
+        /// The manifest does not grant this to the caller.
+        NotPermitted = "the system manifest does not permit this",
+        /// The session has no event ring yet.
+        NotAttached = "the session has no event ring yet",
+        /// The session has its event ring already.
+        AlreadyAttached = "the session has an event ring already",
+        /// An argument is out of its documented range, or memory is too small for it.
+        OutOfRange = "an argument is out of range",
+        /// The session has no such socket.
+        NoSuchSocket = "there is no such socket",
+        /// The socket is of another kind or in another state.
+        WrongState = "the socket is not in a state for this",
+        /// Another socket has the port.
+        AddressInUse = "the port is in use",
+        /// The server has as many sockets as it can keep.
+        Exhausted = "the network stack has no room for this",
+        /// Nothing is ready; an event will say when.
+        WouldBlock = "nothing is ready yet",
+        /// There is no route, or the interface has no address.
+        Unreachable = "the host is unreachable",
+        /// Nobody answered in time.
+        TimedOut = "no answer came in time",
+        /// The peer refused the connection.
+        Refused = "the connection was refused",
+        /// The peer reset the connection.
+        Reset = "the connection was reset",
+        /// The client corrupted a ring of the socket.
+        RingCorrupted = "a ring was corrupted",
+        /// The name does not exist.
+        NoSuchHost = "there is no host of this name",
+        /// The kernel refused the network stack what the operation needs.
+        Kernel = "the kernel refused what the operation needs",
+    }
+}

@@ -1,0 +1,267 @@
+//! What init says when a task dies: who, of what, where, with which registers.
+
+use core::fmt::{Display, Formatter, Result};
+use core::time::Duration;
+
+use ipc::info::FaultMessage;
+
+use crate::program::ProgramError;
+
+/// Why a task died or could not be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause<'a> {
+    /// Somebody asked for it.
+    Killed,
+    /// One of its threads faulted.
+    Fault(FaultMessage),
+    /// Its last thread ended.
+    Ended,
+    /// It did not answer any more.
+    Silent,
+    /// This other task, with which it is restarted, died.
+    Companion(&'a str),
+    /// Its program cannot be loaded.
+    Program(ProgramError),
+    /// The archive has no such program.
+    NoProgram,
+    /// An operation was refused while it was made.
+    Refused(ipc::Error),
+}
+
+impl Cause<'_> {
+    /// Whether another try cannot help.
+    pub const fn is_permanent(&self) -> bool {
+        matches!(self, Self::Program(_) | Self::NoProgram)
+    }
+}
+
+impl Display for Cause<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::Killed => formatter.write_str("killed"),
+            Self::Fault(message) => Fault(message).fmt(formatter),
+            Self::Ended => formatter.write_str("ended by itself"),
+            Self::Silent => formatter.write_str("fell silent"),
+            Self::Companion(name) => write!(formatter, "restarted with {name}"),
+            Self::Program(error) => error.fmt(formatter),
+            Self::NoProgram => formatter.write_str("its binary is not in the boot archive"),
+            Self::Refused(error) => write!(formatter, "cannot be made: {error}"),
+        }
+    }
+}
+
+/// What init tells about a task, one line without its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report<'a> {
+    /// It died and is started again.
+    Restart {
+        /// The task.
+        task: &'a str,
+        /// Why it died.
+        cause: Cause<'a>,
+        /// Which restart it will be.
+        number: u32,
+        /// How long it waits.
+        delay: Duration,
+    },
+    /// It died too often, or can never live.
+    GivenUp {
+        /// The task.
+        task: &'a str,
+        /// Why it died last.
+        cause: Cause<'a>,
+    },
+    /// It died and the manifest says that it stays away.
+    Gone {
+        /// The task.
+        task: &'a str,
+        /// Why it died.
+        cause: Cause<'a>,
+    },
+}
+
+impl Display for Report<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::Restart {
+                task,
+                cause,
+                number,
+                delay,
+            } => {
+                write!(formatter, "init: {task} died ({cause}), restart {number} ")?;
+                if delay.is_zero() {
+                    formatter.write_str("now")
+                } else {
+                    write!(formatter, "in {} ms", delay.as_millis())
+                }
+            }
+            Self::GivenUp { task, cause } => {
+                write!(formatter, "init: {task} died ({cause}), given up")
+            }
+            Self::Gone { task, cause } => write!(formatter, "init: {task} died ({cause})"),
+        }
+    }
+}
+
+/// A fault in words.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault<'a>(pub &'a FaultMessage);
+
+impl Display for Fault<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> Result {
+        let message = self.0;
+        formatter.write_str(exception_name(message.vector))?;
+        if message.vector == PAGE_FAULT {
+            let (did, found) = page_fault(message.error_code);
+            write!(formatter, " at {:#x} ({did}, {found})", message.address)?;
+        } else if message.error_code != 0 {
+            write!(formatter, " {:#x}", message.error_code)?;
+        }
+        write!(formatter, " in {:#x}", message.instruction_pointer)
+    }
+}
+
+/// The registers of a fault, in lines of three.
+#[derive(Clone, Copy, Debug)]
+pub struct Registers<'a>(pub &'a FaultMessage);
+
+impl Display for Registers<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> Result {
+        let message = self.0;
+        let registers = [
+            ("rip", message.instruction_pointer),
+            ("rsp", message.stack_pointer),
+            ("rbp", message.frame_pointer),
+            ("rax", message.rax),
+            ("rbx", message.rbx),
+            ("rcx", message.rcx),
+            ("rdx", message.rdx),
+            ("rsi", message.rsi),
+            ("rdi", message.rdi),
+        ];
+        for (position, (name, value)) in registers.iter().enumerate() {
+            let gap = match position {
+                0 => "init:   ",
+                _ if position % 3 == 0 => "\ninit:   ",
+                _ => "  ",
+            };
+            write!(formatter, "{gap}{name} {value:016x}")?;
+        }
+        write!(
+            formatter,
+            "  flags {:x}  thread {}",
+            message.flags, message.thread
+        )
+    }
+}
+
+/// Vector of the page fault (Intel SDM volume 3A, table 6-1).
+const PAGE_FAULT: u64 = 14;
+
+/// Names of the exceptions, by vector (Intel SDM volume 3A, table 6-1).
+const fn exception_name(vector: u64) -> &'static str {
+    match vector {
+        0 => "division error",
+        1 => "debug exception",
+        2 => "non-maskable interrupt",
+        3 => "breakpoint",
+        4 => "overflow",
+        5 => "bound range exceeded",
+        6 => "invalid opcode",
+        7 => "FPU not available",
+        8 => "double fault",
+        10 => "invalid TSS",
+        11 => "segment not present",
+        12 => "stack fault",
+        13 => "general protection fault",
+        PAGE_FAULT => "page fault",
+        16 => "x87 error",
+        17 => "alignment check",
+        18 => "machine check",
+        19 => "SIMD error",
+        21 => "control protection fault",
+        _ => "unknown exception",
+    }
+}
+
+/// What the access of a page fault was and what it met (Intel SDM volume 3A, section 4.7).
+const fn page_fault(error_code: u64) -> (&'static str, &'static str) {
+    let did = if error_code & 1 << 4 != 0 {
+        "execute"
+    } else if error_code & 1 << 1 != 0 {
+        "write"
+    } else {
+        "read"
+    };
+    let found = if error_code & 1 != 0 {
+        "not allowed"
+    } else {
+        "not mapped"
+    };
+    (did, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cause, Fault, Registers, Report};
+    use core::time::Duration;
+    use ipc::info::FaultMessage;
+
+    fn page_fault(error_code: u64) -> FaultMessage {
+        FaultMessage {
+            vector: 14,
+            error_code,
+            address: 0xdead_0000,
+            instruction_pointer: 0x20_1234,
+            thread: 42,
+            ..FaultMessage::default()
+        }
+    }
+
+    #[test]
+    fn a_death_is_told_in_one_line() {
+        let report = |cause, delay| Report::Restart {
+            task: "virtio-net",
+            cause,
+            number: 2,
+            delay,
+        };
+        assert_eq!(
+            report(Cause::Killed, Duration::from_millis(100)).to_string(),
+            "init: virtio-net died (killed), restart 2 in 100 ms"
+        );
+        assert_eq!(
+            report(Cause::Fault(page_fault(6)), Duration::ZERO).to_string(),
+            "init: virtio-net died (page fault at 0xdead0000 (write, not mapped) in 0x201234), \
+             restart 2 now"
+        );
+    }
+
+    #[test]
+    fn page_faults_say_what_was_tried() {
+        let text = |code| Fault(&page_fault(code)).to_string();
+        assert!(text(4).contains("(read, not mapped)"));
+        assert!(text(5).contains("(read, not allowed)"));
+        assert!(text(7).contains("(write, not allowed)"));
+        assert!(text(0x15).contains("(execute, not allowed)"));
+    }
+
+    #[test]
+    fn every_register_is_shown() {
+        let mut words = [0; FaultMessage::WORDS];
+        for (position, word) in words.iter_mut().enumerate() {
+            *word = 0xab00 + position as u64;
+        }
+        let text = Registers(&FaultMessage::from_words(&words)).to_string();
+        for (position, field) in FaultMessage::FIELDS.iter().enumerate().skip(3) {
+            let expected = match *field {
+                "flags" => "flags ab06".to_string(),
+                "thread" => format!("thread {}", 0xab07),
+                _ => format!("{:016x}", 0xab00 + position),
+            };
+            assert!(text.contains(&expected), "{field}");
+        }
+        assert!(text.lines().all(|line| line.starts_with("init: ")));
+    }
+}

@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod frames;
+pub mod page_table;
 pub mod platform;
 pub mod queue;
 pub mod registers;
@@ -15,5 +16,7 @@ pub mod static_ref;
 pub mod sync;
 pub mod timers;
 
+#[cfg(test)]
+pub mod fake;
 #[cfg(test)]
 mod random;

@@ -12,7 +12,8 @@ pub fn case(name: &str, what: &str, body: impl FnOnce() -> Result<()>) {
     let begin = Instant::now();
     if let Err(error) = body() {
         say(&format!("FAIL {name}"));
-        panic!("{name}: {error:?}");
+        let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+        panic!("{name}: {}", causes.join("\n  because: "));
     }
     say(&format!("PASS {name} ({} s)", begin.elapsed().as_secs()));
 }

@@ -106,7 +106,8 @@ fn parse_registers(text: &str) -> Result<Vec<Sample>> {
         Ok(Sample {
             cpl: u8::try_from(hexadecimal("CPL=")?)?,
             root: hexadecimal("CR3=")? & !0xfff,
-            rip: hexadecimal("RIP=")?,
+            // A processor in 32-bit mode shows EIP.
+            rip: hexadecimal("IP=")?,
             halted: hexadecimal("HLT=")? != 0,
         })
     };

@@ -17,6 +17,7 @@ pub mod layout;
 pub mod manifest;
 pub mod message;
 pub mod operation;
+pub mod ring;
 pub mod server;
 pub mod startup;
 

@@ -1,0 +1,182 @@
+//! The ring of descriptors: packets in a pool that both sides have mapped, or events. The ring
+//! carries three words an entry and does not know what they mean; [`Pool`] checks those of packets.
+
+use super::half::Half;
+use super::{HEADER_BYTES, RingError, SharedMemory, Writer};
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+
+/// Size of an entry in bytes.
+pub const ENTRY_BYTES: usize = 16;
+/// The words of an entry, in order; the fourth is not used.
+pub const ENTRY_FIELDS: [&str; 3] = ["offset", "length", "flags"];
+
+/// Size in bytes of a packet ring of this many entries.
+pub const fn packet_ring_bytes(entries: u32) -> usize {
+    HEADER_BYTES + entries as usize * ENTRY_BYTES
+}
+
+/// One entry. As it comes out of a ring it is what the peer wrote: [`Pool::check`] comes before use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Offset of the first byte in the pool.
+    pub offset: u32,
+    /// Length in bytes.
+    pub length: u32,
+    /// What the interface defines.
+    pub flags: u32,
+}
+
+/// The shape of a packet pool: buffers of one size, one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Number of buffers.
+    pub buffers: u32,
+    /// Size of each in bytes, not 0.
+    pub buffer_bytes: u32,
+}
+
+impl Pool {
+    /// Where a descriptor's bytes are in the pool; `None` unless they lie in one buffer.
+    pub fn check(&self, descriptor: Descriptor) -> Option<Range<usize>> {
+        let buffer = descriptor.offset.checked_div(self.buffer_bytes)?;
+        let within = descriptor.offset.checked_rem(self.buffer_bytes)?;
+        let end = within.checked_add(descriptor.length)?;
+        if buffer >= self.buffers || end > self.buffer_bytes {
+            return None;
+        }
+        let start = descriptor.offset as usize;
+        Some(start..start + descriptor.length as usize)
+    }
+
+    /// Which buffer a descriptor names; `None` out of the pool.
+    pub fn buffer(&self, descriptor: Descriptor) -> Option<u32> {
+        let buffer = descriptor.offset.checked_div(self.buffer_bytes)?;
+        (buffer < self.buffers).then_some(buffer)
+    }
+}
+
+/// The side that puts entries in.
+#[derive(Debug)]
+pub struct PacketProducer<M> {
+    half: Half<M>,
+}
+
+impl<M: SharedMemory> PacketProducer<M> {
+    /// The producer of the empty ring at `offset` (a multiple of 64) of the memory. `entries` is a
+    /// power of two.
+    ///
+    /// Errors: Geometry.
+    pub fn new(memory: M, offset: usize, entries: u32) -> Result<Self, RingError> {
+        Half::new(memory, offset, entries, ENTRY_BYTES, Writer::Producer).map(|half| Self { half })
+    }
+
+    /// Room in entries.
+    ///
+    /// Errors: Corrupted, as for all operations from here on.
+    pub fn free(&mut self) -> Result<u32, RingError> {
+        self.half.refresh()
+    }
+
+    /// Puts an entry in; false when the ring is full. Whoever has put in all it has then asks
+    /// [`PacketProducer::must_wake`].
+    pub fn push(&mut self, descriptor: Descriptor) -> Result<bool, RingError> {
+        if self.half.ready(1)? == 0 {
+            return Ok(false);
+        }
+        let first = (self.half.body() + self.half.slot(0) * ENTRY_BYTES) / 4;
+        let words = [descriptor.offset, descriptor.length, descriptor.flags];
+        for (position, value) in words.into_iter().enumerate() {
+            let word = self
+                .half
+                .memory()
+                .word(first + position)
+                .ok_or(RingError::Geometry)?;
+            word.store(value, Ordering::Relaxed);
+        }
+        self.half.advance(1)?;
+        Ok(true)
+    }
+
+    /// Whether the consumer sleeps and is now to be signalled. Once true, it is false until the
+    /// consumer sleeps again.
+    pub fn must_wake(&mut self) -> Result<bool, RingError> {
+        self.half.must_wake()
+    }
+
+    /// Announces that this side waits until `wanted` entries are free; 1 to the capacity. False: do
+    /// not wait, look again.
+    pub fn sleep(&mut self, wanted: u32) -> Result<bool, RingError> {
+        self.half.sleep(wanted)
+    }
+
+    /// Ends what [`PacketProducer::sleep`] announced.
+    pub fn wake(&mut self) -> Result<(), RingError> {
+        self.half.wake()
+    }
+}
+
+/// The side that takes entries out.
+#[derive(Debug)]
+pub struct PacketConsumer<M> {
+    half: Half<M>,
+}
+
+impl<M: SharedMemory> PacketConsumer<M> {
+    /// The consumer of the empty ring at `offset` (a multiple of 64) of the memory. `entries` is a
+    /// power of two.
+    ///
+    /// Errors: Geometry.
+    pub fn new(memory: M, offset: usize, entries: u32) -> Result<Self, RingError> {
+        Half::new(memory, offset, entries, ENTRY_BYTES, Writer::Consumer).map(|half| Self { half })
+    }
+
+    /// Entries that can be taken.
+    ///
+    /// Errors: Corrupted, as for all operations from here on.
+    pub fn available(&mut self) -> Result<u32, RingError> {
+        self.half.refresh()
+    }
+
+    /// Takes an entry; `None` when the ring is empty. Each word was loaded once. Whoever has taken
+    /// all it wants then asks [`PacketConsumer::must_wake`].
+    pub fn pop(&mut self) -> Result<Option<Descriptor>, RingError> {
+        if self.half.ready(1)? == 0 {
+            return Ok(None);
+        }
+        let first = (self.half.body() + self.half.slot(0) * ENTRY_BYTES) / 4;
+        let mut words = [0; ENTRY_FIELDS.len()];
+        for (position, value) in words.iter_mut().enumerate() {
+            let word = self
+                .half
+                .memory()
+                .word(first + position)
+                .ok_or(RingError::Geometry)?;
+            *value = word.load(Ordering::Relaxed);
+        }
+        self.half.advance(1)?;
+        let [offset, length, flags] = words;
+        Ok(Some(Descriptor {
+            offset,
+            length,
+            flags,
+        }))
+    }
+
+    /// Whether the producer sleeps and is now to be signalled. Once true, it is false until the
+    /// producer sleeps again.
+    pub fn must_wake(&mut self) -> Result<bool, RingError> {
+        self.half.must_wake()
+    }
+
+    /// Announces that this side waits until `wanted` entries are there; 1 to the capacity. False: do
+    /// not wait, look again.
+    pub fn sleep(&mut self, wanted: u32) -> Result<bool, RingError> {
+        self.half.sleep(wanted)
+    }
+
+    /// Ends what [`PacketConsumer::sleep`] announced.
+    pub fn wake(&mut self) -> Result<(), RingError> {
+        self.half.wake()
+    }
+}

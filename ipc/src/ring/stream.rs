@@ -1,0 +1,190 @@
+//! The ring of bytes: a pipe between two tasks.
+
+use super::half::Half;
+use super::{HEADER_BYTES, RingError, SharedMemory, Writer};
+
+/// Size in bytes of a stream ring of this capacity.
+pub const fn stream_ring_bytes(capacity: u32) -> usize {
+    HEADER_BYTES + capacity as usize
+}
+
+/// The side that writes bytes.
+#[derive(Debug)]
+pub struct StreamProducer<M> {
+    pub(super) half: Half<M>,
+}
+
+impl<M: SharedMemory> StreamProducer<M> {
+    /// The producer of the empty ring at `offset` (a multiple of 64) of the memory. `capacity` is in
+    /// bytes, a power of two.
+    ///
+    /// Errors: Geometry.
+    pub fn new(memory: M, offset: usize, capacity: u32) -> Result<Self, RingError> {
+        Half::new(memory, offset, capacity, 1, Writer::Producer).map(|half| Self { half })
+    }
+
+    /// Room in bytes.
+    ///
+    /// Errors: Corrupted, as for all operations from here on.
+    pub fn free(&mut self) -> Result<usize, RingError> {
+        Ok(self.half.refresh()? as usize)
+    }
+
+    /// Puts in as many of the bytes as there is room for and returns their number. Whoever has put
+    /// in all it has then asks [`StreamProducer::must_wake`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<usize, RingError> {
+        let enough = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let count = self.half.ready(enough)?.min(enough);
+        let bytes = bytes.get(..count as usize).unwrap_or(bytes);
+        let (slot, body) = (self.half.slot(0), self.half.body());
+        let until_end = self.half.capacity() as usize - slot;
+        let (first, second) = bytes.split_at(until_end.min(bytes.len()));
+        let memory = self.half.memory();
+        memory
+            .write(body + slot, first)
+            .ok_or(RingError::Geometry)?;
+        memory.write(body, second).ok_or(RingError::Geometry)?;
+        self.half.advance(count)?;
+        Ok(count as usize)
+    }
+
+    /// Whether the consumer sleeps and is now to be signalled. Once true, it is false until the
+    /// consumer sleeps again.
+    pub fn must_wake(&mut self) -> Result<bool, RingError> {
+        self.half.must_wake()
+    }
+
+    /// Announces that this side waits until `wanted` bytes are free; 1 to the capacity. False: do
+    /// not wait, look again.
+    pub fn sleep(&mut self, wanted: usize) -> Result<bool, RingError> {
+        self.half.sleep(u32::try_from(wanted).unwrap_or(u32::MAX))
+    }
+
+    /// Ends what [`StreamProducer::sleep`] announced.
+    pub fn wake(&mut self) -> Result<(), RingError> {
+        self.half.wake()
+    }
+
+    /// Says that no byte will follow. Ask [`StreamProducer::must_wake`] afterwards.
+    pub fn close(&mut self) -> Result<(), RingError> {
+        self.half.close()
+    }
+
+    /// Whether the consumer takes nothing more.
+    pub fn is_peer_closed(&self) -> Result<bool, RingError> {
+        self.half.is_peer_closed()
+    }
+}
+
+/// The side that reads bytes.
+#[derive(Debug)]
+pub struct StreamConsumer<M> {
+    pub(super) half: Half<M>,
+}
+
+impl<M: SharedMemory> StreamConsumer<M> {
+    /// The consumer of the empty ring at `offset` (a multiple of 64) of the memory. `capacity` is in
+    /// bytes, a power of two.
+    ///
+    /// Errors: Geometry.
+    pub fn new(memory: M, offset: usize, capacity: u32) -> Result<Self, RingError> {
+        Half::new(memory, offset, capacity, 1, Writer::Consumer).map(|half| Self { half })
+    }
+
+    /// Bytes that can be read.
+    ///
+    /// Errors: Corrupted, as for all operations from here on.
+    pub fn available(&mut self) -> Result<usize, RingError> {
+        Ok(self.half.refresh()? as usize)
+    }
+
+    /// Takes as many bytes as there are and fit `into`, and returns their number. Ask
+    /// [`StreamConsumer::must_wake`] afterwards.
+    pub fn read(&mut self, into: &mut [u8]) -> Result<usize, RingError> {
+        let count = self.peek(into)?;
+        self.skip(count)?;
+        Ok(count)
+    }
+
+    /// Copies as many bytes as there are and fit `into` without taking them.
+    pub fn peek(&mut self, into: &mut [u8]) -> Result<usize, RingError> {
+        let enough = u32::try_from(into.len()).unwrap_or(u32::MAX);
+        let count = self.half.ready(enough)?.min(enough) as usize;
+        let into = into.get_mut(..count).unwrap_or(&mut []);
+        let (slot, body) = (self.half.slot(0), self.half.body());
+        let until_end = self.half.capacity() as usize - slot;
+        let (first, second) = into.split_at_mut(until_end.min(count));
+        let memory = self.half.memory();
+        memory.read(body + slot, first).ok_or(RingError::Geometry)?;
+        memory.read(body, second).ok_or(RingError::Geometry)?;
+        Ok(count)
+    }
+
+    /// Takes bytes that were peeked at. Corrupted where there are not as many.
+    pub fn skip(&mut self, count: usize) -> Result<(), RingError> {
+        self.half.advance(u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
+    /// Whether the producer sleeps and is now to be signalled. Once true, it is false until the
+    /// producer sleeps again.
+    pub fn must_wake(&mut self) -> Result<bool, RingError> {
+        self.half.must_wake()
+    }
+
+    /// Announces that this side waits until `wanted` bytes are there; 1 to the capacity. False: do
+    /// not wait, look again.
+    pub fn sleep(&mut self, wanted: usize) -> Result<bool, RingError> {
+        self.half.sleep(u32::try_from(wanted).unwrap_or(u32::MAX))
+    }
+
+    /// Ends what [`StreamConsumer::sleep`] announced.
+    pub fn wake(&mut self) -> Result<(), RingError> {
+        self.half.wake()
+    }
+
+    /// Says that no byte will be taken any more. Ask [`StreamConsumer::must_wake`] afterwards.
+    pub fn close(&mut self) -> Result<(), RingError> {
+        self.half.close()
+    }
+
+    /// Whether the producer has closed and everything it put in was taken.
+    pub fn is_ended(&mut self) -> Result<bool, RingError> {
+        Ok(self.half.is_peer_closed()? && self.half.refresh()? == 0)
+    }
+}
+
+/// Two stream rings in one memory object: the first from the task that made the memory, the second
+/// back to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamPair;
+
+impl StreamPair {
+    /// Size in bytes of a memory object for two rings of this capacity, a multiple of 4,096.
+    pub const fn bytes_needed(capacity: u32) -> usize {
+        (2 * stream_ring_bytes(capacity)).next_multiple_of(4096)
+    }
+
+    /// The rings as the maker of the memory uses them.
+    ///
+    /// Errors: Geometry.
+    pub fn maker<M: SharedMemory + Clone>(
+        memory: M,
+        capacity: u32,
+    ) -> Result<(StreamProducer<M>, StreamConsumer<M>), RingError> {
+        let second = stream_ring_bytes(capacity);
+        let producer = StreamProducer::new(memory.clone(), 0, capacity)?;
+        Ok((producer, StreamConsumer::new(memory, second, capacity)?))
+    }
+
+    /// The rings as the other task uses them.
+    ///
+    /// Errors: Geometry.
+    pub fn peer<M: SharedMemory + Clone>(
+        memory: M,
+        capacity: u32,
+    ) -> Result<(StreamConsumer<M>, StreamProducer<M>), RingError> {
+        let second = stream_ring_bytes(capacity);
+        let consumer = StreamConsumer::new(memory.clone(), 0, capacity)?;
+        Ok((consumer, StreamProducer::new(memory, second, capacity)?))
+    }
+}

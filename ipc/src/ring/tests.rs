@@ -1,0 +1,441 @@
+//! Tests of both rings: order and content, wrap-around, sleeping and waking between two threads, and
+//! a peer that writes what it likes into every field.
+
+use super::{
+    Descriptor, FIELDS, Field, HEADER_BYTES, PacketConsumer, PacketProducer, Pool, RingError,
+    SharedMemory, StreamConsumer, StreamPair, StreamProducer, Writer, packet_ring_bytes, reset,
+    stream_ring_bytes,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Shared memory as an array of words.
+#[derive(Clone)]
+struct Array(Arc<[AtomicU32]>);
+
+impl Array {
+    fn new(bytes: usize) -> Array {
+        Array((0..bytes.div_ceil(4)).map(|_| AtomicU32::new(0)).collect())
+    }
+}
+
+impl SharedMemory for Array {
+    fn bytes(&self) -> usize {
+        self.0.len() * 4
+    }
+
+    fn word(&self, index: usize) -> Option<&AtomicU32> {
+        self.0.get(index)
+    }
+
+    fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {
+        offset
+            .checked_add(into.len())
+            .filter(|end| *end <= self.bytes())?;
+        for (position, byte) in into.iter_mut().enumerate() {
+            let at = offset + position;
+            *byte = self.0[at / 4].load(Ordering::Relaxed).to_le_bytes()[at % 4];
+        }
+        Some(())
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) -> Option<()> {
+        offset
+            .checked_add(from.len())
+            .filter(|end| *end <= self.bytes())?;
+        for (position, byte) in from.iter().enumerate() {
+            let (at, shift) = (offset + position, (offset + position) % 4 * 8);
+            let replace = |word: u32| Some(word & !(0xff << shift) | u32::from(*byte) << shift);
+            let _ = self.0[at / 4].fetch_update(Ordering::Relaxed, Ordering::Relaxed, replace);
+        }
+        Some(())
+    }
+}
+
+fn stream(capacity: u32) -> (Array, StreamProducer<Array>, StreamConsumer<Array>) {
+    let memory = Array::new(stream_ring_bytes(capacity));
+    let producer = StreamProducer::new(memory.clone(), 0, capacity).unwrap();
+    let consumer = StreamConsumer::new(memory.clone(), 0, capacity).unwrap();
+    (memory, producer, consumer)
+}
+
+fn packets(entries: u32) -> (Array, PacketProducer<Array>, PacketConsumer<Array>) {
+    let memory = Array::new(packet_ring_bytes(entries));
+    let producer = PacketProducer::new(memory.clone(), 0, entries).unwrap();
+    let consumer = PacketConsumer::new(memory.clone(), 0, entries).unwrap();
+    (memory, producer, consumer)
+}
+
+#[test]
+fn bytes_come_out_as_they_went_in_across_the_wrap() {
+    let (_, mut producer, mut consumer) = stream(16);
+    let (mut sent, mut got) = (0u8, 0u8);
+    for step in 0..200usize {
+        let bytes: Vec<u8> = (0..step % 19)
+            .map(|ahead| sent.wrapping_add(ahead as u8))
+            .collect();
+        sent = sent.wrapping_add(producer.write(&bytes).unwrap() as u8);
+        let mut into = [0; 32];
+        let length = consumer.read(&mut into[..step % 13]).unwrap();
+        for byte in &into[..length] {
+            assert_eq!(*byte, got);
+            got = got.wrapping_add(1);
+        }
+    }
+    assert!(got > 100, "bytes flowed: {got}");
+}
+
+#[test]
+fn a_full_ring_takes_nothing_and_an_empty_one_gives_nothing() {
+    let (_, mut producer, mut consumer) = stream(16);
+    assert_eq!(producer.write(&[7; 20]), Ok(16));
+    assert_eq!(producer.write(&[7]), Ok(0));
+    assert_eq!(producer.free(), Ok(0));
+    assert_eq!(consumer.read(&mut [0; 20]), Ok(16));
+    assert_eq!(consumer.read(&mut [0; 20]), Ok(0));
+    assert_eq!(producer.free(), Ok(16));
+}
+
+#[test]
+fn peeked_bytes_stay_until_skipped_and_no_more_can_be_skipped() {
+    let (_, mut producer, mut consumer) = stream(16);
+    producer.write(b"quail").unwrap();
+    let mut into = [0; 8];
+    assert_eq!(consumer.peek(&mut into), Ok(5));
+    assert_eq!(consumer.peek(&mut into), Ok(5));
+    assert_eq!(&into[..5], b"quail");
+    assert_eq!(consumer.skip(6), Err(RingError::Corrupted));
+    assert_eq!(consumer.skip(5), Ok(()));
+    assert_eq!(consumer.available(), Ok(0));
+}
+
+#[test]
+fn the_end_is_seen_after_the_last_byte() {
+    let (_, mut producer, mut consumer) = stream(16);
+    producer.write(b"end").unwrap();
+    producer.close().unwrap();
+    assert_eq!(consumer.is_ended(), Ok(false));
+    assert_eq!(consumer.read(&mut [0; 16]), Ok(3));
+    assert_eq!(consumer.is_ended(), Ok(true));
+    consumer.close().unwrap();
+    assert_eq!(producer.is_peer_closed(), Ok(true));
+}
+
+#[test]
+fn a_sleeper_is_woken_once_and_only_when_enough_is_there() {
+    let (_, mut producer, mut consumer) = stream(16);
+    producer.write(&[1; 2]).unwrap();
+    assert_eq!(producer.must_wake(), Ok(false), "nobody sleeps");
+    assert_eq!(consumer.sleep(2), Ok(false), "what it waits for is there");
+    assert_eq!(consumer.sleep(4), Ok(true));
+    producer.write(&[1]).unwrap();
+    assert_eq!(producer.must_wake(), Ok(false), "three of four");
+    producer.write(&[1]).unwrap();
+    assert_eq!(producer.must_wake(), Ok(true));
+    assert_eq!(producer.must_wake(), Ok(false), "once");
+
+    producer.write(&[1; 12]).unwrap();
+    assert_eq!(producer.sleep(8), Ok(true));
+    consumer.skip(0).unwrap();
+    assert_eq!(consumer.read(&mut [0; 7]), Ok(7));
+    assert_eq!(consumer.must_wake(), Ok(false));
+    assert_eq!(consumer.read(&mut [0; 1]), Ok(1));
+    assert_eq!(consumer.must_wake(), Ok(true));
+}
+
+#[test]
+fn closing_wakes_a_sleeper_whatever_it_waits_for() {
+    let (_, mut producer, mut consumer) = stream(16);
+    assert_eq!(consumer.sleep(16), Ok(true));
+    producer.close().unwrap();
+    assert_eq!(producer.must_wake(), Ok(true));
+    assert_eq!(
+        consumer.sleep(16),
+        Ok(false),
+        "and keeps it from sleeping again"
+    );
+}
+
+#[test]
+fn a_withdrawn_announcement_costs_no_signal() {
+    let (_, mut producer, mut consumer) = stream(16);
+    assert_eq!(consumer.sleep(1), Ok(true));
+    consumer.wake().unwrap();
+    producer.write(&[1]).unwrap();
+    assert_eq!(producer.must_wake(), Ok(false));
+}
+
+#[test]
+fn geometry_is_checked() {
+    let memory = Array::new(stream_ring_bytes(64));
+    for (offset, capacity) in [
+        (0, 128),
+        (64, 64),
+        (4, 16),
+        (0, 48),
+        (0, 8),
+        (0, 0),
+        (0, 1 << 31),
+    ] {
+        let made = StreamProducer::new(memory.clone(), offset, capacity);
+        assert_eq!(made.err(), Some(RingError::Geometry), "{offset} {capacity}");
+    }
+    assert!(StreamProducer::new(memory.clone(), usize::MAX & !63, 64).is_err());
+    assert!(PacketProducer::new(memory, 0, 16).is_err());
+}
+
+#[test]
+fn a_pair_goes_both_ways() {
+    let memory = Array::new(StreamPair::bytes_needed(64));
+    let (mut to_peer, mut from_peer) = StreamPair::maker(memory.clone(), 64).unwrap();
+    let (mut from_maker, mut to_maker) = StreamPair::peer(memory, 64).unwrap();
+    to_peer.write(b"ping").unwrap();
+    to_maker.write(b"pong").unwrap();
+    let mut into = [0; 4];
+    from_maker.read(&mut into).unwrap();
+    assert_eq!(&into, b"ping");
+    from_peer.read(&mut into).unwrap();
+    assert_eq!(&into, b"pong");
+}
+
+#[test]
+fn descriptors_come_out_in_order() {
+    let (_, mut producer, mut consumer) = packets(16);
+    let entry = |number: u32| Descriptor {
+        offset: number,
+        length: number + 1,
+        flags: !number,
+    };
+    for round in 0..5 {
+        for number in 0..16 {
+            assert_eq!(producer.push(entry(round * 16 + number)), Ok(true));
+        }
+        assert_eq!(producer.push(entry(0)), Ok(false));
+        for number in 0..16 {
+            assert_eq!(consumer.pop(), Ok(Some(entry(round * 16 + number))));
+        }
+        assert_eq!(consumer.pop(), Ok(None));
+    }
+}
+
+#[test]
+fn a_descriptor_must_lie_in_one_buffer() {
+    let pool = Pool {
+        buffers: 4,
+        buffer_bytes: 2048,
+    };
+    let check = |offset, length| {
+        pool.check(Descriptor {
+            offset,
+            length,
+            flags: 0,
+        })
+    };
+    assert_eq!(check(2048, 2048), Some(2048..4096));
+    assert_eq!(check(6144 + 10, 2038), Some(6154..8192));
+    assert_eq!(check(6144 + 10, 2039), None);
+    assert_eq!(check(8192, 0), None);
+    assert_eq!(check(100, u32::MAX), None);
+    assert_eq!(check(u32::MAX, 1), None);
+    let empty = Pool {
+        buffers: 4,
+        buffer_bytes: 0,
+    };
+    assert_eq!(empty.check(Descriptor::default()), None);
+}
+
+#[test]
+fn counts_go_on_past_their_wrap() {
+    let (memory, mut producer, mut consumer) = stream(16);
+    producer.half.start_at(u32::MAX - 5);
+    consumer.half.start_at(u32::MAX - 5);
+    for round in 0..4u8 {
+        assert_eq!(producer.write(&[round; 7]), Ok(7));
+        assert_eq!(producer.free(), Ok(9));
+        let mut into = [0xff; 16];
+        assert_eq!(consumer.read(&mut into), Ok(7));
+        assert_eq!(into[..7], [round; 7]);
+        assert_eq!(producer.free(), Ok(16));
+    }
+    assert_eq!(memory.0[0].load(Ordering::Relaxed), 4 * 7 - 6, "it wrapped");
+}
+
+#[test]
+fn a_reset_ring_is_empty_and_open() {
+    let (memory, mut producer, mut consumer) = stream(16);
+    producer.write(b"old").unwrap();
+    producer.close().unwrap();
+    consumer.sleep(16).unwrap();
+    reset(&memory, 0).unwrap();
+    let mut consumer = StreamConsumer::new(memory.clone(), 0, 16).unwrap();
+    assert_eq!(
+        (consumer.available(), consumer.is_ended()),
+        (Ok(0), Ok(false))
+    );
+    assert!(
+        memory
+            .0
+            .iter()
+            .take(HEADER_BYTES / 4)
+            .all(|w| w.load(Ordering::Relaxed) == 0)
+    );
+}
+
+/// A signal that is kept until it is waited for, like a notification's bit.
+struct Bell(AtomicBool, std::thread::Thread);
+
+impl Bell {
+    fn ring(&self) {
+        self.0.store(true, Ordering::SeqCst);
+        self.1.unpark();
+    }
+}
+
+/// Waits for the own bell; a lost wake-up shows as the time running out.
+fn wait(bell: &AtomicBool) {
+    let begin = std::time::Instant::now();
+    while !bell.swap(false, Ordering::SeqCst) {
+        std::thread::park_timeout(Duration::from_secs(1));
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "a wake-up was lost"
+        );
+    }
+}
+
+#[test]
+fn two_threads_pass_a_stream_without_losing_a_byte_or_a_wake_up() {
+    const TOTAL: u32 = 400_000;
+    let (_, mut producer, mut consumer) = stream(64);
+    let consumer_bell = Arc::new(Bell(AtomicBool::new(false), std::thread::current()));
+    let signal = consumer_bell.clone();
+    let (send, receive) = std::sync::mpsc::channel::<Arc<Bell>>();
+    let writer = std::thread::spawn(move || {
+        let bell = Arc::new(Bell(AtomicBool::new(false), std::thread::current()));
+        send.send(bell.clone()).unwrap();
+        let mut sent = 0u32;
+        while sent < TOTAL {
+            let length = (sent % 23 + 1).min(TOTAL - sent);
+            let bytes: Vec<u8> = (0..length).map(|ahead| (sent + ahead) as u8).collect();
+            let count = producer.write(&bytes).unwrap();
+            sent += count as u32;
+            if producer.must_wake().unwrap() {
+                signal.ring();
+            }
+            if count == 0 && producer.sleep(1 + sent as usize % 40).unwrap() {
+                wait(&bell.0);
+                producer.wake().unwrap();
+            }
+        }
+        producer.close().unwrap();
+        if producer.must_wake().unwrap() {
+            signal.ring();
+        }
+    });
+    let producer_bell = receive.recv().unwrap();
+    let mut got = 0u32;
+    let mut into = [0; 48];
+    while !consumer.is_ended().unwrap() {
+        let room = 1 + got as usize % 48;
+        let count = consumer.read(&mut into[..room]).unwrap();
+        for byte in &into[..count] {
+            assert_eq!(*byte, got as u8);
+            got += 1;
+        }
+        if consumer.must_wake().unwrap() {
+            producer_bell.ring();
+        }
+        if count == 0 && consumer.sleep(1 + got as usize % 5).unwrap() {
+            wait(&consumer_bell.0);
+            consumer.wake().unwrap();
+        }
+    }
+    writer.join().unwrap();
+    assert_eq!(got, TOTAL);
+}
+
+/// What a hostile peer might write.
+const HOSTILE: [u32; 9] = [0, 1, 2, 15, 16, 17, 1 << 31, u32::MAX - 1, u32::MAX];
+
+/// Whether a ring half-filled (8 of 16 put in, 3 taken) can tell that the value is a lie.
+fn must_be_noticed(field: &Field, value: u32, noticer: Writer) -> bool {
+    match (field.name, noticer) {
+        ("put", Writer::Consumer) => !(8..=19).contains(&value),
+        ("taken", Writer::Producer) => !(3..=8).contains(&value),
+        _ => false,
+    }
+}
+
+#[test]
+fn a_corrupted_field_is_an_error_where_it_can_be_told_and_harmless_elsewhere() {
+    for field in FIELDS {
+        for value in HOSTILE {
+            for noticer in [Writer::Producer, Writer::Consumer] {
+                let (memory, mut producer, mut consumer) = stream(16);
+                producer.write(&[1; 8]).unwrap();
+                consumer.read(&mut [0; 3]).unwrap();
+                producer.free().unwrap();
+                consumer.available().unwrap();
+                memory.0[field.word].store(value, Ordering::Relaxed);
+                let seen = match noticer {
+                    Writer::Producer => producer.free(),
+                    Writer::Consumer => consumer.available(),
+                };
+                let noticed = must_be_noticed(field, value, noticer);
+                let context = format!("{} = {value} seen by the {noticer:?}", field.name);
+                assert_eq!(
+                    seen == Err(RingError::Corrupted),
+                    noticed,
+                    "{context}: {seen:?}"
+                );
+                assert!(
+                    seen.is_err() || seen.is_ok_and(|ready| ready <= 16),
+                    "{context}"
+                );
+                // And everything else on the ring returns, whatever it returns.
+                let _ = producer.write(&[2; 20]);
+                let _ = producer.must_wake();
+                let _ = producer.sleep(usize::MAX);
+                let _ = consumer.read(&mut [0; 20]);
+                let _ = consumer.must_wake();
+                let _ = consumer.sleep(usize::MAX);
+                let _ = consumer.is_ended();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_packet_rings_corrupted_fields_are_told_as_well() {
+    for field in FIELDS {
+        for value in HOSTILE {
+            let (memory, mut producer, mut consumer) = packets(16);
+            for _ in 0..8 {
+                producer.push(Descriptor::default()).unwrap();
+            }
+            for _ in 0..3 {
+                consumer.pop().unwrap();
+            }
+            memory.0[field.word].store(value, Ordering::Relaxed);
+            let seen = (producer.free(), consumer.available());
+            assert_eq!(
+                seen.0 == Err(RingError::Corrupted),
+                field.name == "taken" && !(0..=8).contains(&value),
+                "{} = {value}",
+                field.name
+            );
+            // What was popped had been seen ready, 8 entries: fewer are a lie.
+            assert_eq!(
+                seen.1 == Err(RingError::Corrupted),
+                field.name == "put" && !(8..=19).contains(&value),
+                "{} = {value}",
+                field.name
+            );
+            while let Ok(Some(_)) = consumer.pop() {}
+            while let Ok(true) = producer.push(Descriptor::default()) {}
+            let _ = (producer.must_wake(), consumer.must_wake());
+            let _ = (producer.sleep(1), consumer.sleep(1));
+        }
+    }
+}

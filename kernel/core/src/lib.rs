@@ -15,6 +15,8 @@ pub mod registers;
 pub mod static_ref;
 pub mod sync;
 pub mod timers;
+pub mod trace;
+pub mod tunables;
 
 #[cfg(test)]
 pub mod fake;

@@ -1,6 +1,19 @@
 //! The badge on a public endpoint's send right: which task holds it, and what the system manifest
 //! lets that task do there. Badges of sessions are not these: a server numbers its own sessions.
 
+use crate::interface::{console, network, pci, supervisor};
+
+/// The grants' names in the system manifest, and the bit of each in [`Client::grants`].
+pub const GRANTS: [(&str, u32); 7] = [
+    ("claim", pci::GRANT_CLAIM),
+    ("connect", network::GRANT_CONNECT),
+    ("kill", supervisor::GRANT_KILL),
+    ("listen", network::GRANT_LISTEN),
+    ("log", supervisor::GRANT_LOG),
+    ("power", supervisor::GRANT_POWER),
+    ("read", console::GRANT_READ),
+];
+
 /// A client of a public endpoint, as init writes it into the badge that it mints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {

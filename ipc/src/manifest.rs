@@ -80,7 +80,12 @@ pub enum Grant<'a> {
     /// Receives on the public endpoint of this service.
     Provide(&'a str),
     /// Sends to the public endpoint of this service.
-    Use(&'a str),
+    Use {
+        /// The service.
+        service: &'a str,
+        /// What the task may do there, as in [`crate::badge::Client::grants`].
+        grants: u32,
+    },
     /// Uses a range of I/O ports.
     IoPorts {
         /// The first port.
@@ -222,7 +227,10 @@ mod tests {
             restart: Restart::Always,
             restart_with: Vec::from_slice(&["other"]).unwrap(),
             grants: Vec::from_slice(&[
-                Grant::Use("pci"),
+                Grant::Use {
+                    service: "pci",
+                    grants: 1,
+                },
                 Grant::IoPorts {
                     first: 0x3f8,
                     count: 8,

@@ -31,6 +31,9 @@ restart_with = ["disk"]
 provides = ["files"]
 uses = ["disk", "init"]
 
+[task.grants]
+init = ["log", "kill"]
+
 [task.arguments]
 root = "disk0"
 
@@ -91,6 +94,8 @@ refused! {
     quota_too_small: "\"4 MiB\"", "\"1 MiB\"" => Mistake::QuotaTooSmall { .. }, ["1 MiB", "1088 KiB"];
     service_provided_twice: "provides = [\"files\"]", "provides = [\"files\", \"disk\"]" => Mistake::ServiceProvidedTwice { .. }, ["disk", "files"];
     service_not_provided: "uses = [\"disk\", ", "uses = [\"tape\", " => Mistake::ServiceNotProvided { .. }, ["tape", "provides"];
+    grant_without_use: "init = [\"log\", \"kill\"]", "tape = [\"read\"]" => Mistake::GrantWithoutUse { .. }, ["files", "tape", "`uses`"];
+    unknown_grant: "\"kill\"", "\"reed\"" => Mistake::UnknownGrant { .. }, ["reed", "power, read"];
     uses_own_service: "uses = [\"disk\", ", "uses = [\"files\", " => Mistake::UsesOwnService { .. }, ["take it out"];
     calls_less_urgent: "priority = 10", "priority = 31" => Mistake::CallsLessUrgent { .. }, ["shell", "31", "files", "30", "raise"];
     unknown_restart_with: "restart_with = [\"disk\"]", "restart_with = [\"tape\"]" => Mistake::UnknownRestartWith { .. }, ["tape"];
@@ -153,6 +158,7 @@ fn quota_too_small_for_the_program() {
 
 #[test]
 fn right_manifest_is_packed() {
+    use ipc::interface::supervisor;
     use ipc::manifest::{Grant, Restart, Tasks};
     let packed = parse(RIGHT, &PROGRAMS).unwrap().pack().unwrap();
     let tasks: Vec<_> = Tasks::read(&packed).unwrap().map(Result::unwrap).collect();
@@ -176,6 +182,20 @@ fn right_manifest_is_packed() {
             },
             Grant::Interrupt { input: 14 },
             Grant::Log,
+        ]
+    );
+    assert_eq!(
+        tasks[1].grants.as_slice(),
+        [
+            Grant::Provide("files"),
+            Grant::Use {
+                service: "disk",
+                grants: 0
+            },
+            Grant::Use {
+                service: "init",
+                grants: supervisor::GRANT_KILL | supervisor::GRANT_LOG
+            },
         ]
     );
     assert_eq!(

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use ipc::badge::GRANTS;
 use ipc::manifest::{INIT_SERVICE, MAX_NAME};
 
 use super::mistake::Mistake;
@@ -24,6 +25,7 @@ pub fn check(manifest: &Manifest, programs: &[&str]) -> Result<(), Mistake> {
         sizes(task)?;
         restarts(manifest, task)?;
         no_repetition(task)?;
+        grants(task)?;
     }
     ports(manifest)?;
     interrupts(manifest)?;
@@ -164,6 +166,26 @@ fn once<T: PartialEq + Debug>(
                 task: task.name.clone(),
                 field,
                 value: format!("{value:?}"),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn grants(task: &Task) -> Result<(), Mistake> {
+    for (service, names) in &task.grants {
+        if !task.uses.contains(service) {
+            return Err(Mistake::GrantWithoutUse {
+                task: task.name.clone(),
+                service: service.clone(),
+            });
+        }
+        let known = |name: &&String| GRANTS.iter().any(|(known, _)| known == name);
+        if let Some(grant) = names.iter().find(|name| !known(name)) {
+            return Err(Mistake::UnknownGrant {
+                task: task.name.clone(),
+                grant: grant.clone(),
+                known: GRANTS.map(|(name, _)| name).join(", "),
             });
         }
     }

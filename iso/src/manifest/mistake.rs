@@ -74,6 +74,16 @@ pub enum Mistake {
     )]
     ServiceNotProvided { task: String, service: String },
     #[error(
+        "task `{task}` has `grants` for `{service}`, which it does not use; add it to `uses` or take them out"
+    )]
+    GrantWithoutUse { task: String, service: String },
+    #[error("task `{task}`: there is no grant `{grant}`; there are: {known}")]
+    UnknownGrant {
+        task: String,
+        grant: String,
+        known: String,
+    },
+    #[error(
         "task `{task}` uses its own service `{service}` and would wait for itself; take it out of `uses`"
     )]
     UsesOwnService { task: String, service: String },

@@ -2,6 +2,7 @@
 //! before; what can still fail here is room.
 
 use heapless::Vec as Bounded;
+use ipc::badge::GRANTS;
 use ipc::manifest as packed;
 
 use super::mistake::Mistake;
@@ -62,7 +63,10 @@ fn grants(task: &Task) -> Vec<packed::Grant<'_>> {
             .iter()
             .map(|service| packed::Grant::Provide(service)),
     );
-    grants.extend(task.uses.iter().map(|service| packed::Grant::Use(service)));
+    grants.extend(task.uses.iter().map(|service| packed::Grant::Use {
+        service,
+        grants: grant_bits(task, service),
+    }));
     grants.extend(
         task.io_ports
             .iter()
@@ -82,6 +86,16 @@ fn grants(task: &Task) -> Vec<packed::Grant<'_>> {
         Authority::Log => packed::Grant::Log,
     }));
     grants
+}
+
+/// What the task may do at a service. Names that are none were refused before.
+fn grant_bits(task: &Task, service: &str) -> u32 {
+    let names = task.grants.get(service).map_or(&[][..], Vec::as_slice);
+    let known = |name: &String| GRANTS.iter().find(|(known, _)| known == name);
+    names
+        .iter()
+        .filter_map(known)
+        .fold(0, |bits, (_, bit)| bits | bit)
 }
 
 /// All 65,536 ports are one more than a count holds, so that range is packed as two.

@@ -44,6 +44,9 @@ pub struct Task {
     /// Services that it may call.
     #[serde(default)]
     pub uses: Vec<String>,
+    /// What it may do at services that it may call.
+    #[serde(default)]
+    pub grants: BTreeMap<String, Vec<String>>,
     /// I/O ports.
     #[serde(default)]
     pub io_ports: Vec<Ports>,

@@ -69,7 +69,17 @@ pub(crate) mod tests {
     fn providers_are_found_and_users_are_none() {
         let tasks = [
             task("pci", &[Grant::Provide("pci"), Grant::DeviceControl], &[]),
-            task("net", &[Grant::Use("pci"), Grant::Provide("network")], &[]),
+            task(
+                "net",
+                &[
+                    Grant::Use {
+                        service: "pci",
+                        grants: 0,
+                    },
+                    Grant::Provide("network"),
+                ],
+                &[],
+            ),
         ];
         let services = Services::collect(&tasks);
         assert_eq!(services.list().len(), 2);

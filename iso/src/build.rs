@@ -36,6 +36,10 @@ const TASK_FLAGS: [&str; 3] = [
     "-Cforce-frame-pointers=yes",
 ];
 
+/// Distance of the addresses that two tasks are linked at. Tasks could share one, but then an address
+/// alone would not say whose code it is, to `symbolize` and to a debugger.
+const TASK_STRIDE: usize = 16 << 20;
+
 /// Builds for the bare machine with one toolchain.
 #[derive(Debug)]
 pub struct Builder {
@@ -83,9 +87,14 @@ impl Builder {
     pub fn tasks(&self, profile: Profile, packages: &[&str]) -> Result<Vec<PathBuf>> {
         let target = self.workspace.target.join("bare-tasks");
         let mut cargo = self.cargo("build", &target, &TASK_FLAGS, profile);
+        cargo.arg("-Zprofile-rustflags");
         for package in packages {
-            self.known(package)?;
-            cargo.arg("--package").arg(package);
+            let base = self.base(package)?;
+            cargo.arg("--package").arg(package).arg("--config");
+            let profile = profile.name();
+            cargo.arg(format!(
+                "profile.{profile}.package.{package}.rustflags=['-Clink-arg=--image-base={base:#x}']"
+            ));
         }
         if !packages.is_empty() {
             say::progress(&format!("building the tasks: {}", packages.join(", ")));
@@ -95,14 +104,16 @@ impl Builder {
         Ok(packages.iter().map(|name| folder.join(name)).collect())
     }
 
-    fn known(&self, package: &str) -> Result<()> {
-        if self.workspace.tasks.iter().any(|task| task == package) {
-            return Ok(());
+    /// The address that a task's program is linked at.
+    fn base(&self, package: &str) -> Result<usize> {
+        let tasks = &self.workspace.tasks;
+        match tasks.iter().position(|task| task == package) {
+            Some(position) => Ok((position + 1) * TASK_STRIDE),
+            None => bail!(
+                "no task package is named `{package}`; there are: kernel, {}",
+                tasks.join(", ")
+            ),
         }
-        bail!(
-            "no task package is named `{package}`; there are: kernel, {}",
-            self.workspace.tasks.join(", ")
-        )
     }
 
     fn cargo(&self, verb: &str, target: &Path, flags: &[&str], profile: Profile) -> Command {
@@ -113,9 +124,7 @@ impl Builder {
             "-Zbuild-std-features=compiler-builtins-mem",
         ]);
         cargo.args(["--target", TARGET, "--target-dir"]).arg(target);
-        if profile == Profile::Release {
-            cargo.arg("--release");
-        }
+        cargo.args(["--profile", profile.name()]);
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         cargo
     }
@@ -168,6 +177,7 @@ pub fn clippy() -> Result<()> {
 fn output_folder(target: &Path, profile: Profile) -> PathBuf {
     let folder = match profile {
         Profile::Release => "release",
+        // Cargo names this profile's folder otherwise.
         Profile::Dev => "debug",
     };
     target.join(TARGET).join(folder)

@@ -92,6 +92,16 @@ pub enum Profile {
     Dev,
 }
 
+impl Profile {
+    /// What cargo calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Dev => "dev",
+        }
+    }
+}
+
 /// The machine QEMU plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Machine {

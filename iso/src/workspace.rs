@@ -23,7 +23,7 @@ pub struct Workspace {
     pub root: PathBuf,
     /// Cargo's build folder; the tool's own results are under it too.
     pub target: PathBuf,
-    /// The packages that build for the bare machine as a task, by name.
+    /// The packages that build for the bare machine as a task, in the order of their names.
     pub tasks: Vec<String>,
     /// The packages that build for the bare machine as a library, by name.
     pub libraries: Vec<String>,
@@ -76,6 +76,7 @@ impl Workspace {
                 libraries.push(package.name);
             }
         }
+        tasks.sort();
         Ok(Self {
             root,
             target: metadata.target_directory,

@@ -208,3 +208,14 @@ fn right_manifest_is_packed() {
         ("root", "disk0")
     );
 }
+
+#[test]
+fn system_manifest_is_right() {
+    let workspace = iso::workspace::Workspace::read().unwrap();
+    let programs: Vec<&str> = workspace
+        .tasks
+        .iter()
+        .filter_map(|task| task.strip_suffix("-task"))
+        .collect();
+    iso::manifest::read(&workspace.root.join(iso::image::SYSTEM), &programs).unwrap();
+}

@@ -1,2 +1,23 @@
-//! Uzura: netstack.
+//! The network stack: TCP, UDP, ICMP echo, DHCP and DNS on smoltcp, for many clients that do not
+//! trust each other, above a driver that can die and come back.
+//!
+//! The library is a state machine that is tested on the host; its task is a few lines around it.
+//! README.md follows a packet through it.
 #![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod address;
+pub mod client;
+pub mod config;
+pub mod names;
+mod peek;
+pub mod ping;
+pub mod stack;
+pub mod tcp;
+pub mod time;
+pub mod udp;
+pub mod wire;
+
+pub use peek::Flow;

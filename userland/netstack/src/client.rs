@@ -1,0 +1,108 @@
+//! What each client holds, and how much it may: one client's appetite is its own trouble.
+
+use alloc::collections::BTreeMap;
+
+/// The badge of a client's session; never 0 (see the operation BadgeMint).
+pub type Owner = u64;
+
+/// How much clients may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sockets of one client, listeners and connections not yet accepted included.
+    pub client_sockets: usize,
+    /// Bytes of socket buffers of one client.
+    pub client_bytes: usize,
+    /// Bytes of socket buffers of all clients.
+    pub total_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            client_sockets: 1024,
+            client_bytes: 12 * 1024 * 1024,
+            total_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Holding {
+    sockets: usize,
+    bytes: usize,
+}
+
+/// The books: who holds how many sockets and buffer bytes.
+#[derive(Debug)]
+pub struct Ledger {
+    limits: Limits,
+    clients: BTreeMap<Owner, Holding>,
+    bytes: usize,
+}
+
+impl Ledger {
+    /// Empty books with these limits.
+    pub fn new(limits: Limits) -> Ledger {
+        Ledger { limits, clients: BTreeMap::new(), bytes: 0 }
+    }
+
+    /// Writes down one more socket with `bytes` of buffers; false, and nothing written, when a limit
+    /// stands against it.
+    #[must_use]
+    pub fn charge(&mut self, owner: Owner, bytes: usize) -> bool {
+        let holding = self.clients.get(&owner).copied().unwrap_or_default();
+        if holding.sockets >= self.limits.client_sockets
+            || holding.bytes + bytes > self.limits.client_bytes
+            || self.bytes + bytes > self.limits.total_bytes
+        {
+            return false;
+        }
+        self.bytes += bytes;
+        let sockets = holding.sockets + 1;
+        self.clients.insert(owner, Holding { sockets, bytes: holding.bytes + bytes });
+        true
+    }
+
+    /// Takes back what [`Ledger::charge`] wrote.
+    pub fn refund(&mut self, owner: Owner, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        let Some(holding) = self.clients.get_mut(&owner) else {
+            return;
+        };
+        holding.sockets = holding.sockets.saturating_sub(1);
+        holding.bytes = holding.bytes.saturating_sub(bytes);
+        if holding.sockets == 0 {
+            self.clients.remove(&owner);
+        }
+    }
+
+    /// Sockets of one client.
+    pub fn sockets(&self, owner: Owner) -> usize {
+        self.clients.get(&owner).map_or(0, |holding| holding.sockets)
+    }
+
+    /// Bytes of socket buffers of all clients.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_refuses_and_a_refund_makes_room() {
+        let limits = Limits { client_sockets: 2, client_bytes: 100, total_bytes: 150 };
+        let mut ledger = Ledger::new(limits);
+        assert!(ledger.charge(1, 60));
+        assert!(!ledger.charge(1, 60), "bytes of one client");
+        assert!(ledger.charge(1, 0));
+        assert!(!ledger.charge(1, 0), "sockets of one client");
+        assert!(!ledger.charge(2, 91), "bytes of all");
+        assert!(ledger.charge(2, 90));
+        ledger.refund(1, 60);
+        assert!(ledger.charge(2, 10));
+        assert_eq!((ledger.sockets(1), ledger.sockets(2), ledger.bytes()), (1, 2, 100));
+    }
+}

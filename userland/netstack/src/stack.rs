@@ -1,0 +1,383 @@
+//! The stack: one Ethernet interface, its addresses, and the sockets above it, as a state machine.
+//!
+//! Nothing here waits. [`Stack::poll`] does what can be done at a moment, [`Stack::deadline`] says
+//! when time alone makes more to do. Who is told what, and how bytes reach an application, is
+//! [`crate::server`]'s; how frames reach a driver is [`crate::wire::Wire`]'s.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
+
+use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketSet};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+
+use crate::address::Addresses;
+use crate::client::{Ledger, Owner};
+use crate::config::{Cidr, Config};
+use crate::names::{NameError, Names, QueryId, Resolved};
+use crate::peek::{Kind, classify};
+use crate::ping::{PingError, Pinged, Pings};
+use crate::tcp::{ConnectError, ConnectionId, ListenError, ListenerId, Table};
+use crate::time::{Nanoseconds, instant, nanoseconds};
+use crate::udp::{UdpError, UdpId, UdpSockets};
+use crate::wire::{ETHERNET_HEADER_BYTES, Port, Wire};
+
+/// Frames that one poll takes from the wire before it lets others have their turn.
+const BATCH: usize = 64;
+/// Largest frame taken: the largest IP packet of a card here (GCE's 8,896) and then some.
+const FRAME_BYTES: usize = 9_216;
+
+/// What the card is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Ethernet address.
+    pub mac: [u8; 6],
+    /// Largest packet without its Ethernet header, in bytes.
+    pub mtu: usize,
+}
+
+/// What went through the stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames received.
+    pub received_packets: u64,
+    /// Bytes received, Ethernet headers included.
+    pub received_bytes: u64,
+}
+
+/// The network stack.
+pub struct Stack {
+    interface: Interface,
+    card: Card,
+    /// DHCP, ICMP, DNS and UDP sockets: few, so that smoltcp may look through them all.
+    datagrams: SocketSet<'static>,
+    addresses: Addresses,
+    pings: Pings,
+    names: Names,
+    udp: UdpSockets,
+    tcp: Table,
+    ledger: Ledger,
+    counters: Counters,
+    /// Where a received frame is copied to before anything looks into it.
+    frame: Vec<u8>,
+    datagrams_pending: bool,
+}
+
+impl Stack {
+    /// A stack on a card. `seed` makes sequence numbers, ports and identifiers hard to guess.
+    pub fn new(config: &Config, card: Card, now: Nanoseconds, seed: u64) -> Stack {
+        let hardware = HardwareAddress::Ethernet(EthernetAddress(unicast(card.mac)));
+        let mut settings = smoltcp::iface::Config::new(hardware);
+        settings.random_seed = seed;
+        let mut nothing = Unplugged;
+        let mut port = Port { wire: &mut nothing, frame: None, mtu: card.mtu };
+        let mut interface = Interface::new(settings, &mut port, instant(now));
+        let mut datagrams = SocketSet::new(Vec::new());
+        let addresses = Addresses::new(config, &mut interface, &mut datagrams);
+        let pings = Pings::new(&mut datagrams, (seed >> 16) as u16);
+        let mut names = Names::new(&mut datagrams);
+        names.set_servers(&mut datagrams, addresses.name_servers());
+        Stack {
+            interface,
+            card,
+            datagrams,
+            addresses,
+            pings,
+            names,
+            udp: UdpSockets::default(),
+            tcp: Table::new(config.buffer_bytes, seed),
+            ledger: Ledger::new(config.limits),
+            counters: Counters::default(),
+            frame: vec![0; FRAME_BYTES],
+            datagrams_pending: true,
+        }
+    }
+
+    /// Takes frames from the wire, lets timers run and sends. True: there is more to do at once.
+    pub fn poll(&mut self, now: Nanoseconds, wire: &mut impl Wire) -> bool {
+        self.interface.poll_maintenance(instant(now));
+        let received = self.ingress(now, wire);
+        self.tcp.expire(now, &mut self.ledger);
+        self.datagram_egress(now, wire);
+        let mut port = Port { wire, frame: None, mtu: self.card.mtu };
+        self.tcp.egress(now, &mut self.interface, &mut self.ledger, &mut port);
+        received == BATCH || (self.tcp.has_output() && wire.can_transmit())
+    }
+
+    /// When [`Stack::poll`] has something to do even if nothing arrives; `None`: never.
+    pub fn deadline(&mut self, now: Nanoseconds) -> Option<Nanoseconds> {
+        let datagrams = self.interface.poll_at(instant(now), &self.datagrams).map(nanoseconds);
+        [datagrams, self.tcp.deadline(), self.pings.deadline(), self.names.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The same stack on a card that came back: the connections go on. Another Ethernet address is
+    /// taken over; a larger packet size holds for new connections only.
+    pub fn card_returned(&mut self, card: Card) {
+        let hardware = HardwareAddress::Ethernet(EthernetAddress(unicast(card.mac)));
+        self.interface.set_hardware_addr(hardware);
+        if card.mac != self.card.mac {
+            self.addresses.renew(&mut self.datagrams);
+        }
+        // smoltcp reads the packet size once; a smaller one would have its packets refused, which
+        // the driver counts. No device here changes it between two lives of its driver.
+        self.card.mac = card.mac;
+    }
+
+    /// The card.
+    pub fn card(&self) -> Card {
+        self.card
+    }
+
+    /// This host's addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = Cidr> + '_ {
+        self.interface.ip_addrs().iter().map(|cidr: &IpCidr| Cidr {
+            address: cidr.address().into(),
+            prefix: cidr.prefix_len(),
+        })
+    }
+
+    /// The default gateway for IPv4.
+    pub fn gateway(&mut self) -> Option<IpAddr> {
+        let mut found = None;
+        self.interface.routes_mut().update(|routes| {
+            let default = routes
+                .iter()
+                .find(|route| route.cidr.prefix_len() == 0 && matches!(route.cidr, IpCidr::Ipv4(_)));
+            found = default.map(|route| route.via_router.into());
+        });
+        found
+    }
+
+    /// The name servers.
+    pub fn name_servers(&self) -> &[IpAddr] {
+        self.addresses.name_servers()
+    }
+
+    /// What went through.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What clients hold.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The TCP connections, to move their bytes.
+    pub fn tcp(&mut self) -> &mut Table {
+        &mut self.tcp
+    }
+
+    /// Begins a TCP connection.
+    pub fn connect(
+        &mut self,
+        owner: Owner,
+        remote: SocketAddr,
+    ) -> Result<ConnectionId, ConnectError> {
+        self.tcp.connect(&mut self.interface, &mut self.ledger, owner, remote)
+    }
+
+    /// Listens on a TCP port, on one address or on all.
+    pub fn listen(
+        &mut self,
+        owner: Owner,
+        address: Option<IpAddr>,
+        port: u16,
+        backlog: usize,
+    ) -> Result<ListenerId, ListenError> {
+        self.tcp.listen(&mut self.ledger, owner, address, port, backlog)
+    }
+
+    /// Stops listening.
+    pub fn close_listener(&mut self, now: Nanoseconds, id: ListenerId) {
+        self.tcp.close_listener(now, &mut self.ledger, id);
+    }
+
+    /// Sends an echo request with `bytes` of payload; [`Stack::next_pinged`] tells how it ended.
+    pub fn ping(
+        &mut self,
+        now: Nanoseconds,
+        owner: Owner,
+        target: IpAddr,
+        bytes: usize,
+        deadline: Nanoseconds,
+    ) -> Result<u16, PingError> {
+        self.datagrams_pending = true;
+        let sockets = &mut self.datagrams;
+        self.pings.start(now, &self.interface, sockets, owner, target, bytes, deadline)
+    }
+
+    /// The next echo request that ended.
+    pub fn next_pinged(&mut self, now: Nanoseconds) -> Option<Pinged> {
+        self.pings.poll(now, &mut self.datagrams)
+    }
+
+    /// Asks for the addresses of a host name; [`Stack::next_resolved`] tells the answer.
+    pub fn resolve(
+        &mut self,
+        now: Nanoseconds,
+        owner: Owner,
+        name: &str,
+    ) -> Result<QueryId, NameError> {
+        self.datagrams_pending = true;
+        let servers = self.addresses.name_servers();
+        let sockets = &mut self.datagrams;
+        self.names.start(now, &mut self.interface, sockets, owner, name, servers)
+    }
+
+    /// The next host name question that ended.
+    pub fn next_resolved(&mut self, now: Nanoseconds) -> Option<Resolved> {
+        self.names.poll(now, &mut self.datagrams)
+    }
+
+    /// Binds a UDP socket to a port, 0 for any.
+    pub fn bind(&mut self, owner: Owner, port: u16) -> Result<UdpId, UdpError> {
+        self.udp.bind(&mut self.datagrams, &mut self.ledger, owner, None, port)
+    }
+
+    /// The UDP sockets, to ask about them.
+    pub fn udp(&self) -> &UdpSockets {
+        &self.udp
+    }
+
+    /// Queues a datagram.
+    pub fn send_to(
+        &mut self,
+        id: UdpId,
+        remote: SocketAddr,
+        payload: &[u8],
+    ) -> Result<(), UdpError> {
+        let source = self.interface.get_source_address(&remote.ip().into());
+        if source.is_none_or(|source| source.is_unspecified()) {
+            return Err(UdpError::Unreachable);
+        }
+        self.datagrams_pending = true;
+        self.udp.send(&mut self.datagrams, id, remote, payload)
+    }
+
+    /// Takes a datagram.
+    pub fn receive_from(&mut self, id: UdpId, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        self.udp.receive(&mut self.datagrams, id, buffer)
+    }
+
+    /// UDP sockets with something to receive.
+    pub fn readable_udp(&self) -> Vec<UdpId> {
+        self.udp.readable(&self.datagrams)
+    }
+
+    /// Whether a UDP socket can queue a datagram.
+    pub fn can_send_to(&self, id: UdpId) -> bool {
+        self.udp.can_send(&self.datagrams, id)
+    }
+
+    /// Closes a UDP socket.
+    pub fn close_udp(&mut self, id: UdpId) {
+        self.udp.close(&mut self.datagrams, &mut self.ledger, id);
+    }
+
+    /// Lets go of all that a client had, because it is gone.
+    pub fn drop_owner(&mut self, now: Nanoseconds, owner: Owner) {
+        self.tcp.drop_owner(now, &mut self.ledger, owner);
+        self.udp.drop_owner(&mut self.datagrams, &mut self.ledger, owner);
+        self.pings.drop_owner(owner);
+        self.names.drop_owner(&mut self.datagrams, owner);
+    }
+}
+
+/// The two directions.
+impl Stack {
+    fn ingress(&mut self, now: Nanoseconds, wire: &mut impl Wire) -> usize {
+        for count in 0..BATCH {
+            let mut frame = core::mem::take(&mut self.frame);
+            let length = wire.receive(&mut frame);
+            if let Some(received) = length.and_then(|length| frame.get(..length)) {
+                self.counters.received_packets += 1;
+                self.counters.received_bytes += received.len() as u64;
+                self.accept_frame(now, wire, received);
+            }
+            self.frame = frame;
+            if length.is_none() {
+                return count;
+            }
+        }
+        BATCH
+    }
+
+    fn accept_frame(&mut self, now: Nanoseconds, wire: &mut impl Wire, frame: &[u8]) {
+        let mut port = Port { wire, frame: Some(frame), mtu: self.card.mtu };
+        let kind = classify(frame);
+        if let Kind::Tcp(segment) = &kind
+            && self.tcp.deliver(now, &mut self.interface, &mut self.ledger, &mut port, segment)
+        {
+            return;
+        }
+        let result =
+            self.interface.poll_ingress_single(instant(now), &mut port, &mut self.datagrams);
+        self.datagrams_pending |= result == PollIngressSingleResult::SocketStateChanged;
+        if kind == Kind::Neighbour {
+            self.tcp.neighbour_heard();
+        }
+        if self.addresses.poll(&mut self.interface, &mut self.datagrams) {
+            self.addresses_changed();
+        }
+    }
+
+    fn datagram_egress(&mut self, now: Nanoseconds, wire: &mut impl Wire) {
+        let due = self
+            .interface
+            .poll_at(instant(now), &self.datagrams)
+            .is_some_and(|moment| nanoseconds(moment) <= now);
+        if !due && !self.datagrams_pending {
+            return;
+        }
+        let mut port = Port { wire, frame: None, mtu: self.card.mtu };
+        // Each turn sends one packet of each socket; their queues are short.
+        for _ in 0..BATCH {
+            let result =
+                self.interface.poll_egress(instant(now), &mut port, &mut self.datagrams);
+            if result == PollResult::None {
+                break;
+            }
+        }
+        self.datagrams_pending = !port.wire.can_transmit();
+        if self.addresses.poll(&mut self.interface, &mut self.datagrams) {
+            self.addresses_changed();
+        }
+    }
+
+    fn addresses_changed(&mut self) {
+        self.names.set_servers(&mut self.datagrams, self.addresses.name_servers());
+        self.tcp.addresses_changed();
+    }
+}
+
+/// A group address in place of a card's own is the driver's mistake, and smoltcp would not have it.
+fn unicast(mut mac: [u8; 6]) -> [u8; 6] {
+    mac[0] &= !1;
+    if mac == [0; 6] { [2, 0, 0, 0, 0, 1] } else { mac }
+}
+
+/// The wire of a stack that is being made.
+struct Unplugged;
+
+impl Wire for Unplugged {
+    fn receive(&mut self, _: &mut [u8]) -> Option<usize> {
+        None
+    }
+
+    fn can_transmit(&mut self) -> bool {
+        false
+    }
+
+    fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        fill(&mut vec![0; length])
+    }
+}
+
+/// Bytes of the largest frame that fits a card's packet size.
+pub fn frame_bytes(mtu: usize) -> usize {
+    mtu + ETHERNET_HEADER_BYTES
+}

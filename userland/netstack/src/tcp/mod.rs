@@ -1,0 +1,21 @@
+//! TCP above smoltcp: a table of connections that finds the one a segment belongs to, listeners with
+//! a backlog, timers, and TIME-WAIT without sockets. The protocol itself is smoltcp's.
+
+mod connection;
+mod listener;
+mod reply;
+mod table;
+mod time_wait;
+
+use slotmap::new_key_type;
+
+pub use connection::{End, Phase};
+pub use table::{ConnectError, ListenError, Table};
+pub use time_wait::{TIME_WAIT, TIME_WAIT_RECORDS};
+
+new_key_type! {
+    /// Names a connection; never names another one later.
+    pub struct ConnectionId;
+    /// Names a listener; never names another one later.
+    pub struct ListenerId;
+}

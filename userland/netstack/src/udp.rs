@@ -1,0 +1,179 @@
+//! UDP sockets (RFC 768): a port, and two queues of datagrams.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
+
+use slotmap::{SlotMap, new_key_type};
+use smoltcp::iface::{SocketHandle, SocketSet};
+use smoltcp::socket::udp;
+use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
+
+use crate::client::{Ledger, Owner};
+
+/// Datagrams that each queue of a socket holds.
+const DATAGRAMS: usize = 64;
+/// Bytes that each queue of a socket holds.
+const QUEUE_BYTES: usize = 32 * 1024;
+/// What one socket is charged.
+const SOCKET_BYTES: usize = 2 * QUEUE_BYTES;
+/// First port that sockets bound to port 0 get (RFC 6335, section 6).
+const FIRST_DYNAMIC: u16 = 49152;
+
+new_key_type! {
+    /// Names a UDP socket; never names another one later.
+    pub struct UdpId;
+}
+
+/// Why a UDP operation was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UdpError {
+    /// The port is taken, or none is free.
+    InUse,
+    /// The client holds as much as it may.
+    Limit,
+    /// No socket of this name.
+    NoSocket,
+    /// The address cannot be sent to, or there is none to send from.
+    Unreachable,
+    /// The queue is full.
+    Full,
+    /// More than a datagram can hold.
+    TooLong,
+}
+
+struct Bound {
+    owner: Owner,
+    handle: SocketHandle,
+    port: u16,
+}
+
+/// All UDP sockets.
+#[derive(Default)]
+pub struct UdpSockets {
+    sockets: SlotMap<UdpId, Bound>,
+}
+
+impl UdpSockets {
+    /// Binds a socket to a port, or to a free one for port 0.
+    pub(crate) fn bind(
+        &mut self,
+        set: &mut SocketSet<'static>,
+        ledger: &mut Ledger,
+        owner: Owner,
+        address: Option<IpAddr>,
+        port: u16,
+    ) -> Result<UdpId, UdpError> {
+        let port = self.free_port(port).ok_or(UdpError::InUse)?;
+        if !ledger.charge(owner, SOCKET_BYTES) {
+            return Err(UdpError::Limit);
+        }
+        let mut socket = udp::Socket::new(queue(), queue());
+        let endpoint = IpListenEndpoint { addr: address.map(Into::into), port };
+        if socket.bind(endpoint).is_err() {
+            ledger.refund(owner, SOCKET_BYTES);
+            return Err(UdpError::InUse);
+        }
+        let handle = set.add(socket);
+        Ok(self.sockets.insert(Bound { owner, handle, port }))
+    }
+
+    fn free_port(&self, wanted: u16) -> Option<u16> {
+        let taken = |port: u16| self.sockets.values().any(|bound| bound.port == port);
+        if wanted != 0 {
+            return (!taken(wanted)).then_some(wanted);
+        }
+        (FIRST_DYNAMIC..=u16::MAX).find(|port| !taken(*port))
+    }
+
+    /// The port of a socket.
+    pub fn port(&self, id: UdpId) -> Option<u16> {
+        self.sockets.get(id).map(|bound| bound.port)
+    }
+
+    /// The owner of a socket.
+    pub fn owner(&self, id: UdpId) -> Option<Owner> {
+        self.sockets.get(id).map(|bound| bound.owner)
+    }
+
+    /// Queues a datagram.
+    pub(crate) fn send(
+        &mut self,
+        set: &mut SocketSet<'static>,
+        id: UdpId,
+        remote: SocketAddr,
+        payload: &[u8],
+    ) -> Result<(), UdpError> {
+        let bound = self.sockets.get(id).ok_or(UdpError::NoSocket)?;
+        let socket = set.get_mut::<udp::Socket<'static>>(bound.handle);
+        if payload.len() > socket.payload_send_capacity() {
+            return Err(UdpError::TooLong);
+        }
+        socket.send_slice(payload, IpEndpoint::from(remote)).map_err(|error| match error {
+            udp::SendError::Unaddressable => UdpError::Unreachable,
+            udp::SendError::BufferFull => UdpError::Full,
+        })
+    }
+
+    /// Copies the next received datagram into `buffer`, cut off at its end, and tells how many bytes
+    /// went in and who sent it.
+    pub(crate) fn receive(
+        &mut self,
+        set: &mut SocketSet<'static>,
+        id: UdpId,
+        buffer: &mut [u8],
+    ) -> Option<(usize, SocketAddr)> {
+        let bound = self.sockets.get(id)?;
+        let (payload, from) = set.get_mut::<udp::Socket<'static>>(bound.handle).recv().ok()?;
+        let length = payload.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&payload[..length]);
+        let sender = SocketAddr::new(from.endpoint.addr.into(), from.endpoint.port);
+        Some((length, sender))
+    }
+
+    /// Sockets with something to receive.
+    pub(crate) fn readable(&self, set: &SocketSet<'static>) -> Vec<UdpId> {
+        self.sockets
+            .iter()
+            .filter_map(|(id, bound)| {
+                set.get::<udp::Socket<'static>>(bound.handle).can_recv().then_some(id)
+            })
+            .collect()
+    }
+
+    /// Whether a socket can queue a datagram.
+    pub(crate) fn can_send(&self, set: &SocketSet<'static>, id: UdpId) -> bool {
+        self.sockets
+            .get(id)
+            .is_some_and(|bound| set.get::<udp::Socket<'static>>(bound.handle).can_send())
+    }
+
+    /// Closes a socket.
+    pub(crate) fn close(&mut self, set: &mut SocketSet<'static>, ledger: &mut Ledger, id: UdpId) {
+        if let Some(bound) = self.sockets.remove(id) {
+            set.remove(bound.handle);
+            ledger.refund(bound.owner, SOCKET_BYTES);
+        }
+    }
+
+    /// Closes every socket of a client.
+    pub(crate) fn drop_owner(
+        &mut self,
+        set: &mut SocketSet<'static>,
+        ledger: &mut Ledger,
+        owner: Owner,
+    ) {
+        let gone: Vec<UdpId> = self
+            .sockets
+            .iter()
+            .filter_map(|(id, bound)| (bound.owner == owner).then_some(id))
+            .collect();
+        for id in gone {
+            self.close(set, ledger, id);
+        }
+    }
+}
+
+fn queue() -> udp::PacketBuffer<'static> {
+    udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; DATAGRAMS], vec![0; QUEUE_BYTES])
+}

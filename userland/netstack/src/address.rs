@@ -34,15 +34,20 @@ impl Addresses {
         for gateway in &config.gateways {
             // The table is full with the 17th gateway: those before it hold.
             let _ = match gateway {
-                IpAddr::V4(address) => {
-                    interface.routes_mut().add_default_ipv4_route(*address).is_ok()
-                }
-                IpAddr::V6(address) => {
-                    interface.routes_mut().add_default_ipv6_route(*address).is_ok()
-                }
+                IpAddr::V4(address) => interface
+                    .routes_mut()
+                    .add_default_ipv4_route(*address)
+                    .is_ok(),
+                IpAddr::V6(address) => interface
+                    .routes_mut()
+                    .add_default_ipv6_route(*address)
+                    .is_ok(),
             };
         }
-        Addresses { lease, name_servers: config.name_servers.clone() }
+        Addresses {
+            lease,
+            name_servers: config.name_servers.clone(),
+        }
     }
 
     /// Asks the DHCP client for news; true when this host's addresses changed.

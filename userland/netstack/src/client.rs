@@ -43,7 +43,11 @@ pub struct Ledger {
 impl Ledger {
     /// Empty books with these limits.
     pub fn new(limits: Limits) -> Ledger {
-        Ledger { limits, clients: BTreeMap::new(), bytes: 0 }
+        Ledger {
+            limits,
+            clients: BTreeMap::new(),
+            bytes: 0,
+        }
     }
 
     /// Writes down one more socket with `bytes` of buffers; false, and nothing written, when a limit
@@ -59,7 +63,13 @@ impl Ledger {
         }
         self.bytes += bytes;
         let sockets = holding.sockets + 1;
-        self.clients.insert(owner, Holding { sockets, bytes: holding.bytes + bytes });
+        self.clients.insert(
+            owner,
+            Holding {
+                sockets,
+                bytes: holding.bytes + bytes,
+            },
+        );
         true
     }
 
@@ -78,7 +88,9 @@ impl Ledger {
 
     /// Sockets of one client.
     pub fn sockets(&self, owner: Owner) -> usize {
-        self.clients.get(&owner).map_or(0, |holding| holding.sockets)
+        self.clients
+            .get(&owner)
+            .map_or(0, |holding| holding.sockets)
     }
 
     /// Bytes of socket buffers of all clients.
@@ -93,7 +105,11 @@ mod tests {
 
     #[test]
     fn each_limit_refuses_and_a_refund_makes_room() {
-        let limits = Limits { client_sockets: 2, client_bytes: 100, total_bytes: 150 };
+        let limits = Limits {
+            client_sockets: 2,
+            client_bytes: 100,
+            total_bytes: 150,
+        };
         let mut ledger = Ledger::new(limits);
         assert!(ledger.charge(1, 60));
         assert!(!ledger.charge(1, 60), "bytes of one client");
@@ -103,6 +119,9 @@ mod tests {
         assert!(ledger.charge(2, 90));
         ledger.refund(1, 60);
         assert!(ledger.charge(2, 10));
-        assert_eq!((ledger.sockets(1), ledger.sockets(2), ledger.bytes()), (1, 2, 100));
+        assert_eq!(
+            (ledger.sockets(1), ledger.sockets(2), ledger.bytes()),
+            (1, 2, 100)
+        );
     }
 }

@@ -96,7 +96,10 @@ impl Config {
 
     fn add_address(&mut self, value: &str) -> Result<(), BadArgument> {
         let (address, prefix) = value.split_once('/').ok_or(BadArgument)?;
-        let cidr = Cidr { address: parse(address)?, prefix: parse(prefix)? };
+        let cidr = Cidr {
+            address: parse(address)?,
+            prefix: parse(prefix)?,
+        };
         let widest = if cidr.address.is_ipv4() { 32 } else { 128 };
         let broadcast = IpAddr::from([255, 255, 255, 255]);
         let unicast = !cidr.address.is_unspecified()
@@ -116,7 +119,10 @@ fn parse<T: FromStr>(value: &str) -> Result<T, BadArgument> {
 
 fn in_range(value: &str) -> Result<usize, BadArgument> {
     parse(value).and_then(|bytes| {
-        BUFFER_RANGE.contains(&bytes).then_some(bytes).ok_or(BadArgument)
+        BUFFER_RANGE
+            .contains(&bytes)
+            .then_some(bytes)
+            .ok_or(BadArgument)
     })
 }
 
@@ -132,11 +138,19 @@ mod tests {
     #[test]
     fn a_static_configuration_is_read_and_dhcp_takes_it_back() {
         let mut config = Config::default();
-        for argument in ["ip=10.0.2.15/24", "gw=10.0.2.2", "dns=10.0.2.3", "ip=fec0::5/64"] {
+        for argument in [
+            "ip=10.0.2.15/24",
+            "gw=10.0.2.2",
+            "dns=10.0.2.3",
+            "ip=fec0::5/64",
+        ] {
             assert_eq!(config.apply(argument), Ok(()));
         }
         assert_eq!(config.addresses[0].address, IpAddr::from([10, 0, 2, 15]));
-        assert_eq!((config.addresses[0].prefix, config.addresses[1].prefix), (24, 64));
+        assert_eq!(
+            (config.addresses[0].prefix, config.addresses[1].prefix),
+            (24, 64)
+        );
         assert_eq!(config.gateways, [IpAddr::from([10, 0, 2, 2])]);
         assert_eq!(config.apply("ip=dhcp"), Ok(()));
         assert!(config.is_dynamic());
@@ -146,9 +160,19 @@ mod tests {
     fn bad_arguments_are_refused_and_change_nothing() {
         let mut config = Config::default();
         for argument in [
-            "ip", "ip=", "ip=10.0.2.15", "ip=10.0.2.15/33", "ip=224.0.0.1/24", "ip=0.0.0.0/0",
+            "ip",
+            "ip=",
+            "ip=10.0.2.15",
+            "ip=10.0.2.15/33",
+            "ip=224.0.0.1/24",
+            "ip=0.0.0.0/0",
             "ip=255.255.255.255/8",
-            "gw=10.0.2", "gw=10.0.2.2/24", "mtu=1500", "buffer=1", "buffer=99999999", "sockets=-1",
+            "gw=10.0.2",
+            "gw=10.0.2.2/24",
+            "mtu=1500",
+            "buffer=1",
+            "buffer=99999999",
+            "sockets=-1",
         ] {
             assert_eq!(config.apply(argument), Err(BadArgument), "{argument}");
         }

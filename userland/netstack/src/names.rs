@@ -66,14 +66,22 @@ impl Names {
     /// Adds the resolver's socket to the set.
     pub(crate) fn new(sockets: &mut SocketSet<'static>) -> Names {
         let handle = sockets.add(Socket::new(&[], vec![]));
-        Names { handle, waiting: SlotMap::with_key() }
+        Names {
+            handle,
+            waiting: SlotMap::with_key(),
+        }
     }
 
     /// Says whom to ask.
     pub(crate) fn set_servers(&mut self, sockets: &mut SocketSet<'static>, servers: &[IpAddr]) {
-        let list: Vec<IpAddress> =
-            servers.iter().take(MAX_SERVERS).map(|server| (*server).into()).collect();
-        sockets.get_mut::<Socket<'static>>(self.handle).update_servers(&list);
+        let list: Vec<IpAddress> = servers
+            .iter()
+            .take(MAX_SERVERS)
+            .map(|server| (*server).into())
+            .collect();
+        sockets
+            .get_mut::<Socket<'static>>(self.handle)
+            .update_servers(&list);
     }
 
     /// Asks for the IPv4 addresses of a name.
@@ -100,7 +108,11 @@ impl Names {
                 StartQueryError::InvalidName | StartQueryError::NameTooLong => NameError::Invalid,
             })?;
         let deadline = now.saturating_add(PATIENCE);
-        Ok(self.waiting.insert(Waiting { owner, query, deadline }))
+        Ok(self.waiting.insert(Waiting {
+            owner,
+            query,
+            deadline,
+        }))
     }
 
     /// The next question that ended; to be asked until `None`.
@@ -123,7 +135,11 @@ impl Names {
         });
         let (query, answer) = ended?;
         let owner = self.waiting.remove(query)?.owner;
-        Some(Resolved { query, owner, answer })
+        Some(Resolved {
+            query,
+            owner,
+            answer,
+        })
     }
 
     /// When the first question under way is given up.

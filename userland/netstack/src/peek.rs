@@ -66,7 +66,11 @@ fn ipv4(payload: &[u8]) -> Kind {
     if packet.next_header() != IpProtocol::Tcp || packet.more_frags() || packet.frag_offset() != 0 {
         return Kind::Other;
     }
-    tcp(packet.src_addr().into(), packet.dst_addr().into(), packet.payload())
+    tcp(
+        packet.src_addr().into(),
+        packet.dst_addr().into(),
+        packet.payload(),
+    )
 }
 
 fn ipv6(payload: &[u8]) -> Kind {
@@ -74,9 +78,11 @@ fn ipv6(payload: &[u8]) -> Kind {
         return Kind::Other;
     };
     match packet.next_header() {
-        IpProtocol::Tcp => {
-            tcp(packet.src_addr().into(), packet.dst_addr().into(), packet.payload())
-        }
+        IpProtocol::Tcp => tcp(
+            packet.src_addr().into(),
+            packet.dst_addr().into(),
+            packet.payload(),
+        ),
         IpProtocol::Icmpv6 => Kind::Neighbour,
         _ => Kind::Other,
     }

@@ -84,7 +84,12 @@ impl Pings {
         let mut socket = icmp::Socket::new(buffer(), buffer());
         // A socket that was just made is not open, so binding cannot fail.
         let _ = socket.bind(icmp::Endpoint::Ident(identifier));
-        Pings { handle: sockets.add(socket), identifier, next: 0, waiting: BTreeMap::new() }
+        Pings {
+            handle: sockets.add(socket),
+            identifier,
+            next: 0,
+            waiting: BTreeMap::new(),
+        }
     }
 
     /// Queues a request and gives its sequence number.
@@ -115,7 +120,15 @@ impl Pings {
             .send_slice(&request, target.into())
             .map_err(|_| PingError::Busy)?;
         self.next = self.next.wrapping_add(1);
-        self.waiting.insert(sequence, Waiting { owner, target, sent: now, deadline });
+        self.waiting.insert(
+            sequence,
+            Waiting {
+                owner,
+                target,
+                sent: now,
+                deadline,
+            },
+        );
         Ok(sequence)
     }
 
@@ -135,7 +148,12 @@ impl Pings {
                 seq_no: sequence,
                 data: &payload,
             }
-            .emit(&source, &target, &mut Icmpv6Packet::new_unchecked(&mut bytes), &checksums),
+            .emit(
+                &source,
+                &target,
+                &mut Icmpv6Packet::new_unchecked(&mut bytes),
+                &checksums,
+            ),
             _ => Icmpv4Repr::EchoRequest {
                 ident: self.identifier,
                 seq_no: sequence,
@@ -157,18 +175,35 @@ impl Pings {
             let Some((sequence, bytes)) = answered(payload, from) else {
                 continue;
             };
-            let expected =
-                self.waiting.get(&sequence).is_some_and(|w| w.target == IpAddr::from(from));
+            let expected = self
+                .waiting
+                .get(&sequence)
+                .is_some_and(|w| w.target == IpAddr::from(from));
             if expected && let Some(waiting) = self.waiting.remove(&sequence) {
                 let round_trip = now.saturating_sub(waiting.sent);
-                let answer = Some(Echo { from: waiting.target, bytes, round_trip });
-                return Some(Pinged { sequence, owner: waiting.owner, answer });
+                let answer = Some(Echo {
+                    from: waiting.target,
+                    bytes,
+                    round_trip,
+                });
+                return Some(Pinged {
+                    sequence,
+                    owner: waiting.owner,
+                    answer,
+                });
             }
         }
-        let late = self.waiting.iter().find(|(_, waiting)| waiting.deadline <= now);
+        let late = self
+            .waiting
+            .iter()
+            .find(|(_, waiting)| waiting.deadline <= now);
         let (sequence, owner) = late.map(|(sequence, waiting)| (*sequence, waiting.owner))?;
         self.waiting.remove(&sequence);
-        Some(Pinged { sequence, owner, answer: None })
+        Some(Pinged {
+            sequence,
+            owner,
+            answer: None,
+        })
     }
 
     /// When the first request under way is given up.

@@ -70,7 +70,11 @@ impl Stack {
         let mut settings = smoltcp::iface::Config::new(hardware);
         settings.random_seed = seed;
         let mut nothing = Unplugged;
-        let mut port = Port { wire: &mut nothing, frame: None, mtu: card.mtu };
+        let mut port = Port {
+            wire: &mut nothing,
+            frame: None,
+            mtu: card.mtu,
+        };
         let mut interface = Interface::new(settings, &mut port, instant(now));
         let mut datagrams = SocketSet::new(Vec::new());
         let addresses = Addresses::new(config, &mut interface, &mut datagrams);
@@ -99,18 +103,31 @@ impl Stack {
         let received = self.ingress(now, wire);
         self.tcp.expire(now, &mut self.ledger);
         self.datagram_egress(now, wire);
-        let mut port = Port { wire, frame: None, mtu: self.card.mtu };
-        self.tcp.egress(now, &mut self.interface, &mut self.ledger, &mut port);
+        let mut port = Port {
+            wire,
+            frame: None,
+            mtu: self.card.mtu,
+        };
+        self.tcp
+            .egress(now, &mut self.interface, &mut self.ledger, &mut port);
         received == BATCH || (self.tcp.has_output() && wire.can_transmit())
     }
 
     /// When [`Stack::poll`] has something to do even if nothing arrives; `None`: never.
     pub fn deadline(&mut self, now: Nanoseconds) -> Option<Nanoseconds> {
-        let datagrams = self.interface.poll_at(instant(now), &self.datagrams).map(nanoseconds);
-        [datagrams, self.tcp.deadline(), self.pings.deadline(), self.names.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let datagrams = self
+            .interface
+            .poll_at(instant(now), &self.datagrams)
+            .map(nanoseconds);
+        [
+            datagrams,
+            self.tcp.deadline(),
+            self.pings.deadline(),
+            self.names.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The same stack on a card that came back: the connections go on. Another Ethernet address is
@@ -143,9 +160,9 @@ impl Stack {
     pub fn gateway(&mut self) -> Option<IpAddr> {
         let mut found = None;
         self.interface.routes_mut().update(|routes| {
-            let default = routes
-                .iter()
-                .find(|route| route.cidr.prefix_len() == 0 && matches!(route.cidr, IpCidr::Ipv4(_)));
+            let default = routes.iter().find(|route| {
+                route.cidr.prefix_len() == 0 && matches!(route.cidr, IpCidr::Ipv4(_))
+            });
             found = default.map(|route| route.via_router.into());
         });
         found
@@ -177,7 +194,8 @@ impl Stack {
         owner: Owner,
         remote: SocketAddr,
     ) -> Result<ConnectionId, ConnectError> {
-        self.tcp.connect(&mut self.interface, &mut self.ledger, owner, remote)
+        self.tcp
+            .connect(&mut self.interface, &mut self.ledger, owner, remote)
     }
 
     /// Listens on a TCP port, on one address or on all.
@@ -188,7 +206,8 @@ impl Stack {
         port: u16,
         backlog: usize,
     ) -> Result<ListenerId, ListenError> {
-        self.tcp.listen(&mut self.ledger, owner, address, port, backlog)
+        self.tcp
+            .listen(&mut self.ledger, owner, address, port, backlog)
     }
 
     /// Stops listening.
@@ -207,7 +226,15 @@ impl Stack {
     ) -> Result<u16, PingError> {
         self.datagrams_pending = true;
         let sockets = &mut self.datagrams;
-        self.pings.start(now, &self.interface, sockets, owner, target, bytes, deadline)
+        self.pings.start(
+            now,
+            &self.interface,
+            sockets,
+            owner,
+            target,
+            bytes,
+            deadline,
+        )
     }
 
     /// The next echo request that ended.
@@ -225,7 +252,8 @@ impl Stack {
         self.datagrams_pending = true;
         let servers = self.addresses.name_servers();
         let sockets = &mut self.datagrams;
-        self.names.start(now, &mut self.interface, sockets, owner, name, servers)
+        self.names
+            .start(now, &mut self.interface, sockets, owner, name, servers)
     }
 
     /// The next host name question that ended.
@@ -235,7 +263,8 @@ impl Stack {
 
     /// Binds a UDP socket to a port, 0 for any.
     pub fn bind(&mut self, owner: Owner, port: u16) -> Result<UdpId, UdpError> {
-        self.udp.bind(&mut self.datagrams, &mut self.ledger, owner, None, port)
+        self.udp
+            .bind(&mut self.datagrams, &mut self.ledger, owner, None, port)
     }
 
     /// The UDP sockets, to ask about them.
@@ -281,7 +310,8 @@ impl Stack {
     /// Lets go of all that a client had, because it is gone.
     pub fn drop_owner(&mut self, now: Nanoseconds, owner: Owner) {
         self.tcp.drop_owner(now, &mut self.ledger, owner);
-        self.udp.drop_owner(&mut self.datagrams, &mut self.ledger, owner);
+        self.udp
+            .drop_owner(&mut self.datagrams, &mut self.ledger, owner);
         self.pings.drop_owner(owner);
         self.names.drop_owner(&mut self.datagrams, owner);
     }
@@ -307,20 +337,34 @@ impl Stack {
     }
 
     fn accept_frame(&mut self, now: Nanoseconds, wire: &mut impl Wire, frame: &[u8]) {
-        let mut port = Port { wire, frame: Some(frame), mtu: self.card.mtu };
+        let mut port = Port {
+            wire,
+            frame: Some(frame),
+            mtu: self.card.mtu,
+        };
         let kind = classify(frame);
         if let Kind::Tcp(segment) = &kind
-            && self.tcp.deliver(now, &mut self.interface, &mut self.ledger, &mut port, segment)
+            && self.tcp.deliver(
+                now,
+                &mut self.interface,
+                &mut self.ledger,
+                &mut port,
+                segment,
+            )
         {
             return;
         }
         let result =
-            self.interface.poll_ingress_single(instant(now), &mut port, &mut self.datagrams);
+            self.interface
+                .poll_ingress_single(instant(now), &mut port, &mut self.datagrams);
         self.datagrams_pending |= result == PollIngressSingleResult::SocketStateChanged;
         if kind == Kind::Neighbour {
             self.tcp.neighbour_heard();
         }
-        if self.addresses.poll(&mut self.interface, &mut self.datagrams) {
+        if self
+            .addresses
+            .poll(&mut self.interface, &mut self.datagrams)
+        {
             self.addresses_changed();
         }
     }
@@ -333,23 +377,32 @@ impl Stack {
         if !due && !self.datagrams_pending {
             return;
         }
-        let mut port = Port { wire, frame: None, mtu: self.card.mtu };
+        let mut port = Port {
+            wire,
+            frame: None,
+            mtu: self.card.mtu,
+        };
         // Each turn sends one packet of each socket; their queues are short.
         for _ in 0..BATCH {
-            let result =
-                self.interface.poll_egress(instant(now), &mut port, &mut self.datagrams);
+            let result = self
+                .interface
+                .poll_egress(instant(now), &mut port, &mut self.datagrams);
             if result == PollResult::None {
                 break;
             }
         }
         self.datagrams_pending = !port.wire.can_transmit();
-        if self.addresses.poll(&mut self.interface, &mut self.datagrams) {
+        if self
+            .addresses
+            .poll(&mut self.interface, &mut self.datagrams)
+        {
             self.addresses_changed();
         }
     }
 
     fn addresses_changed(&mut self) {
-        self.names.set_servers(&mut self.datagrams, self.addresses.name_servers());
+        self.names
+            .set_servers(&mut self.datagrams, self.addresses.name_servers());
         self.tcp.addresses_changed();
     }
 }
@@ -357,7 +410,11 @@ impl Stack {
 /// A group address in place of a card's own is the driver's mistake, and smoltcp would not have it.
 fn unicast(mut mac: [u8; 6]) -> [u8; 6] {
     mac[0] &= !1;
-    if mac == [0; 6] { [2, 0, 0, 0, 0, 1] } else { mac }
+    if mac == [0; 6] {
+        [2, 0, 0, 0, 0, 1]
+    } else {
+        mac
+    }
 }
 
 /// The wire of a stack that is being made.

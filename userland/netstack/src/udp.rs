@@ -69,13 +69,20 @@ impl UdpSockets {
             return Err(UdpError::Limit);
         }
         let mut socket = udp::Socket::new(queue(), queue());
-        let endpoint = IpListenEndpoint { addr: address.map(Into::into), port };
+        let endpoint = IpListenEndpoint {
+            addr: address.map(Into::into),
+            port,
+        };
         if socket.bind(endpoint).is_err() {
             ledger.refund(owner, SOCKET_BYTES);
             return Err(UdpError::InUse);
         }
         let handle = set.add(socket);
-        Ok(self.sockets.insert(Bound { owner, handle, port }))
+        Ok(self.sockets.insert(Bound {
+            owner,
+            handle,
+            port,
+        }))
     }
 
     fn free_port(&self, wanted: u16) -> Option<u16> {
@@ -109,10 +116,12 @@ impl UdpSockets {
         if payload.len() > socket.payload_send_capacity() {
             return Err(UdpError::TooLong);
         }
-        socket.send_slice(payload, IpEndpoint::from(remote)).map_err(|error| match error {
-            udp::SendError::Unaddressable => UdpError::Unreachable,
-            udp::SendError::BufferFull => UdpError::Full,
-        })
+        socket
+            .send_slice(payload, IpEndpoint::from(remote))
+            .map_err(|error| match error {
+                udp::SendError::Unaddressable => UdpError::Unreachable,
+                udp::SendError::BufferFull => UdpError::Full,
+            })
     }
 
     /// Copies the next received datagram into `buffer`, cut off at its end, and tells how many bytes
@@ -124,7 +133,10 @@ impl UdpSockets {
         buffer: &mut [u8],
     ) -> Option<(usize, SocketAddr)> {
         let bound = self.sockets.get(id)?;
-        let (payload, from) = set.get_mut::<udp::Socket<'static>>(bound.handle).recv().ok()?;
+        let (payload, from) = set
+            .get_mut::<udp::Socket<'static>>(bound.handle)
+            .recv()
+            .ok()?;
         let length = payload.len().min(buffer.len());
         buffer[..length].copy_from_slice(&payload[..length]);
         let sender = SocketAddr::new(from.endpoint.addr.into(), from.endpoint.port);
@@ -136,7 +148,9 @@ impl UdpSockets {
         self.sockets
             .iter()
             .filter_map(|(id, bound)| {
-                set.get::<udp::Socket<'static>>(bound.handle).can_recv().then_some(id)
+                set.get::<udp::Socket<'static>>(bound.handle)
+                    .can_recv()
+                    .then_some(id)
             })
             .collect()
     }
@@ -175,5 +189,8 @@ impl UdpSockets {
 }
 
 fn queue() -> udp::PacketBuffer<'static> {
-    udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; DATAGRAMS], vec![0; QUEUE_BYTES])
+    udp::PacketBuffer::new(
+        vec![udp::PacketMetadata::EMPTY; DATAGRAMS],
+        vec![0; QUEUE_BYTES],
+    )
 }

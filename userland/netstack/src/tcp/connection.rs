@@ -169,7 +169,11 @@ impl Connection {
             return Some(End::Aborted);
         }
         if self.reset_by_peer {
-            return Some(if self.established { End::Reset } else { End::Refused });
+            return Some(if self.established {
+                End::Reset
+            } else {
+                End::Refused
+            });
         }
         // Both sides have closed; the application may not have read all of it yet.
         let orderly = state == State::TimeWait

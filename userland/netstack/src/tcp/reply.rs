@@ -3,8 +3,7 @@
 
 use smoltcp::phy::{Checksum, ChecksumCapabilities};
 use smoltcp::wire::{
-    EthernetFrame, IpAddress, IpProtocol, IpRepr, TCP_HEADER_LEN, TcpControl, TcpRepr,
-    TcpSeqNumber,
+    EthernetFrame, IpAddress, IpProtocol, IpRepr, TCP_HEADER_LEN, TcpControl, TcpRepr, TcpSeqNumber,
 };
 
 use crate::peek::Segment;
@@ -19,8 +18,10 @@ pub(super) fn acknowledge(wire: &mut impl Wire, frame: &[u8], segment: &Segment,
     let Ok(received) = EthernetFrame::new_checked(frame) else {
         return;
     };
-    let (source, destination) =
-        (IpAddress::from(segment.flow.local.ip()), IpAddress::from(segment.flow.remote.ip()));
+    let (source, destination) = (
+        IpAddress::from(segment.flow.local.ip()),
+        IpAddress::from(segment.flow.remote.ip()),
+    );
     let tcp = TcpRepr {
         src_port: segment.flow.local.port(),
         dst_port: segment.flow.remote.port(),

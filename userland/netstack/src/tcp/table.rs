@@ -138,12 +138,16 @@ impl Table {
             .map(IpAddr::from)
             .filter(|address| !address.is_unspecified())
             .ok_or(ConnectError::Unreachable)?;
-        let flow = self.free_flow(address, remote).ok_or(ConnectError::NoPort)?;
+        let flow = self
+            .free_flow(address, remote)
+            .ok_or(ConnectError::NoPort)?;
         if !ledger.charge(owner, self.connection_bytes()) {
             return Err(ConnectError::Limit);
         }
         let mut slot = self.take_slot();
-        let begun = slot.renew().connect(interface.context(), flow.remote, flow.local);
+        let begun = slot
+            .renew()
+            .connect(interface.context(), flow.remote, flow.local);
         if begun.is_err() {
             self.spare.push(slot);
             ledger.refund(owner, self.connection_bytes());
@@ -177,7 +181,14 @@ impl Table {
             return Err(ListenError::Limit);
         }
         let queue = VecDeque::new();
-        Ok(self.listeners.insert(Listener { owner, address, port, backlog, opening: 0, queue }))
+        Ok(self.listeners.insert(Listener {
+            owner,
+            address,
+            port,
+            backlog,
+            opening: 0,
+            queue,
+        }))
     }
 
     /// The open connection that waited longest at a listener.
@@ -189,7 +200,9 @@ impl Table {
 
     /// Whether [`Table::accept`] has a connection to give.
     pub fn can_accept(&self, listener: ListenerId) -> bool {
-        self.listeners.get(listener).is_some_and(|listener| !listener.queue.is_empty())
+        self.listeners
+            .get(listener)
+            .is_some_and(|listener| !listener.queue.is_empty())
     }
 
     /// Stops listening; connections that nobody accepted are reset.
@@ -220,7 +233,9 @@ impl Table {
 
     /// The listener at which a connection waits to be accepted.
     pub fn waits_at(&self, id: ConnectionId) -> Option<ListenerId> {
-        self.connections.get(id).and_then(|connection| connection.listener)
+        self.connections
+            .get(id)
+            .and_then(|connection| connection.listener)
     }
 
     /// A connection's two ends.
@@ -290,19 +305,23 @@ impl Table {
 
     /// Whether there are received bytes to take.
     pub fn can_receive(&self, id: ConnectionId) -> bool {
-        self.connections.get(id).is_some_and(|connection| connection.slot.socket().can_recv())
+        self.connections
+            .get(id)
+            .is_some_and(|connection| connection.slot.socket().can_recv())
     }
 
     /// Whether the peer will send no more and all it sent was taken.
     pub fn receive_finished(&self, id: ConnectionId) -> bool {
-        self.connections.get(id).is_none_or(|connection| {
-            connection.established && !connection.slot.socket().may_recv()
-        })
+        self.connections
+            .get(id)
+            .is_none_or(|connection| connection.established && !connection.slot.socket().may_recv())
     }
 
     /// Whether there is room in the send buffer.
     pub fn can_send(&self, id: ConnectionId) -> bool {
-        self.connections.get(id).is_some_and(|connection| connection.slot.socket().can_send())
+        self.connections
+            .get(id)
+            .is_some_and(|connection| connection.slot.socket().can_send())
     }
 
     /// Closes the sending half, once all in the buffer is sent (RFC 9293, section 3.6).
@@ -324,7 +343,10 @@ impl Table {
             return self.abort(now, id);
         }
         connection.orphan = true;
-        connection.drop_at = Some(now.saturating_add(LINGER));
+        // A socket that is closed already owes a reset at most.
+        let closed = connection.slot.socket().state() == State::Closed;
+        let linger = if closed { ABORT_LINGER } else { LINGER };
+        connection.drop_at = Some(now.saturating_add(linger));
         connection.slot.socket_mut().close();
         self.mark_dirty(id);
     }
@@ -520,8 +542,10 @@ impl Table {
         if !segment.syn || segment.ack || segment.rst {
             return Admission::Nobody;
         }
-        let found =
-            self.listeners.iter_mut().find(|(_, listener)| listener.covers(segment.flow.local));
+        let found = self
+            .listeners
+            .iter_mut()
+            .find(|(_, listener)| listener.covers(segment.flow.local));
         let Some((listener_id, listener)) = found else {
             return Admission::Nobody;
         };
@@ -564,7 +588,9 @@ impl Table {
         }
         let before = connection.phase();
         if connection.note_state()
-            && let Some(listener) = connection.listener.and_then(|at| self.listeners.get_mut(at))
+            && let Some(listener) = connection
+                .listener
+                .and_then(|at| self.listeners.get_mut(at))
         {
             listener.opening -= 1;
             listener.queue.push_back(id);
@@ -582,7 +608,10 @@ impl Table {
         let Some(mut connection) = self.connections.remove(id) else {
             return;
         };
-        if let Some(listener) = connection.listener.and_then(|at| self.listeners.get_mut(at)) {
+        if let Some(listener) = connection
+            .listener
+            .and_then(|at| self.listeners.get_mut(at))
+        {
             if connection.established {
                 listener.queue.retain(|queued| *queued != id);
             } else {
@@ -593,7 +622,8 @@ impl Table {
             self.timers.remove(&(moment, id));
         }
         if connection.slot.socket().state() == State::TimeWait {
-            self.time_wait.insert(now, connection.flow, connection.peer_next);
+            self.time_wait
+                .insert(now, connection.flow, connection.peer_next);
         }
         self.flows.remove(&connection.flow);
         ledger.refund(connection.owner, 2 * self.buffer_bytes);
@@ -611,7 +641,9 @@ impl Table {
     }
 
     fn take_slot(&mut self) -> Slot {
-        self.spare.pop().unwrap_or_else(|| Slot::new(self.buffer_bytes))
+        self.spare
+            .pop()
+            .unwrap_or_else(|| Slot::new(self.buffer_bytes))
     }
 
     /// A pair of ends that no connection uses and none in TIME-WAIT remembers.

@@ -84,12 +84,20 @@ impl TimeWait {
         // Anything else that occupies sequence space was sent by a peer that missed our last ACK
         // (RFC 9293, section 3.10.7.4, first and eighth check).
         let occupies = segment.end != segment.sequence || segment.syn;
-        Some(if occupies { Verdict::Acknowledge } else { Verdict::Drop })
+        Some(if occupies {
+            Verdict::Acknowledge
+        } else {
+            Verdict::Drop
+        })
     }
 
     /// Forgets what has waited long enough.
     pub(crate) fn expire(&mut self, now: Nanoseconds) {
-        while self.order.front().is_some_and(|(expires, _)| *expires <= now) {
+        while self
+            .order
+            .front()
+            .is_some_and(|(expires, _)| *expires <= now)
+        {
             self.drop_oldest();
         }
     }
@@ -104,7 +112,11 @@ impl TimeWait {
             return;
         };
         // The same pair of ends may have been reopened, and wait again since.
-        if self.records.get(&flow).is_some_and(|record| record.expires == expires) {
+        if self
+            .records
+            .get(&flow)
+            .is_some_and(|record| record.expires == expires)
+        {
             self.records.remove(&flow);
         }
     }
@@ -133,12 +145,19 @@ mod tests {
     #[test]
     fn a_late_fin_is_acknowledged_and_a_bare_ack_or_reset_is_not() {
         let mut table = TimeWait::default();
-        let fin = Segment { fin: true, end: 100, ..segment(1, 99) };
+        let fin = Segment {
+            fin: true,
+            end: 100,
+            ..segment(1, 99)
+        };
         assert_eq!(table.judge(&fin), None);
         table.insert(0, fin.flow, 100);
         assert_eq!(table.judge(&fin), Some(Verdict::Acknowledge));
         assert_eq!(table.judge(&segment(1, 100)), Some(Verdict::Drop));
-        let reset = Segment { rst: true, ..segment(1, 100) };
+        let reset = Segment {
+            rst: true,
+            ..segment(1, 100)
+        };
         assert_eq!(table.judge(&reset), Some(Verdict::Drop));
         assert!(table.holds(&fin.flow));
     }
@@ -146,9 +165,17 @@ mod tests {
     #[test]
     fn only_a_syn_beyond_the_old_connection_reopens_it_across_the_wrap() {
         let mut table = TimeWait::default();
-        let syn = Segment { syn: true, ack: false, ..segment(1, 5) };
+        let syn = Segment {
+            syn: true,
+            ack: false,
+            ..segment(1, 5)
+        };
         table.insert(0, syn.flow, u32::MAX - 5);
-        let old = Segment { sequence: u32::MAX - 6, end: u32::MAX - 6, ..syn };
+        let old = Segment {
+            sequence: u32::MAX - 6,
+            end: u32::MAX - 6,
+            ..syn
+        };
         assert_eq!(table.judge(&old), Some(Verdict::Acknowledge));
         assert_eq!(table.judge(&syn), Some(Verdict::Reopen));
         assert!(!table.holds(&syn.flow));
@@ -172,7 +199,11 @@ mod tests {
     #[test]
     fn a_reopened_pair_is_not_forgotten_with_its_first_record() {
         let mut table = TimeWait::default();
-        let syn = Segment { syn: true, ack: false, ..segment(1, 5) };
+        let syn = Segment {
+            syn: true,
+            ack: false,
+            ..segment(1, 5)
+        };
         table.insert(0, syn.flow, 5);
         assert_eq!(table.judge(&syn), Some(Verdict::Reopen));
         table.insert(10, syn.flow, 9);

@@ -1,0 +1,5 @@
+//! The network stack on the host: against itself, against small fake servers, and against a driver
+//! and a wire that mean harm.
+
+mod common;
+mod tcp;

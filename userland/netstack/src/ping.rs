@@ -34,6 +34,19 @@ pub enum PingError {
     Busy,
 }
 
+/// What to send, and for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Who asked.
+    pub owner: Owner,
+    /// Whom to ask.
+    pub target: IpAddr,
+    /// Bytes that the request carries.
+    pub bytes: usize,
+    /// When to give up.
+    pub deadline: Nanoseconds,
+}
+
 /// The end of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pinged {
@@ -98,11 +111,14 @@ impl Pings {
         now: Nanoseconds,
         interface: &Interface,
         sockets: &mut SocketSet<'static>,
-        owner: Owner,
-        target: IpAddr,
-        bytes: usize,
-        deadline: Nanoseconds,
+        request: Request,
     ) -> Result<u16, PingError> {
+        let Request {
+            owner,
+            target,
+            bytes,
+            deadline,
+        } = request;
         if target.is_unspecified() {
             return Err(PingError::Unreachable);
         }
@@ -114,10 +130,10 @@ impl Pings {
             return Err(PingError::Busy);
         }
         let sequence = self.next;
-        let request = self.request(source, target.into(), sequence, bytes);
+        let packet = self.packet(source, target.into(), sequence, bytes);
         sockets
             .get_mut::<icmp::Socket<'static>>(self.handle)
-            .send_slice(&request, target.into())
+            .send_slice(&packet, target.into())
             .map_err(|_| PingError::Busy)?;
         self.next = self.next.wrapping_add(1);
         self.waiting.insert(
@@ -132,7 +148,7 @@ impl Pings {
         Ok(sequence)
     }
 
-    fn request(
+    fn packet(
         &self,
         source: IpAddress,
         target: IpAddress,

@@ -16,7 +16,7 @@ use crate::client::{Ledger, Owner};
 use crate::config::{Cidr, Config};
 use crate::names::{NameError, Names, QueryId, Resolved};
 use crate::peek::{Kind, classify};
-use crate::ping::{PingError, Pinged, Pings};
+use crate::ping::{PingError, Pinged, Pings, Request};
 use crate::tcp::{ConnectError, ConnectionId, ListenError, ListenerId, Table};
 use crate::time::{Nanoseconds, instant, nanoseconds};
 use crate::udp::{UdpError, UdpId, UdpSockets};
@@ -215,26 +215,11 @@ impl Stack {
         self.tcp.close_listener(now, &mut self.ledger, id);
     }
 
-    /// Sends an echo request with `bytes` of payload; [`Stack::next_pinged`] tells how it ended.
-    pub fn ping(
-        &mut self,
-        now: Nanoseconds,
-        owner: Owner,
-        target: IpAddr,
-        bytes: usize,
-        deadline: Nanoseconds,
-    ) -> Result<u16, PingError> {
+    /// Sends an echo request; [`Stack::next_pinged`] tells how it ended.
+    pub fn ping(&mut self, now: Nanoseconds, request: Request) -> Result<u16, PingError> {
         self.datagrams_pending = true;
-        let sockets = &mut self.datagrams;
-        self.pings.start(
-            now,
-            &self.interface,
-            sockets,
-            owner,
-            target,
-            bytes,
-            deadline,
-        )
+        self.pings
+            .start(now, &self.interface, &mut self.datagrams, request)
     }
 
     /// The next echo request that ended.

@@ -2,4 +2,6 @@
 //! and a wire that mean harm.
 
 mod common;
+mod datagrams;
+mod hostile;
 mod tcp;

@@ -89,18 +89,22 @@ interface! {
     /// Arguments: `geometry`; `bits` what the driver signals on `bell`. Handles: `pool` contiguous
     /// memory of the packets; `rings` memory with the four packet rings one after another, each
     /// `ring::packet_ring_bytes(ring_entries)` long, initialised by the network stack; `bell` the
-    /// network stack's notification. Result: what the card is; `doorbell` the driver's
+    /// network stack's notification; `lifeline` a badged send right of the network stack's own
+    /// endpoint, which the driver keeps as long as the session and never uses: when the driver dies,
+    /// the kernel closes it and tells the network stack so. Result: what the card is; `doorbell` the driver's
     /// notification. Errors: Busy (another session is attached), OutOfRange, DeviceFailed, Kernel.
     /// Cost: one call, three mappings and the device's reset.
     ///
     /// A network stack that corrupts a ring is detached and its session ended. A descriptor out of
     /// the pool is counted in `refused_descriptors` and not used.
     ///
-    /// Example: `let (card, doorbell) = device.attach(deadline, geometry, 1, pool, rings, bell)?;`
+    /// Example: `let (card, doorbell) = device.attach(deadline, geometry, 1, pool, rings, bell,
+    /// lifeline)?;`
     1 fn attach(geometry: Geometry, bits: u64) [
         pool: copied(Rights::ALL),
         rings: copied(Rights::READ | Rights::WRITE),
         bell: copied(Rights::SIGNAL),
+        lifeline: moved(Rights::SEND),
     ] -> Attached [doorbell: copied(Rights::SIGNAL)];
 
     /// Stops the card and lets pool and rings go.

@@ -181,15 +181,19 @@ interface! {
     ///
     /// Arguments: `entries` a power of two from 16 to 1,024; `bits` what the server signals on
     /// `bell`. Handles: `events` memory of `ring::packet_ring_bytes(entries)`, a packet ring whose
-    /// descriptors are [`Event`]s, initialised by the client; `bell` the client's notification.
+    /// descriptors are [`Event`]s, initialised by the client; `bell` the client's notification;
+    /// `lifeline` a badged send right of an endpoint of the client's, which the server keeps as long
+    /// as the session and never uses: when the server dies, the kernel closes it and tells the client
+    /// so.
     /// Result: the bits to signal on `doorbell` when a ring asks for it. Errors: AlreadyAttached,
     /// OutOfRange, Kernel. Cost: one call and one mapping. A client that corrupts a ring loses that
     /// socket or, for this ring, its session.
     ///
-    /// Example: `let (bits, doorbell) = network.attach(deadline, 64, 1, events, bell)?;`
+    /// Example: `let (bits, doorbell) = network.attach(deadline, 64, 1, events, bell, lifeline)?;`
     2 fn attach(entries: u32, bits: u64) [
         events: copied(Rights::READ | Rights::WRITE),
         bell: copied(Rights::SIGNAL),
+        lifeline: moved(Rights::SEND),
     ] -> u64 [doorbell: copied(Rights::SIGNAL)];
 
     /// Waits for TCP connections to a port.

@@ -110,6 +110,8 @@ pub enum Grant<'a> {
     Log,
     /// Holds Trace.
     Trace,
+    /// Makes tasks out of its own quota.
+    TaskCreate,
 }
 
 /// One argument of a task's program.

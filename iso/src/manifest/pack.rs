@@ -84,6 +84,7 @@ fn grants(task: &Task) -> Vec<packed::Grant<'_>> {
         Authority::SystemInspect => packed::Grant::SystemInspect,
         Authority::Trace => packed::Grant::Trace,
         Authority::Log => packed::Grant::Log,
+        Authority::TaskCreate => packed::Grant::TaskCreate,
     }));
     grants
 }

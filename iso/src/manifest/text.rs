@@ -94,6 +94,8 @@ pub enum Authority {
     Trace,
     /// Writing to the kernel's log.
     Log,
+    /// Making tasks out of the own quota.
+    TaskCreate,
 }
 
 /// An amount of memory, written as `"64 KiB"`, `"2 MiB"`, `"1 GiB"` or a number of bytes in quotes.

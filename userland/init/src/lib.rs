@@ -7,9 +7,12 @@
 extern crate alloc;
 
 pub mod archive;
+pub mod authority;
 pub mod back_off;
 pub mod backtrace;
 pub mod badge;
+pub mod heartbeat;
+pub mod journal;
 pub mod place;
 pub mod program;
 pub mod report;

@@ -1,17 +1,13 @@
-//! Where init puts the parts of a new task: program, heap, Startup page and stack. The regions are
-//! far apart, so that none can run into another.
+//! Where a program may lie, and what a task's memory is made of. The other regions of a task are
+//! `ipc::startup`'s.
 
 use ipc::layout::PAGE_BYTES;
+use ipc::manifest::Task;
+
+use crate::program::Program;
 
 /// End (exclusive) of programs, which are linked into the bottom two gigabytes.
 pub const PROGRAM_END: u64 = 0x8000_0000;
-/// The heap.
-pub const HEAP: u64 = 0x2000_0000_0000;
-/// The Startup page.
-pub const STARTUP: u64 = 0x6fff_0000_0000;
-/// End (exclusive) of the first thread's stack. Nothing is mapped for a long way below it: that is
-/// its guard.
-pub const STACK_END: u64 = 0x6fff_f000_0000;
 
 /// Whole pages that hold this many bytes; `None` if that is no sensible length.
 pub const fn pages(bytes: u64) -> Option<u64> {
@@ -21,6 +17,18 @@ pub const fn pages(bytes: u64) -> Option<u64> {
         return None;
     }
     Some(bytes.next_multiple_of(PAGE_BYTES))
+}
+
+/// What is left of a task's memory for its own quota, when program, stack and heap, which init's
+/// quota pays for, are taken off. 0 if nothing is.
+pub fn quota(task: &Task<'_>, program: &Program<'_>) -> u64 {
+    let segments: u64 = program.segments.iter().map(|segment| segment.bytes).sum();
+    task.memory
+        .saturating_sub(segments)
+        .saturating_sub(task.stack)
+        .saturating_sub(task.heap)
+        / PAGE_BYTES
+        * PAGE_BYTES
 }
 
 #[cfg(test)]

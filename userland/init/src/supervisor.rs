@@ -51,21 +51,10 @@ pub enum State<'a> {
         /// Why it dies.
         cause: Cause<'a>,
     },
-    /// It will not live again.
-    Gone,
-}
-
-impl State<'_> {
-    /// One word for a person.
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Self::Waiting { .. } => "waiting",
-            Self::Starting => "starting",
-            Self::Running { .. } => "running",
-            Self::Ending { .. } => "ending",
-            Self::Gone => "gone",
-        }
-    }
+    /// It died, and the manifest says that it stays away.
+    Ended,
+    /// It will not live again, because it failed too often or can never live.
+    GivenUp,
 }
 
 /// One task of the manifest.
@@ -265,7 +254,10 @@ impl<'a> Supervisor<'a> {
         };
         self.actions.push_back(Action::Report(report));
         if !matches!(report, Report::Restart { .. }) {
-            self.entries[task].state = State::Gone;
+            self.entries[task].state = match report {
+                Report::Gone { .. } => State::Ended,
+                _ => State::GivenUp,
+            };
             self.actions.push_back(Action::GiveUp(task));
         }
         self.end_companions(name);

@@ -151,6 +151,7 @@ macro_rules! interface {
 
             $(
                 $(#[doc = $op_doc])+
+                #[allow(clippy::too_many_arguments, reason = "as many as the declaration has")]
                 pub fn $op(
                     &self,
                     deadline: $crate::client::Deadline,
@@ -187,6 +188,7 @@ macro_rules! interface {
         pub trait $server {
             $(
                 $(#[doc = $op_doc])+
+                #[allow(clippy::too_many_arguments, reason = "as many as the declaration has")]
                 fn $op(
                     &mut self,
                     caller: &mut $crate::server::Caller<'_>,

@@ -7,6 +7,8 @@
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 
+pub mod archive;
+pub mod elf;
 pub mod frames;
 pub mod page_table;
 pub mod platform;

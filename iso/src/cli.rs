@@ -32,6 +32,10 @@ pub enum Command {
     Build(BuildOptions),
     /// Make the files that boot, and say where they are
     Image(ImageOptions),
+    /// Measure the source, folder by folder, and what boots
+    Sizes(SizesOptions),
+    /// Say which functions and source lines belong to addresses that the guest printed
+    Symbolize(SymbolizeOptions),
     /// Run clippy on everything that is built for the bare machine
     Clippy,
 }
@@ -47,6 +51,25 @@ pub struct BuildOptions {
     /// Features of the kernel, separated by commas
     #[arg(long, value_delimiter = ',')]
     pub features: Vec<String>,
+}
+
+/// Options of `sizes`.
+#[derive(Debug, Args)]
+pub struct SizesOptions {
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `symbolize`.
+#[derive(Debug, Args)]
+pub struct SymbolizeOptions {
+    /// Addresses, in hexadecimal
+    #[arg(required = true, value_name = "ADDRESS")]
+    pub addresses: Vec<String>,
+    /// Which image printed them: a folder of target/uzura
+    #[arg(long, default_value = "system")]
+    pub image: String,
 }
 
 /// Options of `image`.

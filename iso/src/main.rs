@@ -24,6 +24,10 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(options) => iso::run::run(&options),
         Command::Build(options) => iso::build::command(&options).map(|()| ExitCode::SUCCESS),
         Command::Image(options) => iso::image::command(&options).map(|()| ExitCode::SUCCESS),
+        Command::Sizes(options) => iso::sizes::command(&options).map(|()| ExitCode::SUCCESS),
+        Command::Symbolize(options) => {
+            iso::symbolize::command(&options).map(|()| ExitCode::SUCCESS)
+        }
         Command::Clippy => iso::build::clippy().map(|()| ExitCode::SUCCESS),
     }
 }

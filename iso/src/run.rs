@@ -1,6 +1,7 @@
 //! `cargo run -- run`: builds, starts QEMU with the console on the terminal, and waits for its end.
 //! What is built and what QEMU is told are `build`'s and `qemu`'s.
 
+use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use rustix::termios;
 use crate::build::Builder;
 use crate::cli::{Boot, Net, Nic, RunOptions, Serial};
 use crate::forward::{self, Forward};
-use crate::image::{self, Recipe};
+use crate::image::{self, Image, Recipe};
 use crate::qemu::{self, Medium};
 use crate::{grub, packages, process, say};
 
@@ -22,7 +23,14 @@ pub fn run(options: &RunOptions) -> Result<ExitCode> {
     options.check()?;
     let builder = Builder::new()?;
     packages::need(qemu::PROGRAM, &[qemu::PACKAGE])?;
-    let medium = medium(&builder, options)?;
+    let image = image(&builder, options)?;
+    let medium = match options.boot {
+        Boot::Kernel => Medium::Files {
+            kernel: image.kernel.clone(),
+            archive: image.archive.clone(),
+        },
+        Boot::Iso | Boot::Disk => Medium::Iso(grub::iso(&image, &options.append)?),
+    };
     let forwards = forwards(options)?;
     let gdb = if options.gdb {
         Some(Forward::local(1234, 0).free()?.host.port())
@@ -30,6 +38,9 @@ pub fn run(options: &RunOptions) -> Result<ExitCode> {
         None
     };
     announce(options, &forwards);
+    if let Some(port) = gdb {
+        explain_gdb(port, &image.symbols);
+    }
     let mut command = qemu::command(options, &medium, &forwards, gdb);
     if options.headless {
         command.stdin(Stdio::null());
@@ -50,25 +61,20 @@ pub fn run(options: &RunOptions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds what is to be booted and puts it on its medium.
-fn medium(builder: &Builder, options: &RunOptions) -> Result<Medium> {
+/// Builds what is to be booted.
+fn image(builder: &Builder, options: &RunOptions) -> Result<Image> {
     let manifest = options
         .manifest
         .clone()
         .unwrap_or_else(|| builder.workspace.root.join(image::SYSTEM));
     let manifest = (!options.no_archive).then_some(manifest.as_path());
-    let recipe = Recipe {
-        manifest,
-        ..Recipe::system(options.profile)
-    };
-    let image = image::assemble(builder, &recipe)?;
-    match options.boot {
-        Boot::Kernel => Ok(Medium::Files {
-            kernel: image.kernel,
-            archive: image.archive,
-        }),
-        Boot::Iso | Boot::Disk => Ok(Medium::Iso(grub::iso(&image, &options.append)?)),
-    }
+    image::assemble(
+        builder,
+        &Recipe {
+            manifest,
+            ..Recipe::system(options.profile)
+        },
+    )
 }
 
 /// The ports to forward, each replaced if it is taken.
@@ -106,6 +112,18 @@ fn announce(options: &RunOptions, forwards: &[Forward]) {
             path.display()
         )),
     }
+}
+
+/// Says how a debugger is attached. Nothing is mapped yet when it attaches, so breakpoints have to be
+/// the processor's own, `hbreak`.
+fn explain_gdb(port: u16, symbols: &Path) {
+    let folder = symbols.display();
+    say::progress(&format!(
+        "waiting for: gdb {folder}/kernel -ex 'target remote 127.0.0.1:{port}'"
+    ));
+    say::progress(&format!(
+        "then: add-symbol-file {folder}/web  (or another task), hbreak FUNCTION, continue"
+    ));
 }
 
 /// The terminal's settings, put back when this is dropped: a QEMU that is killed leaves the terminal

@@ -297,6 +297,7 @@ mod tests {
             change(|data| data.3 = 0x1f_f000),
             Some(ProgramError::Overlap)
         );
+        assert_eq!(change(|data| data.3 = 0x1f_e000), None);
         assert_eq!(change(|data| data.3 = 0xf000), range);
         assert_eq!(change(|data| data.3 = u64::MAX), range);
         assert_eq!(change(|data| data.3 = 0xffff_8000_0000_0000), range);

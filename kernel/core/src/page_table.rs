@@ -179,7 +179,8 @@ pub enum Scan {
 }
 
 /// Looks for mapped pages in `start .. end`, both multiples of 4 KiB, with at most `budget` walks.
-/// A walk covers 4 KiB, or all that an absent table would cover.
+/// A walk covers 4 KiB, or all that an absent table would cover. Only the user half is looked at;
+/// [`map`] refuses the rest.
 pub fn is_free<P: Platform>(
     platform: &P,
     root: Frame,
@@ -612,9 +613,21 @@ mod tests {
         space
             .map(layout::USER_END - 0x40_0000, 0x200, PageSize::Large)
             .unwrap();
-        // Kernel addresses are not looked up, though the root has entries for them.
-        assert_eq!(space.translate(u64::MAX), None);
-        assert_eq!(unmap(space.machine, ROOT, 0xffff_ff80_0000_0000), None);
+    }
+
+    #[test]
+    fn addresses_above_the_user_half_lead_nowhere() {
+        let mut space = Space::new();
+        let below_kernel_half = Frame::from_address(crate::fake::KERNEL_HALF).unwrap();
+        space.machine.words(below_kernel_half)[0].store(PRESENT | LARGE, Ordering::SeqCst);
+        let kernel = 0xffff_ff80_0000_0000;
+        assert_eq!(walk(space.machine, ROOT, kernel).1, 3);
+        space.map(ADDRESS, 1, PageSize::Small).unwrap();
+        for address in [kernel, ADDRESS + (1 << 48), super::USER_HALF_END, u64::MAX] {
+            assert_eq!(space.translate(address), None, "{address:#x}");
+            assert_eq!(unmap(space.machine, ROOT, address), None, "{address:#x}");
+        }
+        assert!(space.translate(ADDRESS).is_some());
     }
 
     #[test]

@@ -241,6 +241,10 @@ mod tests {
         let (records, taken) = read(ring, 5);
         assert_eq!((records.len(), taken.lost), (1, 1));
         assert_eq!(records[0][1], 1);
+        // And record 2 is not record 0, when the reader comes late to the slot.
+        ring.record(2, Kind::Kick, 1, 0);
+        assert_eq!(ring.take(0), None);
+        assert!(ring.take(2).is_some());
     }
 
     #[test]

@@ -245,7 +245,7 @@ fn envelope(client: EthernetAddress, dhcp: &DhcpRepr<'_>) -> Vec<u8> {
         &SERVER.into(),
         &Ipv4Address::BROADCAST.into(),
         dhcp.buffer_len(),
-        |payload| dhcp.emit(&mut DhcpPacket::new_unchecked(payload)).unwrap(),
+        |payload| dhcp.emit(&mut DhcpPacket::new_unchecked(payload)).expect("fits"),
         &checksums,
     );
     bytes

@@ -2,6 +2,7 @@
 
 use super::{interface, service_errors};
 use crate::Rights;
+use crate::ring::Descriptor;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
@@ -158,7 +159,7 @@ pub struct PingReply {
     pub from: IpAddr,
     /// Bytes of payload that came back.
     pub bytes: u16,
-    /// Time to live of the answer.
+    /// Time to live of the answer, 0 where it is not known.
     pub hop_limit: u8,
     /// Round-trip time in nanoseconds.
     pub time_ns: u64,
@@ -292,13 +293,25 @@ interface! {
     13 later Resolve fn resolve(host: &str) -> Addresses;
 }
 
-/// One entry of the event ring.
+/// One entry of the event ring: the socket is the descriptor's offset, the bits its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The socket.
     pub socket: Socket,
     /// The `READY_` bits that came to hold.
     pub ready: u32,
+}
+
+impl From<Event> for Descriptor {
+    fn from(event: Event) -> Descriptor {
+        Descriptor { offset: event.socket.0, length: event.ready, flags: 0 }
+    }
+}
+
+impl From<Descriptor> for Event {
+    fn from(descriptor: Descriptor) -> Event {
+        Event { socket: Socket(descriptor.offset), ready: descriptor.length }
+    }
 }
 
 service_errors! {

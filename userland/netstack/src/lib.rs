@@ -12,6 +12,7 @@ mod address;
 pub mod client;
 pub mod config;
 pub mod names;
+pub mod packets;
 mod peek;
 pub mod ping;
 pub mod stack;

@@ -41,7 +41,10 @@ impl Shape {
     pub fn new(buffers: u32, mtu: usize) -> Shape {
         let frame = u32::try_from(crate::stack::frame_bytes(mtu)).unwrap_or(u32::MAX / 2);
         let buffer_bytes = (frame + HEADROOM).next_multiple_of(SMALL_BUFFER);
-        Shape { buffers, buffer_bytes }
+        Shape {
+            buffers,
+            buffer_bytes,
+        }
     }
 
     /// Bytes of the pool.
@@ -122,7 +125,10 @@ impl<M: SharedMemory + Clone> Packets<M> {
             return Err(RingError::Geometry);
         }
         let rings = make_rings(shape, &ring_memory)?;
-        let pool = Pool { buffers: 2 * shape.buffers, buffer_bytes: shape.buffer_bytes };
+        let pool = Pool {
+            buffers: 2 * shape.buffers,
+            buffer_bytes: shape.buffer_bytes,
+        };
         let mut packets = Packets {
             shape,
             pool,
@@ -152,7 +158,8 @@ impl<M: SharedMemory + Clone> Packets<M> {
 
     fn refill(&mut self) -> Result<(), RingError> {
         self.free.clear();
-        self.free.extend((self.shape.buffers..2 * self.shape.buffers).rev());
+        self.free
+            .extend((self.shape.buffers..2 * self.shape.buffers).rev());
         for buffer in 0..self.shape.buffers {
             self.offer(buffer)?;
         }
@@ -186,13 +193,22 @@ impl<M: SharedMemory + Clone> Packets<M> {
 
     /// Buffers that are neither in the stack's hands nor on a ring's way: 0, or a buffer leaked.
     pub fn leaked(&self) -> usize {
-        let stack = self.holders.iter().filter(|holder| **holder == Holder::Stack).count();
+        let stack = self
+            .holders
+            .iter()
+            .filter(|holder| **holder == Holder::Stack)
+            .count();
         stack.abs_diff(self.free.len())
     }
 
     /// Buffers that the driver holds: to receive into, and to send from.
     pub fn with_driver(&self) -> (usize, usize) {
-        let count = |wanted| self.holders.iter().filter(|holder| **holder == wanted).count();
+        let count = |wanted| {
+            self.holders
+                .iter()
+                .filter(|holder| **holder == wanted)
+                .count()
+        };
         (count(Holder::Receiving), count(Holder::Transmitting))
     }
 
@@ -238,8 +254,7 @@ impl<M: SharedMemory + Clone> Packets<M> {
     /// The buffer of a descriptor that the driver gives back, if it held it for that purpose.
     fn returned(&mut self, descriptor: Descriptor, held: Holder) -> Option<u32> {
         let buffer = self.pool.buffer(descriptor);
-        let rightly =
-            buffer.filter(|buffer| self.holders.get(*buffer as usize) == Some(&held));
+        let rightly = buffer.filter(|buffer| self.holders.get(*buffer as usize) == Some(&held));
         if rightly.is_none() {
             self.counters.refused_descriptors += 1;
         }
@@ -320,7 +335,11 @@ impl<M: SharedMemory + Clone> Packets<M> {
             return false;
         };
         let offset = buffer * self.shape.buffer_bytes + HEADROOM;
-        let descriptor = Descriptor { offset, length: frame.len() as u32, flags: 0 };
+        let descriptor = Descriptor {
+            offset,
+            length: frame.len() as u32,
+            flags: 0,
+        };
         let copied = self.pool_memory.write(offset as usize, frame);
         let pushed = self.rings.transmit.push(descriptor);
         if copied.is_none() || self.note(pushed) != Some(true) {

@@ -245,7 +245,10 @@ fn envelope(client: EthernetAddress, dhcp: &DhcpRepr<'_>) -> Vec<u8> {
         &SERVER.into(),
         &Ipv4Address::BROADCAST.into(),
         dhcp.buffer_len(),
-        |payload| dhcp.emit(&mut DhcpPacket::new_unchecked(payload)).expect("fits"),
+        |payload| {
+            dhcp.emit(&mut DhcpPacket::new_unchecked(payload))
+                .expect("fits")
+        },
         &checksums,
     );
     bytes

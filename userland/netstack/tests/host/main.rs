@@ -3,5 +3,7 @@
 
 mod common;
 mod datagrams;
+mod driver;
 mod hostile;
+mod memory;
 mod tcp;

@@ -36,6 +36,8 @@ pub enum Command {
     Sizes(SizesOptions),
     /// Say which functions and source lines belong to addresses that the guest printed
     Symbolize(SymbolizeOptions),
+    /// Run tests that `cargo test` leaves out, or one campaign of those that it has
+    Test(TestOptions),
     /// Run clippy on everything that is built for the bare machine
     Clippy,
 }
@@ -59,6 +61,25 @@ pub struct SizesOptions {
     /// Print one JSON array
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `test`.
+#[derive(Debug, Args)]
+pub struct TestOptions {
+    /// Which tests
+    #[arg(value_enum)]
+    pub kind: TestKind,
+}
+
+/// A tier of tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TestKind {
+    /// Everything: `cargo test`, then the soak
+    Full,
+    /// The suite against deliberate breakages of the kernel: a named test must fail for each
+    Mutants,
+    /// Every machine
+    Matrix,
 }
 
 /// Options of `symbolize`.

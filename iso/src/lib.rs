@@ -19,5 +19,6 @@ pub mod run;
 pub mod say;
 pub mod sizes;
 pub mod symbolize;
+pub mod test;
 pub mod toolchain;
 pub mod workspace;

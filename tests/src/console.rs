@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -106,6 +106,30 @@ impl Console {
         // The first line is the command itself, as it was typed.
         let answer = answer.split_once('\n').map_or("", |(_, rest)| rest);
         Ok(answer.trim_end_matches(PROMPT).to_owned())
+    }
+
+    /// What a panic prints after the words that were waited for: it ends with the machine's silence.
+    pub fn rest_of_panic(&mut self) -> String {
+        let before = self.seen;
+        // Two seconds without output, or the machine's end, are the end of it; a part is good enough.
+        while self.grows(Duration::from_secs(2)) {}
+        self.screen.lock().plain[before..].to_owned()
+    }
+
+    /// Whether anything comes within `limit`; it counts as waited for.
+    fn grows(&mut self, limit: Duration) -> bool {
+        let begin = Instant::now();
+        let mut screen = self.screen.lock();
+        while screen.plain.len() == self.seen && !screen.ended && begin.elapsed() < limit {
+            let waited = self
+                .screen
+                .changed
+                .wait_timeout(screen, limit.saturating_sub(begin.elapsed()));
+            screen = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let grew = screen.plain.len() > self.seen;
+        self.seen = screen.plain.len();
+        grew
     }
 
     /// Everything printed so far.

@@ -21,6 +21,8 @@ pub enum Kind {
     System,
     /// The in-emulator suite.
     Suite,
+    /// The same with a kernel that can be broken on its command line (`mutant=NAME`).
+    Mutants,
 }
 
 /// What was built so far in this process. Held while building: cargo would only wait for itself.
@@ -33,17 +35,18 @@ pub fn image(kind: Kind) -> Result<Image> {
         return Ok(image.clone());
     }
     let builder = Builder::new()?;
-    let (name, manifest) = match kind {
-        Kind::Kernel => ("kernel", None),
-        Kind::System => ("system", Some(image::SYSTEM)),
-        Kind::Suite => ("suite", Some(SUITE)),
+    let (name, manifest, features): (_, _, &[&str]) = match kind {
+        Kind::Kernel => ("kernel", None, &[]),
+        Kind::System => ("system", Some(image::SYSTEM), &[]),
+        Kind::Suite => ("suite", Some(SUITE), &[]),
+        Kind::Mutants => ("mutants", Some(SUITE), &["mutants"]),
     };
     let manifest: Option<PathBuf> = manifest.map(|path| builder.workspace.root.join(path));
     let recipe = Recipe {
         name,
         manifest: manifest.as_deref(),
         profile: Profile::Release,
-        features: &[],
+        features,
     };
     let image = image::assemble(&builder, &recipe)?;
     built.push((kind, image.clone()));

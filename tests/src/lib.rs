@@ -9,6 +9,7 @@ pub mod images;
 pub mod machine;
 pub mod qmp;
 mod slots;
+pub mod suite;
 
 pub use case::case;
 pub use console::Console;

@@ -374,10 +374,10 @@ impl RunOptions {
                 "nothing is read from the terminal then anyway",
             ),
             (
-                self.no_archive && self.boot == Boot::Iso,
+                self.no_archive && self.manifest.is_some(),
                 "--no-archive",
-                "--boot iso",
-                "the ISO holds the archive",
+                "--manifest",
+                "the archive holds the manifest",
             ),
         ];
         match pairs.iter().find(|(together, ..)| *together) {

@@ -13,6 +13,9 @@ use crate::LIMIT;
 /// What the shell prints when it is ready.
 pub const PROMPT: &str = "uzura> ";
 
+/// What a panic of the kernel begins with: nobody need wait for anything else then.
+const PANIC: &str = "uzura: panic:";
+
 /// How much of the console an error shows.
 const TAIL: usize = 3000;
 
@@ -73,6 +76,10 @@ impl Console {
                 self.seen += end;
                 return Ok(found);
             }
+            if fresh.contains(PANIC) {
+                drop(screen);
+                bail!("before the console showed {texts:?}: {}", self.rest());
+            }
             if screen.ended || begin.elapsed() >= LIMIT {
                 let why = if screen.ended {
                     "the machine ended"
@@ -108,10 +115,9 @@ impl Console {
         Ok(answer.trim_end_matches(PROMPT).to_owned())
     }
 
-    /// What a panic prints after the words that were waited for: it ends with the machine's silence.
-    pub fn rest_of_panic(&mut self) -> String {
+    /// What comes until the guest falls silent: all that a panic says.
+    fn rest(&mut self) -> String {
         let before = self.seen;
-        // Two seconds without output, or the machine's end, are the end of it; a part is good enough.
         while self.grows(Duration::from_secs(2)) {}
         self.screen.lock().plain[before..].to_owned()
     }
@@ -219,6 +225,20 @@ mod tests {
             error.contains("the machine ended") && error.contains("three"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn panic_ends_the_waiting() {
+        let (guest, host) = UnixStream::pair().unwrap();
+        let mut console = Console::new(host).unwrap();
+        (&guest)
+            .write_all(b"fine\nuzura: panic: frames.rs:7\n")
+            .unwrap();
+        let error = console.wait_for("later").unwrap_err().to_string();
+        assert!(error.contains("uzura: panic: frames.rs:7"), "{error}");
+        // Who waits for a panic gets it.
+        (&guest).write_all(b"uzura: panic: again\n").unwrap();
+        console.wait_for("panic: again").unwrap();
     }
 
     #[test]

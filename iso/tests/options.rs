@@ -1,0 +1,89 @@
+//! The command line as a person types it: its defaults, and what is refused by name.
+
+use clap::Parser;
+use iso::cli::{Cli, Command, Net, RunOptions, Serial};
+
+fn run(arguments: &str) -> RunOptions {
+    let words = ["iso", "run"]
+        .into_iter()
+        .chain(arguments.split_whitespace());
+    match Cli::try_parse_from(words)
+        .expect("the options are right")
+        .command()
+    {
+        Command::Run(options) => *options,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Checks that these options are refused and that the message names each of `words`.
+fn refused(arguments: &str, words: &[&str]) {
+    let message = run(arguments).check().expect_err(arguments).to_string();
+    for word in words {
+        assert!(message.contains(word), "`{word}` is missing in: {message}");
+    }
+}
+
+#[test]
+fn no_command_means_run() {
+    let command = Cli::try_parse_from(["iso"]).unwrap().command();
+    let Command::Run(options) = command else {
+        panic!("{command:?}")
+    };
+    assert_eq!(
+        format!("{options:?}"),
+        format!("{:?}", run("")),
+        "the two sets of defaults differ"
+    );
+    options.check().unwrap();
+}
+
+#[test]
+fn what_is_not_yet_available_is_refused_by_name() {
+    refused("--uefi", &["--uefi", "not yet available"]);
+    refused("--app some/crate", &["--app", "not yet available"]);
+    refused("--machine microvm", &["--machine microvm", "q35 and pc"]);
+    refused("--boot disk", &["--boot disk", "kernel and iso"]);
+}
+
+#[test]
+fn impossible_pairs_are_refused_by_name() {
+    refused(
+        "--forward 80:80 --net tap:tap0",
+        &["--forward", "--net tap"],
+    );
+    refused("--forward 80:80 --nic none", &["--forward", "--nic none"]);
+    refused("--net tap:tap0 --nic none", &["--net tap", "--nic none"]);
+    refused("--icount --accel kvm", &["--icount", "--accel kvm"]);
+    refused("--headless --serial file:log", &["--headless", "--serial"]);
+    refused(
+        "--no-archive --manifest a.toml",
+        &["--no-archive", "--manifest"],
+    );
+}
+
+#[test]
+fn values_of_several_parts_are_read() {
+    assert_eq!(run("--net tap:tap0").net, Net::Tap("tap0".to_owned()));
+    assert_eq!(run("--serial file:a/b").serial, Serial::File("a/b".into()));
+    assert_eq!(run("--serial unix:s").serial, Serial::Unix("s".into()));
+    assert_eq!(run("--forward 1:2 --forward 3:4").forward.len(), 2);
+    assert_eq!(run("-- -d int").qemu, ["-d", "int"]);
+}
+
+#[test]
+fn nonsense_is_refused() {
+    for arguments in [
+        "--net bridge",
+        "--serial",
+        "--cpus 0",
+        "--memory 1",
+        "--forward 80",
+        "--boot floppy",
+    ] {
+        let words = ["iso", "run"]
+            .into_iter()
+            .chain(arguments.split_whitespace());
+        assert!(Cli::try_parse_from(words).is_err(), "{arguments}");
+    }
+}

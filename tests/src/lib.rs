@@ -7,6 +7,7 @@ pub mod console;
 pub mod http;
 pub mod images;
 pub mod machine;
+pub mod peer;
 pub mod qmp;
 mod slots;
 pub mod suite;

@@ -1,0 +1,353 @@
+//! The server loop, written once: receive, dispatch, reply; sessions that come and go; signals;
+//! timers; answers that come later.
+//!
+//! A server is a [`Service`]: an event handler without threads or waits of its own, so that its state
+//! machine is tested on the host by calling the same methods.
+//!
+//! A thread receives on one endpoint, but a service has two: the public one, which outlives it and
+//! speaks only `connect`, and the sessions', which is its own. So [`serve`] starts a second thread, the
+//! door, that takes the connects from the public endpoint and passes them on to the sessions' endpoint
+//! as calls with the badge [`DOOR`]. The handler runs in one thread only.
+
+use crate::endpoint::{self, Endpoint, Event, LastCall, Message};
+use crate::handle::{close, inspect};
+use crate::notification::Notification;
+use crate::thread;
+use ipc::badge::Client;
+use ipc::client::{CallError, Deadline, Refusal, Request};
+use ipc::codec;
+use ipc::info::FaultMessage;
+use ipc::interface::service::{self, ConnectError, ServiceServer};
+use ipc::message::{MAX_BYTES, Transfer};
+use ipc::server::{Caller, Deferred, LaterOperation, Outcome, Outgoing, Received};
+use ipc::{Error, Handle, Label, Rights};
+
+/// Badge of the door's calls. Sessions count from 1 and never get there.
+pub const DOOR: u64 = u64::MAX;
+/// Stack of the door's thread in bytes.
+const DOOR_STACK_BYTES: u64 = 32 * 1024;
+
+/// An event handler behind an endpoint. Every method returns soon: none waits for anything but
+/// calls to services that are below this one in the call-order law.
+pub trait Service {
+    /// The number of the interface that sessions speak.
+    const INTERFACE: u16;
+
+    /// A client wants a session; `session` is the badge that its calls will have.
+    fn connect(&mut self, session: u64, client: Client) -> Result<(), ConnectError>;
+
+    /// A call of a session: as a rule the interface's own `dispatch(self, ..)`.
+    fn dispatch(
+        &mut self,
+        caller: &mut Caller<'_>,
+        label: Label,
+        request: &[u8],
+        received: &mut Received,
+        outgoing: &mut Outgoing<'_>,
+    ) -> Outcome;
+
+    /// A session ended: its client closed it or died. Also called when the session could not be
+    /// delivered after `connect`.
+    fn closed(&mut self, session: u64);
+
+    /// Bits of the notification that was given to [`serve`].
+    fn signal(&mut self, bits: u64) {
+        let _ = bits;
+    }
+
+    /// Called before each wait: for work that is better done once after several events. Returns when
+    /// it wants to be called again at the latest.
+    fn before_wait(&mut self) -> Deadline {
+        Deadline::NEVER
+    }
+
+    /// A thread of a task faulted whose fault endpoint is the sessions' endpoint. True lets it go
+    /// on; false ends it.
+    fn fault(&mut self, badge: u64, fault: &FaultMessage) -> bool {
+        let _ = (badge, fault);
+        false
+    }
+}
+
+/// Serves a public endpoint until the kernel refuses to go on, and returns its error. Does not
+/// return in the ordinary course of things.
+///
+/// Arguments: `public` the receive right of the public endpoint; `notification` what is bound to this
+/// thread and arrives at [`Service::signal`]; `priority` of the door's thread, as a rule the task's.
+pub fn serve<S: Service>(
+    public: Handle,
+    notification: Option<&Notification>,
+    priority: u8,
+    service: &mut S,
+) -> Error {
+    match open_door(public, priority) {
+        Ok(sessions) => serve_sessions(&sessions, notification, service),
+        Err(error) => error,
+    }
+}
+
+/// Serves an endpoint whose callers have their sessions already: init's way. `connect` is never
+/// called. Returns as [`serve`] does.
+pub fn serve_sessions<S: Service>(
+    sessions: &Endpoint,
+    notification: Option<&Notification>,
+    service: &mut S,
+) -> Error {
+    if let Some(notification) = notification
+        && let Err(error) = notification.bind()
+    {
+        return error;
+    }
+    let mut server = Server {
+        endpoint: sessions.handle(),
+        service,
+        next_session: 1,
+    };
+    server.run()
+}
+
+/// Answers a call whose right to answer was stashed. Errors: those of [`ipc::Operation::Reply`]; the
+/// caller then gets Abandoned.
+pub fn answer<O: LaterOperation>(
+    deferred: Deferred<O>,
+    result: Result<O::Reply, O::Error>,
+) -> Result<(), Error> {
+    let mut bytes = [0; MAX_BYTES];
+    let mut outgoing = Outgoing::new(&mut bytes);
+    let handle = deferred.answer(result, &mut outgoing);
+    let sent = endpoint::reply(handle, &outgoing);
+    if sent.is_err() {
+        close(handle);
+    }
+    sent
+}
+
+/// Gives a call up whose right to answer was stashed: its caller gets Abandoned.
+pub fn abandon<O: LaterOperation>(deferred: Deferred<O>) {
+    close(deferred.abandon());
+}
+
+struct Server<'a, S> {
+    endpoint: Handle,
+    service: &'a mut S,
+    next_session: u64,
+}
+
+impl<S: Service> Server<'_, S> {
+    fn run(&mut self) -> Error {
+        let mut request = [0; MAX_BYTES];
+        let mut reply = [0; MAX_BYTES];
+        let mut outgoing = Outgoing::new(&mut reply);
+        let mut answered = None;
+        loop {
+            let deadline = self.service.before_wait();
+            let event = match answered.take() {
+                Some(()) => self.reply_receive(&outgoing, deadline, &mut request),
+                None => endpoint::receive(self.endpoint, deadline, &mut request),
+            };
+            match event {
+                Ok(event) => answered = self.handle(event, &request, &mut outgoing),
+                Err(Error::TimedOut) => {}
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// Replies and receives in one operation; where the reply is refused, the caller learns of it by
+    /// a refusal, and the receive is made on its own.
+    fn reply_receive(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        deadline: Deadline,
+        request: &mut [u8],
+    ) -> Result<Event, Error> {
+        let event = endpoint::reply_receive(self.endpoint, outgoing, deadline, request);
+        endpoint::close_moved(outgoing);
+        match event {
+            Ok(_) | Err(Error::TimedOut | Error::Destroyed) => event,
+            Err(error) => {
+                // A message that wanted no reply is the common case, and then this fails as well.
+                let refused = endpoint::refuse(Refusal::ReplyTooLong);
+                if error != Error::NoReplyPending && refused.is_err() {
+                    return Err(error);
+                }
+                endpoint::receive(self.endpoint, deadline, request)
+            }
+        }
+    }
+
+    /// Handles an event; `Some` when `outgoing` is to be sent as its reply.
+    fn handle(&mut self, event: Event, request: &[u8], outgoing: &mut Outgoing<'_>) -> Option<()> {
+        match event {
+            Event::Message(message) => self.message(message, request, outgoing),
+            Event::Signal(bits) => {
+                self.service.signal(bits);
+                None
+            }
+            Event::Closed(DOOR) => None,
+            Event::Closed(session) => {
+                self.service.closed(session);
+                None
+            }
+            Event::Fault { badge, fault } => {
+                self.fault(badge, &fault);
+                None
+            }
+        }
+    }
+
+    fn message(
+        &mut self,
+        message: Message,
+        request: &[u8],
+        outgoing: &mut Outgoing<'_>,
+    ) -> Option<()> {
+        let mut received = message.handles;
+        let request = request.get(..message.length).unwrap_or(&[]);
+        let mut slot = LastCall;
+        let mut caller = Caller::new(message.badge, &mut slot);
+        let (label, service) = (message.label, &mut *self.service);
+        let outcome = if message.badge == DOOR {
+            let mut desk = Desk {
+                endpoint: self.endpoint,
+                next_session: &mut self.next_session,
+                service,
+            };
+            desk.connect(request, outgoing);
+            Outcome::Reply
+        } else {
+            service.dispatch(&mut caller, label, request, &mut received, outgoing)
+        };
+        for handle in received.remaining() {
+            close(*handle);
+        }
+        // A stashed call is the answer's business, whatever the dispatch says.
+        (outcome == Outcome::Reply && !caller.is_stashed()).then_some(())
+    }
+
+    fn fault(&mut self, badge: u64, fault: &FaultMessage) {
+        if self.service.fault(badge, fault) {
+            // The thread may be gone by now; then there is nothing to resume.
+            let _ = endpoint::resume(Handle::NONE);
+        } else if let Ok(reply) = endpoint::stash() {
+            close(reply);
+        }
+    }
+}
+
+/// What the door asks of the sessions' thread.
+type DoorRequest = (u16, u64);
+
+/// Makes sessions for the door.
+struct Desk<'a, S> {
+    endpoint: Handle,
+    next_session: &'a mut u64,
+    service: &'a mut S,
+}
+
+impl<S: Service> Desk<'_, S> {
+    fn connect(&mut self, request: &[u8], outgoing: &mut Outgoing<'_>) {
+        let Ok((interface, client)) = codec::decode::<DoorRequest>(request) else {
+            outgoing.refuse(Refusal::Malformed);
+            return;
+        };
+        match self.open(interface, Client::from_badge(client)) {
+            Ok(session) => {
+                let rights = Rights::SEND | Rights::DUPLICATE | Rights::TRANSFER;
+                let handles = [(session, Transfer::moved(rights))];
+                outgoing.answer(&Ok::<(), ConnectError>(()), &handles);
+            }
+            Err(error) => outgoing.answer(&Err::<(), _>(error), &[]),
+        }
+    }
+
+    fn open(&mut self, interface: u16, client: Client) -> Result<Handle, ConnectError> {
+        if interface != S::INTERFACE {
+            return Err(ConnectError::WrongInterface);
+        }
+        let session = *self.next_session;
+        self.service.connect(session, client)?;
+        *self.next_session += 1;
+        endpoint::mint(self.endpoint, session).map_err(|_| {
+            self.service.closed(session);
+            ConnectError::Exhausted
+        })
+    }
+}
+
+/// Makes the sessions' endpoint and starts the thread that passes connects on to it.
+fn open_door(public: Handle, priority: u8) -> Result<Endpoint, Error> {
+    inspect(public)?;
+    let sessions = Endpoint::create()?;
+    let inside = sessions.mint(DOOR)?;
+    let options = thread::Options {
+        stack_bytes: DOOR_STACK_BYTES,
+        priority,
+    };
+    // The door runs as long as the task does.
+    thread::spawn(options, move || Door { inside }.run(public)).map(drop)?;
+    Ok(sessions)
+}
+
+/// The public endpoint's thread.
+struct Door {
+    inside: Endpoint,
+}
+
+impl Door {
+    /// Ends when the public endpoint is destroyed: no client can come any more.
+    fn run(&mut self, public: Handle) {
+        let mut request = [0; MAX_BYTES];
+        let mut reply = [0; 64];
+        loop {
+            let Ok(event) = endpoint::receive(public, Deadline::NEVER, &mut request) else {
+                return;
+            };
+            // Badges of clients that ended are no news: their sessions tell the same.
+            let Event::Message(message) = event else {
+                continue;
+            };
+            let mut received = message.handles;
+            let mut outgoing = Outgoing::new(&mut reply);
+            let mut slot = LastCall;
+            service::dispatch(
+                self,
+                &mut Caller::new(message.badge, &mut slot),
+                message.label,
+                request.get(..message.length).unwrap_or(&[]),
+                &mut received,
+                &mut outgoing,
+            );
+            for handle in received.remaining() {
+                close(*handle);
+            }
+            if endpoint::reply(Handle::NONE, &outgoing).is_err() {
+                // Either no reply was wanted, or the caller cannot take the session.
+                let _ = endpoint::refuse(Refusal::ReplyTooLong);
+            }
+        }
+    }
+}
+
+impl ServiceServer for Door {
+    fn connect(
+        &mut self,
+        caller: &mut Caller<'_>,
+        interface: u16,
+    ) -> Result<((), Handle), ConnectError> {
+        let request = Request {
+            endpoint: self.inside.handle(),
+            label: Label(0),
+            deadline: Deadline::NEVER,
+            handles: &[],
+            accept: 0,
+        };
+        let arguments: DoorRequest = (interface, caller.badge());
+        let reply = ipc::client::call(&crate::Kernel, request, &arguments);
+        match reply {
+            Ok(((), [session])) => Ok(((), session)),
+            Err(CallError::Service(error)) => Err(error),
+            Err(_) => Err(ConnectError::Exhausted),
+        }
+    }
+}

@@ -304,13 +304,20 @@ pub struct Event {
 
 impl From<Event> for Descriptor {
     fn from(event: Event) -> Descriptor {
-        Descriptor { offset: event.socket.0, length: event.ready, flags: 0 }
+        Descriptor {
+            offset: event.socket.0,
+            length: event.ready,
+            flags: 0,
+        }
     }
 }
 
 impl From<Descriptor> for Event {
     fn from(descriptor: Descriptor) -> Event {
-        Event { socket: Socket(descriptor.offset), ready: descriptor.length }
+        Event {
+            socket: Socket(descriptor.offset),
+            ready: descriptor.length,
+        }
     }
 }
 

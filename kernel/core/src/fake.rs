@@ -38,6 +38,8 @@ pub struct FakeCpu {
     pub root: AtomicU64,
     /// Times a root was loaded.
     pub root_loads: AtomicU64,
+    /// Times its TLB was flushed.
+    pub flushes: AtomicU64,
     /// Number of the frame whose FPU state is in its registers, by the last save or restore.
     pub fpu_area: AtomicU64,
     /// Times FPU state was saved.
@@ -95,14 +97,19 @@ pub struct Fake {
 impl Fake {
     /// A machine with RAM in all frames below `ram_end`. It is never freed.
     pub fn new(ram_end: Frame) -> &'static Fake {
-        Box::leak(Box::new(Fake {
+        Box::leak(Box::new(Fake::machine(ram_end)))
+    }
+
+    /// The same, to be owned by a kernel.
+    pub fn machine(ram_end: Frame) -> Fake {
+        Fake {
             cpus: std::array::from_fn(|_| FakeCpu::default()),
             time: AtomicU64::new(0),
             log: Mutex::default(),
             lines: Mutex::default(),
             ram_end,
             frames: Mutex::default(),
-        }))
+        }
     }
 
     /// The CPU that the calling thread is.
@@ -163,6 +170,18 @@ impl Platform for Fake {
     fn load_root(&self, root: Frame) {
         self.cpu().root.store(u64::from(root.0), Ordering::SeqCst);
         count(&self.cpu().root_loads);
+    }
+
+    fn flush(&self) {
+        count(&self.cpu().flushes);
+    }
+
+    fn this_cpu(&self) -> usize {
+        this_cpu()
+    }
+
+    fn user_selectors(&self) -> (u64, u64) {
+        (0x33, 0x2b)
     }
 
     fn kernel_root(&self) -> Frame {

@@ -8,17 +8,42 @@
 #![deny(unsafe_code)]
 
 pub mod archive;
+pub mod cpu;
+pub mod create;
+pub mod dispatch;
 pub mod elf;
+pub mod endpoint;
 pub mod frames;
+pub mod futex;
+pub mod handles;
+pub mod inspect;
+pub mod interrupt;
+pub mod kernel;
+pub mod mapping;
+pub mod memory;
+pub mod mutant;
+pub mod notification;
+pub mod object;
 pub mod page_table;
 pub mod platform;
 pub mod queue;
+pub mod quota;
+pub mod reclaim;
 pub mod registers;
+pub mod rendezvous;
+pub mod reply;
+pub mod sched;
+pub mod slab;
+pub mod start;
 pub mod static_ref;
 pub mod sync;
+pub mod task;
+pub mod thread;
 pub mod timers;
 pub mod trace;
 pub mod tunables;
+
+pub use kernel::Kernel;
 
 #[cfg(test)]
 pub mod fake;

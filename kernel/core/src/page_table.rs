@@ -10,6 +10,7 @@
 //! whether a task may map a frame at all.
 
 use crate::frames::Frame;
+use crate::mutant::{self, Mutant};
 use crate::platform::{Access, Caching, FRAME_WORDS, FrameWords, Platform};
 use crate::sync::{AtomicU64, Ordering};
 use ipc::layout;
@@ -117,7 +118,10 @@ pub fn map<P: Platform>(
 ) -> Result<(), MapError> {
     let aligned =
         address.is_multiple_of(size.bytes()) && frame.address().is_multiple_of(size.bytes());
-    if !aligned || !may_map(address, size) || (access.write && access.execute) {
+    if !aligned
+        || !may_map(address, size)
+        || (access.write && access.execute && !mutant::active(Mutant::WriteAndExecute))
+    {
         return Err(MapError::Invalid);
     }
     let mut table = platform.words(root);

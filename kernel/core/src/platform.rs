@@ -97,6 +97,15 @@ pub trait Platform: Sync + Sized + 'static {
     /// Loads a page-table root on this CPU; its non-global TLB entries are gone afterwards.
     fn load_root(&self, root: Frame);
 
+    /// Drops this CPU's non-global TLB entries.
+    fn flush(&self);
+
+    /// Number of this CPU.
+    fn this_cpu(&self) -> usize;
+
+    /// Code and stack segment selectors of ring 3, as IRETQ takes them.
+    fn user_selectors(&self) -> (u64, u64);
+
     /// The root that maps the kernel alone: for CPUs without a task.
     fn kernel_root(&self) -> Frame;
 

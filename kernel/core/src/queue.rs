@@ -102,6 +102,11 @@ impl<T: Linked<SET>, const SET: usize> Queue<T, SET> {
         entry.links().owner() == self.number
     }
 
+    /// The objects from the first to the last. The caller holds the queue's lock meanwhile.
+    pub fn iterate(&self) -> impl Iterator<Item = &'static T> + use<T, SET> {
+        core::iter::successors(self.first, |entry| entry.links().next.get())
+    }
+
     /// Adds an object at the end.
     ///
     /// # Panics

@@ -15,6 +15,13 @@ macro_rules! registers {
         #[derive(Debug, Default)]
         #[repr(C, align(16))]
         pub struct Registers { $($(#[$doc])* pub $name: Register,)+ }
+
+        impl Registers {
+            /// Zeroes them all.
+            pub fn clear(&self) {
+                $(self.$name.set(0);)+
+            }
+        }
     };
 }
 

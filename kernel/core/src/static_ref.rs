@@ -51,10 +51,13 @@ impl<T: Sync> AtomicRef<T> {
         self.pointer.store(Self::raw(value), Ordering::Release);
     }
 
-    /// Takes the reference out and leaves nothing.
+    /// Takes the reference out and leaves nothing. Two plain accesses, not one step: only one CPU
+    /// at a time may take.
     #[inline]
     pub fn take(&self) -> Option<&'static T> {
-        Self::reference(self.pointer.swap(ptr::null_mut(), Ordering::AcqRel))
+        let reference = self.get();
+        self.set(None);
+        reference
     }
 }
 

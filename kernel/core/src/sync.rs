@@ -53,6 +53,8 @@ pub enum Rank {
     Memory,
     /// An endpoint's queues.
     Endpoint,
+    /// A stashed reply right.
+    Reply,
     /// A futex bucket.
     Futex,
     /// A notification.

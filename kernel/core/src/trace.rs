@@ -91,6 +91,12 @@ impl TraceRing {
         }
     }
 
+    /// Whether it has memory to record in.
+    #[inline]
+    pub fn is_enabled(&self) -> bool {
+        !self.words.is_empty()
+    }
+
     /// Records an event of this CPU at `now` (nanoseconds since boot): six plain stores. Called by
     /// the ring's own CPU only.
     #[inline]

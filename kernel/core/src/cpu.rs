@@ -1,0 +1,292 @@
+//! Everything that one CPU has of its own: what it runs, its run queue, its timers, its mailbox, its
+//! counters. All of it in one structure, a cache line apart where other CPUs write.
+
+use crate::platform::MAX_CPUS;
+use crate::queue::Queue;
+use crate::static_ref::AtomicRef;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Guard, Lock, Ordering, Rank};
+use crate::task::Task;
+use crate::thread::{PRIORITIES, QUEUE, Thread};
+use crate::timers::TimerQueue;
+
+/// A set of CPUs.
+pub struct CpuSet([AtomicU64; MAX_CPUS / 64]);
+
+impl CpuSet {
+    /// The empty set.
+    pub const fn new() -> CpuSet {
+        CpuSet([const { AtomicU64::new(0) }; MAX_CPUS / 64])
+    }
+
+    /// Adds a CPU; writes only if it is not in the set.
+    #[inline]
+    pub fn add(&self, cpu: usize) {
+        let (word, bit) = (&self.0[cpu / 64], 1 << (cpu % 64));
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether a CPU is in the set.
+    pub fn contains(&self, cpu: usize) -> bool {
+        self.0[cpu / 64].load(Ordering::SeqCst) & 1 << (cpu % 64) != 0
+    }
+
+    /// Makes it empty.
+    pub fn clear(&self) {
+        for word in &self.0 {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Default for CpuSet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Ready threads of one CPU: a FIFO for each priority and a bit for each FIFO that has threads.
+pub struct RunQueue {
+    queues: [Queue<Thread, QUEUE>; PRIORITIES],
+    present: u64,
+    length: u64,
+}
+
+impl RunQueue {
+    /// Queue numbers of run queues are above those of endpoints, which are twice a number counted
+    /// up from 1, and of futex buckets.
+    const FIRST_NUMBER: u64 = 1 << 62;
+
+    fn new(cpu: usize) -> RunQueue {
+        RunQueue {
+            queues: core::array::from_fn(|priority| {
+                Queue::new(Self::FIRST_NUMBER + (cpu * PRIORITIES + priority) as u64)
+            }),
+            present: 0,
+            length: 0,
+        }
+    }
+
+    /// Number of threads.
+    pub fn len(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether there is no thread.
+    pub fn is_empty(&self) -> bool {
+        self.present == 0
+    }
+
+    /// Priority of the most urgent thread, plus one; 0 if there is none.
+    #[inline]
+    pub fn top(&self) -> u32 {
+        u64::BITS - self.present.leading_zeros()
+    }
+
+    /// Adds a thread behind (or, `first`, before) those of its priority.
+    pub fn push(&mut self, thread: &'static Thread, first: bool) {
+        let priority = usize::from(thread.priority());
+        if first {
+            self.queues[priority].push_front(thread);
+        } else {
+            self.queues[priority].push_back(thread);
+        }
+        self.present |= 1 << priority;
+        self.length += 1;
+    }
+
+    /// Takes the most urgent thread.
+    pub fn pop(&mut self) -> Option<&'static Thread> {
+        let priority = self.top().checked_sub(1)? as usize;
+        let thread = self.queues[priority].pop_front()?;
+        self.taken(priority);
+        Some(thread)
+    }
+
+    /// Takes the most urgent thread that may run on `cpu`, looking at one thread of each priority.
+    pub fn steal(&mut self, cpu: usize) -> Option<&'static Thread> {
+        let mut present = self.present;
+        while present != 0 {
+            let priority = (u64::BITS - 1 - present.leading_zeros()) as usize;
+            present &= !(1 << priority);
+            let thread = self.queues[priority].front()?;
+            if thread.may_run_on(cpu) {
+                self.queues[priority].remove(thread);
+                self.taken(priority);
+                return Some(thread);
+            }
+        }
+        None
+    }
+
+    /// Takes a thread out, wherever it stands; false if it is not here.
+    pub fn remove(&mut self, thread: &'static Thread) -> bool {
+        // Its priority may have been changed since it was queued, so its queue is found by number.
+        let Some(priority) = self.queues.iter().position(|queue| queue.contains(thread)) else {
+            return false;
+        };
+        self.queues[priority].remove(thread);
+        self.taken(priority);
+        true
+    }
+
+    fn taken(&mut self, priority: usize) {
+        self.length -= 1;
+        if self.queues[priority].is_empty() {
+            self.present &= !(1 << priority);
+        }
+    }
+}
+
+/// Counters of one CPU; only it writes them.
+#[derive(Default)]
+pub struct Counters {
+    /// Switches from one thread to another.
+    pub switches: Counter,
+    /// Threads woken.
+    pub wakes: Counter,
+    /// Threads taken from another CPU's queue.
+    pub steals: Counter,
+    /// Threads that came from another CPU.
+    pub migrations: Counter,
+    /// Inter-processor interrupts sent.
+    pub ipis: Counter,
+    /// Time spent in threads, in nanoseconds.
+    pub busy_ns: Counter,
+    /// Device interrupts.
+    pub interrupts: Counter,
+    /// Timer interrupts.
+    pub timer_interrupts: Counter,
+    /// System calls.
+    pub system_calls: Counter,
+    /// Shootdown requests served.
+    pub shootdowns: Counter,
+}
+
+/// A counter that one CPU writes and all may read.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to it: no locked instruction, the own CPU is the only writer.
+    #[inline(always)]
+    pub fn add(&self, amount: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(amount),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One CPU.
+#[repr(align(64))]
+pub struct Cpu {
+    /// Its number, 0 for the boot CPU.
+    pub index: usize,
+    /// Its local APIC's identifier.
+    pub apic: AtomicU32,
+    /// Whether it came up.
+    pub online: AtomicBool,
+    /// The thread that it runs; none while idle or between a block and the next switch.
+    pub current: AtomicRef<Thread>,
+    /// The task whose address space is loaded.
+    pub loaded: AtomicRef<Task>,
+    /// The thread whose FPU state is in its registers.
+    pub fpu_owner: AtomicRef<Thread>,
+    /// Whether ring 3 may use the FPU.
+    pub fpu_enabled: AtomicBool,
+    /// Whether the I/O bitmap lets any port through.
+    pub ports_open: AtomicBool,
+    /// Generation of the port ranges that the bitmap was made from.
+    pub ports_generation: AtomicU64,
+    /// When the running thread was switched to, or its time was last charged.
+    pub charged_at: AtomicU64,
+    /// When the running thread's slice ends, while another of its priority is ready.
+    pub slice_end: AtomicU64,
+    /// The deadline that the timer is programmed for.
+    pub programmed: AtomicU64,
+    /// The timer's deadline may have to change.
+    pub timer_dirty: AtomicBool,
+    /// Counters.
+    pub counters: Counters,
+    /// Priority of the running thread plus one; 0 while idle. Other CPUs read it to place threads.
+    pub running: AtomicU32,
+    /// The run queue must be looked at before going back to ring 3. Other CPUs set it.
+    pub reschedule: AtomicBool,
+    /// The epoch that this CPU saw when it last left the kernel; `u64::MAX` while idle or offline.
+    pub seen_epoch: AtomicU64,
+    /// Shootdown requests made of this CPU.
+    pub flush_requested: AtomicU64,
+    /// Shootdown requests that it has served.
+    pub flush_served: AtomicU64,
+    run_queue: Lock<RunQueue>,
+    timers: Lock<TimerQueue<Thread>>,
+}
+
+impl Cpu {
+    /// A CPU that is offline.
+    pub fn new(index: usize) -> Cpu {
+        Cpu {
+            index,
+            apic: AtomicU32::new(0),
+            online: AtomicBool::new(false),
+            current: AtomicRef::none(),
+            loaded: AtomicRef::none(),
+            fpu_owner: AtomicRef::none(),
+            fpu_enabled: AtomicBool::new(false),
+            ports_open: AtomicBool::new(false),
+            ports_generation: AtomicU64::new(0),
+            charged_at: AtomicU64::new(0),
+            slice_end: AtomicU64::new(u64::MAX),
+            programmed: AtomicU64::new(u64::MAX),
+            timer_dirty: AtomicBool::new(false),
+            counters: Counters::default(),
+            running: AtomicU32::new(0),
+            reschedule: AtomicBool::new(false),
+            seen_epoch: AtomicU64::new(u64::MAX),
+            flush_requested: AtomicU64::new(0),
+            flush_served: AtomicU64::new(0),
+            run_queue: Lock::new(Rank::RunQueue, RunQueue::new(index)),
+            timers: Lock::new(Rank::Timers, TimerQueue::new(index)),
+        }
+    }
+
+    /// Its ready threads.
+    #[inline]
+    pub fn run_queue(&self) -> Guard<'_, RunQueue> {
+        self.run_queue.lock()
+    }
+
+    /// Its deadlines.
+    #[inline]
+    pub fn timers(&self) -> Guard<'_, TimerQueue<Thread>> {
+        self.timers.lock()
+    }
+}
+
+/// A set of CPUs of the caller's own.
+#[derive(Clone, Copy, Default)]
+pub struct LocalCpuSet([u64; MAX_CPUS / 64]);
+
+impl LocalCpuSet {
+    /// The empty set.
+    pub const fn new() -> LocalCpuSet {
+        LocalCpuSet([0; MAX_CPUS / 64])
+    }
+
+    /// Adds a CPU.
+    pub fn add(&mut self, cpu: usize) {
+        self.0[cpu / 64] |= 1 << (cpu % 64);
+    }
+
+    /// Whether a CPU is in the set.
+    pub fn contains(&self, cpu: usize) -> bool {
+        self.0[cpu / 64] & 1 << (cpu % 64) != 0
+    }
+}

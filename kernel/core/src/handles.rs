@@ -1,0 +1,411 @@
+//! A task's handle table: which objects the task can name, with which rights.
+//!
+//! Looking a handle up takes no lock: an entry's generation is read before and after its object.
+//! Opening and closing are under the table's lock. Each entry counts one reference to its object;
+//! an entry with the right to receive counts as a receiver of its endpoint too.
+
+use crate::kernel::Kernel;
+use crate::mutant::{self, Mutant};
+use crate::object::{AtomicObject, Object};
+use crate::platform::Platform;
+use crate::quota::Quota;
+use crate::slab::{Slot, Slotted};
+use crate::static_ref::AtomicRef;
+use crate::sync::{AtomicU32, AtomicU64, Lock, Ordering, Rank, fence};
+use ipc::message::{MAX_HANDLES as MAX_HANDLES_IN_MESSAGE, Transfer};
+use ipc::{Error, Handle, Rights};
+
+const CHUNK_ENTRIES: usize = 32;
+const MAX_CHUNKS: usize = 128;
+/// Most handles of one task.
+pub const MAX_HANDLES: usize = CHUNK_ENTRIES * MAX_CHUNKS;
+
+struct Entry {
+    /// The generation that a handle must have; raised when the entry is closed.
+    generation: AtomicU64,
+    object: AtomicObject,
+    rights: AtomicU32,
+    /// Next free entry's index; entry 0 is never used, so 0 ends the list.
+    next_free: AtomicU32,
+}
+
+/// A part of a handle table.
+#[repr(align(64))]
+pub struct Chunk {
+    slot: Slot<Chunk>,
+    entries: [Entry; CHUNK_ENTRIES],
+}
+
+impl Slotted for Chunk {
+    fn make() -> Chunk {
+        Chunk {
+            slot: Slot::new(),
+            entries: [const {
+                Entry {
+                    generation: AtomicU64::new(1),
+                    object: AtomicObject::none(),
+                    rights: AtomicU32::new(0),
+                    next_free: AtomicU32::new(0),
+                }
+            }; CHUNK_ENTRIES],
+        }
+    }
+    fn slot(&self) -> &Slot<Chunk> {
+        &self.slot
+    }
+}
+
+/// What a handle stands for.
+#[derive(Clone, Copy)]
+pub struct Held {
+    /// The object.
+    pub object: Object,
+    /// What may be done with it.
+    pub rights: Rights,
+}
+
+impl Held {
+    /// This, if every right of `needed` is there.
+    ///
+    /// # Errors
+    /// MissingRights.
+    #[inline]
+    pub fn require(self, needed: Rights) -> Result<Held, Error> {
+        if self.rights.contains(needed) || mutant::active(Mutant::Rights) {
+            Ok(self)
+        } else {
+            Err(Error::MissingRights)
+        }
+    }
+
+    fn is_receiver(self) -> bool {
+        matches!(self.object, Object::Endpoint(_)) && self.rights.contains(Rights::RECEIVE)
+    }
+
+    /// Counts the entry that is about to hold this.
+    fn acquire(self) {
+        if let Some(slot) = self.object.slot() {
+            slot.reference();
+        }
+        if let (true, Object::Endpoint(endpoint)) = (self.is_receiver(), self.object) {
+            endpoint.add_receiver();
+        }
+    }
+
+    /// Uncounts this where the same object and rights are counted elsewhere, so that neither count
+    /// can reach zero.
+    pub(crate) fn uncount(self) {
+        if let (true, Object::Endpoint(endpoint)) = (self.is_receiver(), self.object) {
+            endpoint.uncount_receiver();
+        }
+        if let Some(slot) = self.object.slot() {
+            let last = slot.dereference();
+            assert!(!last, "the object is counted elsewhere");
+        }
+    }
+
+    /// Uncounts an entry that held this.
+    pub fn release<P: Platform>(self, kernel: &'static Kernel<P>) {
+        if let (true, Object::Endpoint(endpoint)) = (self.is_receiver(), self.object) {
+            kernel.remove_receiver(endpoint);
+        }
+        kernel.drop_reference(self.object);
+    }
+}
+
+struct Free {
+    first: u32,
+    count: u32,
+    reserved: u32,
+    chunks: u32,
+    open: u32,
+}
+
+/// A handle table.
+pub struct HandleTable {
+    chunks: [AtomicRef<Chunk>; MAX_CHUNKS],
+    free: Lock<Free>,
+}
+
+impl HandleTable {
+    /// An empty table.
+    pub const fn new() -> HandleTable {
+        HandleTable {
+            chunks: [const { AtomicRef::none() }; MAX_CHUNKS],
+            free: Lock::new(
+                Rank::Handles,
+                Free {
+                    first: 0,
+                    count: 0,
+                    reserved: 0,
+                    chunks: 0,
+                    open: 0,
+                },
+            ),
+        }
+    }
+
+    fn entry(&self, index: usize) -> Option<&'static Entry> {
+        let chunk = self.chunks.get(index / CHUNK_ENTRIES)?.get()?;
+        Some(&chunk.entries[index % CHUNK_ENTRIES])
+    }
+
+    /// Number of handles open.
+    pub fn open(&self) -> u64 {
+        u64::from(self.free.lock().open)
+    }
+
+    /// What a handle stands for. No lock, no reference count: the object stays what it is until
+    /// this CPU leaves the kernel.
+    ///
+    /// # Errors
+    /// InvalidHandle, also for objects that were destroyed.
+    #[inline]
+    pub fn look_up(&self, handle: Handle) -> Result<Held, Error> {
+        let entry = self.entry(handle.index()).ok_or(Error::InvalidHandle)?;
+        let check = |generation: u64| {
+            generation == handle.generation() || mutant::active(Mutant::HandleGeneration)
+        };
+        if !check(entry.generation.load(Ordering::Acquire)) {
+            return Err(Error::InvalidHandle);
+        }
+        let object = entry.object.get();
+        let rights = Rights(entry.rights.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        if !check(entry.generation.load(Ordering::Relaxed)) {
+            return Err(Error::InvalidHandle);
+        }
+        match object {
+            Some(object) if object.is_alive() => Ok(Held { object, rights }),
+            _ => Err(Error::InvalidHandle),
+        }
+    }
+
+    /// What a handle stands for whose object is being destroyed: for the operation that goes on
+    /// destroying it.
+    pub fn look_up_dead(&self, handle: Handle) -> Option<Held> {
+        let entry = self.entry(handle.index())?;
+        let generation = || entry.generation.load(Ordering::Acquire);
+        if generation() != handle.generation() {
+            return None;
+        }
+        let held = Held {
+            object: entry.object.get()?,
+            rights: Rights(entry.rights.load(Ordering::Relaxed)),
+        };
+        fence(Ordering::Acquire);
+        (generation() == handle.generation()).then_some(held)
+    }
+
+    /// Sets `count` entries aside for [`HandleTable::insert_reserved`].
+    ///
+    /// # Errors
+    /// TableFull, OutOfQuota, OutOfMemory; nothing is set aside then.
+    pub fn reserve<P: Platform>(
+        &self,
+        kernel: &'static Kernel<P>,
+        quota: &'static Quota,
+        count: u32,
+    ) -> Result<(), Error> {
+        let mut free = self.free.lock();
+        while free.count - free.reserved < count {
+            self.grow(kernel, quota, &mut free)?;
+        }
+        free.reserved += count;
+        Ok(())
+    }
+
+    /// Gives entries back that were set aside and not used.
+    pub fn unreserve(&self, count: u32) {
+        self.free.lock().reserved -= count;
+    }
+
+    fn grow<P: Platform>(
+        &self,
+        kernel: &'static Kernel<P>,
+        quota: &'static Quota,
+        free: &mut Free,
+    ) -> Result<(), Error> {
+        let position = free.chunks as usize;
+        let place = self.chunks.get(position).ok_or(Error::TableFull)?;
+        let chunk = kernel.chunks.allocate(kernel, quota)?;
+        let base = position * CHUNK_ENTRIES;
+        for (offset, entry) in chunk.entries.iter().enumerate().rev() {
+            entry.generation.store(1, Ordering::Relaxed);
+            entry.object.set(None);
+            if base + offset == 0 {
+                continue;
+            }
+            entry.next_free.store(free.first, Ordering::Relaxed);
+            free.first = (base + offset) as u32;
+            free.count += 1;
+        }
+        place.set(Some(chunk));
+        free.chunks += 1;
+        Ok(())
+    }
+
+    /// Opens a handle in an entry that was set aside.
+    pub fn insert_reserved<P: Platform>(&self, kernel: &Kernel<P>, held: Held) -> Handle {
+        let mut free = self.free.lock();
+        free.reserved -= 1;
+        self.open_first(kernel, &mut free, held)
+    }
+
+    /// Opens a handle.
+    ///
+    /// # Errors
+    /// TableFull, OutOfQuota, OutOfMemory.
+    pub fn insert<P: Platform>(
+        &self,
+        kernel: &'static Kernel<P>,
+        quota: &'static Quota,
+        held: Held,
+    ) -> Result<Handle, Error> {
+        let mut free = self.free.lock();
+        if free.count == free.reserved {
+            self.grow(kernel, quota, &mut free)?;
+        }
+        Ok(self.open_first(kernel, &mut free, held))
+    }
+
+    fn open_first<P: Platform>(&self, kernel: &Kernel<P>, free: &mut Free, held: Held) -> Handle {
+        let index = free.first as usize;
+        let entry = self.entry(index).expect("a free entry is in a chunk");
+        free.first = entry.next_free.load(Ordering::Relaxed);
+        free.count -= 1;
+        free.open += 1;
+        kernel.open_handles.fetch_add(1, Ordering::Relaxed);
+        held.acquire();
+        entry.rights.store(held.rights.0, Ordering::Relaxed);
+        entry.object.set(Some(held.object));
+        Handle::new(index, entry.generation.load(Ordering::Relaxed))
+    }
+
+    /// Takes handles out (moved) or looks them up (copied) for a message, all or none. The caller
+    /// owns the references of what it got in `taken`, and of the entries that were closed, which
+    /// it finds in `closed` and releases.
+    ///
+    /// # Errors
+    /// InvalidHandle, MissingRights (TRANSFER to move, DUPLICATE to copy); nothing is taken then.
+    pub fn take_for_message<P: Platform>(
+        &self,
+        kernel: &Kernel<P>,
+        wanted: &[(Handle, Transfer)],
+        taken: &mut [Option<Held>; MAX_HANDLES_IN_MESSAGE],
+        closed: &mut [Option<Held>; MAX_HANDLES_IN_MESSAGE],
+    ) -> Result<(), Error> {
+        let mut free = self.free.lock();
+        for (position, (handle, transfer)) in wanted.iter().enumerate() {
+            let held = self.look_up(*handle)?;
+            let needed = if transfer.is_copy() {
+                Rights::DUPLICATE
+            } else {
+                Rights::TRANSFER
+            };
+            held.require(needed)?;
+            let earlier = wanted[..position].iter().find(|(other, _)| other == handle);
+            if earlier.is_some_and(|(_, earlier)| !earlier.is_copy()) {
+                return Err(Error::InvalidHandle);
+            }
+            let rights = held.rights.intersection(transfer.rights());
+            taken[position] = Some(Held {
+                object: held.object,
+                rights,
+            });
+        }
+        for (position, (handle, transfer)) in wanted.iter().enumerate() {
+            // The message holds counted references of its own until delivery.
+            if let Some(held) = taken[position] {
+                held.acquire();
+            }
+            if !transfer.is_copy() {
+                closed[position] = self.close_entry(kernel, &mut free, *handle);
+            }
+        }
+        Ok(())
+    }
+
+    fn close_entry<P: Platform>(
+        &self,
+        kernel: &Kernel<P>,
+        free: &mut Free,
+        handle: Handle,
+    ) -> Option<Held> {
+        let index = handle.index();
+        let entry = self.entry(index)?;
+        if entry.generation.load(Ordering::Relaxed) != handle.generation() {
+            return None;
+        }
+        let object = entry.object.get()?;
+        let held = Held {
+            object,
+            rights: Rights(entry.rights.load(Ordering::Relaxed)),
+        };
+        entry.object.set(None);
+        entry
+            .generation
+            .store(handle.generation() + 1, Ordering::Release);
+        entry.next_free.store(free.first, Ordering::Relaxed);
+        free.first = index as u32;
+        free.count += 1;
+        free.open -= 1;
+        kernel.open_handles.fetch_sub(1, Ordering::Relaxed);
+        Some(held)
+    }
+
+    /// Closes a handle and returns what it held, still counted: the caller releases it. Handles of
+    /// destroyed objects can be closed as well.
+    ///
+    /// # Errors
+    /// InvalidHandle.
+    pub fn remove<P: Platform>(&self, kernel: &Kernel<P>, handle: Handle) -> Result<Held, Error> {
+        let mut free = self.free.lock();
+        self.close_entry(kernel, &mut free, handle)
+            .ok_or(Error::InvalidHandle)
+    }
+
+    /// Closes up to `budget` handles of a dying task, from position `from` on; the position to go
+    /// on from, or `None` when all are closed and the table's memory is given back.
+    pub fn clear_step<P: Platform>(
+        &self,
+        kernel: &'static Kernel<P>,
+        from: u32,
+        budget: u32,
+    ) -> Option<u32> {
+        let mut index = from;
+        for _ in 0..budget {
+            let Some(entry) = self.entry(index as usize) else {
+                self.give_back_chunks(kernel);
+                return None;
+            };
+            let handle = Handle::new(index as usize, entry.generation.load(Ordering::Relaxed));
+            if let Ok(held) = self.remove(kernel, handle) {
+                held.release(kernel);
+            }
+            index += 1;
+        }
+        Some(index)
+    }
+
+    fn give_back_chunks<P: Platform>(&self, kernel: &'static Kernel<P>) {
+        for place in &self.chunks {
+            if let Some(chunk) = place.take() {
+                kernel.chunks.retire(kernel, chunk);
+            }
+        }
+        *self.free.lock() = Free {
+            first: 0,
+            count: 0,
+            reserved: 0,
+            chunks: 0,
+            open: 0,
+        };
+    }
+}
+
+impl Default for HandleTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}

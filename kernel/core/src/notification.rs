@@ -1,0 +1,252 @@
+//! Notifications: a word of signal bits, one thread that may wait for them, and the thread they are
+//! bound to, whose Receive ends for signals as well.
+
+use crate::cpu::Cpu;
+use crate::kernel::{Kernel, Next, Outcome};
+use crate::object::Object;
+use crate::platform::Platform;
+use crate::quota::Quota;
+use crate::slab::{Slot, Slotted};
+use crate::sync::{Guard, Lock, Rank};
+use crate::thread::{Thread, Wait, WaitRef};
+use ipc::message::NEVER;
+use ipc::{Error, Label, Tag};
+
+/// What a notification's lock guards.
+pub struct Signals {
+    bits: u64,
+    /// The wait of the thread in Wait.
+    waiter: Option<WaitRef>,
+    /// The thread that the notification is bound to.
+    bound: Option<&'static Thread>,
+    /// The bound thread's wait in Receive.
+    bound_wait: Option<WaitRef>,
+}
+
+impl Signals {
+    const EMPTY: Signals = Signals {
+        bits: 0,
+        waiter: None,
+        bound: None,
+        bound_wait: None,
+    };
+
+    /// Takes the bits, leaving none.
+    pub fn take(&mut self) -> u64 {
+        core::mem::take(&mut self.bits)
+    }
+
+    /// Remembers the wait of the bound thread in Receive, so that a signal can end it. It is
+    /// published before the lock is dropped: a signal that comes later finds it.
+    pub fn watch(&mut self, wait: WaitRef) {
+        self.bound_wait = Some(wait);
+    }
+}
+
+/// A notification.
+#[repr(align(64))]
+pub struct Notification {
+    /// Book-keeping.
+    pub slot: Slot<Notification>,
+    signals: Lock<Signals>,
+}
+
+impl Slotted for Notification {
+    fn make() -> Notification {
+        Notification {
+            slot: Slot::new(),
+            signals: Lock::new(Rank::Notification, Signals::EMPTY),
+        }
+    }
+    fn slot(&self) -> &Slot<Notification> {
+        &self.slot
+    }
+}
+
+impl Notification {
+    /// The bits and who waits for them.
+    pub fn signals(&self) -> Guard<'_, Signals> {
+        self.signals.lock()
+    }
+
+    /// Forgets a waiter whose wait ended otherwise.
+    pub fn forget(&self, thread: &'static Thread) {
+        let mut signals = self.signals.lock();
+        if signals
+            .waiter
+            .is_some_and(|waiter| core::ptr::eq(waiter.thread, thread))
+        {
+            signals.waiter = None;
+        }
+    }
+
+    /// Unbinds the thread.
+    pub fn unbind(&self, thread: &'static Thread) {
+        let mut signals = self.signals.lock();
+        if signals
+            .bound
+            .is_some_and(|bound| core::ptr::eq(bound, thread))
+        {
+            signals.bound = None;
+            signals.bound_wait = None;
+        }
+    }
+}
+
+impl<P: Platform> Kernel<P> {
+    /// Makes a notification, with one reference that the caller owns.
+    ///
+    /// # Errors
+    /// OutOfQuota, OutOfMemory.
+    pub fn make_notification(
+        &'static self,
+        quota: &'static Quota,
+    ) -> Result<&'static Notification, Error> {
+        let notification = self.notifications.allocate(self, quota)?;
+        *notification.signals.lock() = Signals::EMPTY;
+        Ok(notification)
+    }
+
+    /// Sets bits, and ends the wait of the thread that waits for them. Returns that thread, claimed
+    /// and with its result in place, for the caller to make ready.
+    #[must_use]
+    pub fn set_bits(
+        &'static self,
+        notification: &'static Notification,
+        bits: u64,
+    ) -> Option<&'static Thread> {
+        let mut signals = notification.signals.lock();
+        signals.bits |= bits;
+        if signals.bits == 0 {
+            return None;
+        }
+        if let Some(waiter) = signals.waiter
+            && waiter.thread.claim_generation(waiter.generation)
+        {
+            signals.waiter = None;
+            let bits = signals.take();
+            drop(signals);
+            let registers = &waiter.thread.registers;
+            registers.rax.set(0);
+            registers.rdi.set(bits);
+            return Some(waiter.thread);
+        }
+        if let Some(waiter) = signals.bound_wait.take()
+            && waiter.thread.claim_generation(waiter.generation)
+        {
+            let bits = signals.take();
+            drop(signals);
+            self.leave_queue(waiter.thread);
+            give_signal(waiter.thread, bits);
+            return Some(waiter.thread);
+        }
+        None
+    }
+
+    /// Signal.
+    pub fn signal(
+        &'static self,
+        cpu: &'static Cpu,
+        notification: &'static Notification,
+        bits: u64,
+    ) -> Outcome {
+        if let Some(thread) = self.set_bits(notification, bits) {
+            self.make_ready(cpu, thread);
+        }
+        Ok(Next::Return)
+    }
+
+    /// Wait.
+    pub fn wait(
+        &'static self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        notification: &'static Notification,
+        deadline: u64,
+    ) -> Outcome {
+        let mut signals = notification.signals.lock();
+        let bits = signals.take();
+        if bits != 0 {
+            thread.registers.rdi.set(bits);
+            return Ok(Next::Return);
+        }
+        if signals.waiter.is_some() || signals.bound.is_some_and(|t| !core::ptr::eq(t, thread)) {
+            return Err(Error::Busy);
+        }
+        if deadline != NEVER && deadline <= self.platform.now() {
+            return Err(Error::TimedOut);
+        }
+        let generation = thread.next_generation();
+        signals.waiter = Some(WaitRef { thread, generation });
+        thread.notification.set(Some(notification));
+        self.detach(cpu, thread);
+        self.arm(cpu, thread, deadline, generation);
+        thread.publish_as(Wait::Notification, generation);
+        Ok(Next::Blocked)
+    }
+
+    /// NotificationBind with a notification.
+    pub fn bind(
+        &'static self,
+        thread: &'static Thread,
+        notification: &'static Notification,
+    ) -> Outcome {
+        {
+            let mut signals = notification.signals.lock();
+            if signals
+                .bound
+                .is_some_and(|bound| !core::ptr::eq(bound, thread))
+                || signals.waiter.is_some()
+            {
+                return Err(Error::Busy);
+            }
+            signals.bound = Some(thread);
+        }
+        notification.slot.reference();
+        self.unbind_except(thread, Some(notification));
+        Ok(Next::Return)
+    }
+
+    /// Binds the thread to `new`, whose reference the caller hands over, instead of what it was
+    /// bound to.
+    pub fn unbind_except(
+        &'static self,
+        thread: &'static Thread,
+        new: Option<&'static Notification>,
+    ) {
+        let old = thread.bound.get();
+        thread.bound.set(new);
+        if let Some(old) = old {
+            if new.is_none_or(|new| !core::ptr::eq(new, old)) {
+                old.unbind(thread);
+            }
+            self.drop_reference(Object::Notification(old));
+        }
+    }
+
+    /// Destroys a notification: the waits on it end.
+    pub fn empty_notification(&'static self, notification: &'static Notification) {
+        let waiter = {
+            let mut signals = notification.signals.lock();
+            // The bound thread goes on waiting for messages; no signal can come any more.
+            signals.bound_wait = None;
+            signals.waiter.take()
+        };
+        if let Some(waiter) = waiter
+            && waiter.thread.claim_generation(waiter.generation)
+        {
+            self.finish_with_error(waiter.thread, Error::Destroyed);
+        }
+    }
+}
+
+/// Puts the kernel message Signal into the registers of a thread whose Receive it ends.
+pub fn give_signal(thread: &'static Thread, bits: u64) {
+    let registers = &thread.registers;
+    registers.rax.set(0);
+    registers.rdi.set(0);
+    registers
+        .rsi
+        .set(Tag::new(Label::SIGNAL, 8, 0).0 | Tag::KERNEL);
+    registers.rdx.set(bits);
+}

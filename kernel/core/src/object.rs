@@ -1,0 +1,234 @@
+//! What all kernel objects have in common: the enumeration of kinds and the atomic cell that holds
+//! a reference to an object of any kind, as handle tables need it.
+#![expect(
+    unsafe_code,
+    reason = "tagged pointers to objects of several types in one atomic word"
+)]
+
+use crate::endpoint::{Badge, Endpoint};
+use crate::interrupt::{Interrupt, IoPorts};
+use crate::memory::Memory;
+use crate::notification::Notification;
+use crate::reply::Reply;
+use crate::slab::Slot;
+use crate::sync::{AtomicPtr, Ordering};
+use crate::task::Task;
+use crate::thread::Thread;
+use core::ptr;
+use ipc::ObjectKind;
+
+/// A reference to a kernel object of any kind.
+#[derive(Clone, Copy)]
+pub enum Object {
+    /// An endpoint without badge.
+    Endpoint(&'static Endpoint),
+    /// A badged send right.
+    Badge(&'static Badge),
+    /// A notification.
+    Notification(&'static Notification),
+    /// Memory.
+    Memory(&'static Memory),
+    /// A task.
+    Task(&'static Task),
+    /// A thread.
+    Thread(&'static Thread),
+    /// A stashed reply right.
+    Reply(&'static Reply),
+    /// An interrupt.
+    Interrupt(&'static Interrupt),
+    /// A range of I/O ports.
+    IoPorts(&'static IoPorts),
+    /// The right to make device objects.
+    DeviceControl,
+    /// The right to tune.
+    SchedControl,
+    /// The right to halt, to log and to read counters.
+    SystemControl,
+    /// The right to read trace rings.
+    Trace,
+}
+
+/// Objects are aligned to 64 bytes, so that their pointers have room for the kind.
+const TAG_MASK: usize = 63;
+
+/// What a pointer of each kind is tagged with; 0 is the empty cell.
+mod tag {
+    pub(super) const ENDPOINT: usize = 1;
+    pub(super) const BADGE: usize = 2;
+    pub(super) const NOTIFICATION: usize = 3;
+    pub(super) const MEMORY: usize = 4;
+    pub(super) const TASK: usize = 5;
+    pub(super) const THREAD: usize = 6;
+    pub(super) const REPLY: usize = 7;
+    pub(super) const INTERRUPT: usize = 8;
+    pub(super) const IO_PORTS: usize = 9;
+    pub(super) const DEVICE_CONTROL: usize = 10;
+    pub(super) const SCHED_CONTROL: usize = 11;
+    pub(super) const SYSTEM_CONTROL: usize = 12;
+    pub(super) const TRACE: usize = 13;
+}
+
+impl Object {
+    /// The kind as tasks know it: a badged send right is an endpoint to them.
+    pub fn kind(self) -> ObjectKind {
+        match self {
+            Object::Endpoint(_) | Object::Badge(_) => ObjectKind::Endpoint,
+            Object::Notification(_) => ObjectKind::Notification,
+            Object::Memory(_) => ObjectKind::Memory,
+            Object::Task(_) => ObjectKind::Task,
+            Object::Thread(_) => ObjectKind::Thread,
+            Object::Reply(_) => ObjectKind::Reply,
+            Object::Interrupt(_) => ObjectKind::Interrupt,
+            Object::IoPorts(_) => ObjectKind::IoPorts,
+            Object::DeviceControl => ObjectKind::DeviceControl,
+            Object::SchedControl => ObjectKind::SchedControl,
+            Object::SystemControl => ObjectKind::SystemControl,
+            Object::Trace => ObjectKind::Trace,
+        }
+    }
+
+    /// The book-keeping part; control objects have none.
+    pub fn slot(self) -> Option<&'static dyn SlotView> {
+        Some(match self {
+            Object::Endpoint(object) => &object.slot,
+            Object::Badge(object) => &object.slot,
+            Object::Notification(object) => &object.slot,
+            Object::Memory(object) => &object.slot,
+            Object::Task(object) => &object.slot,
+            Object::Thread(object) => &object.slot,
+            Object::Reply(object) => &object.slot,
+            Object::Interrupt(object) => &object.slot,
+            Object::IoPorts(object) => &object.slot,
+            _ => return None,
+        })
+    }
+
+    /// Whether the object was not destroyed.
+    pub fn is_alive(self) -> bool {
+        self.slot().is_none_or(|slot| slot.is_alive())
+    }
+
+    fn pack(self) -> *mut () {
+        fn tagged<T>(object: &'static T, tag: usize) -> *mut () {
+            const {
+                assert!(
+                    align_of::<T>() > TAG_MASK,
+                    "objects are aligned for the tag"
+                )
+            };
+            ptr::from_ref(object)
+                .cast_mut()
+                .cast::<()>()
+                .map_addr(|address| address | tag)
+        }
+        match self {
+            Object::Endpoint(object) => tagged(object, tag::ENDPOINT),
+            Object::Badge(object) => tagged(object, tag::BADGE),
+            Object::Notification(object) => tagged(object, tag::NOTIFICATION),
+            Object::Memory(object) => tagged(object, tag::MEMORY),
+            Object::Task(object) => tagged(object, tag::TASK),
+            Object::Thread(object) => tagged(object, tag::THREAD),
+            Object::Reply(object) => tagged(object, tag::REPLY),
+            Object::Interrupt(object) => tagged(object, tag::INTERRUPT),
+            Object::IoPorts(object) => tagged(object, tag::IO_PORTS),
+            Object::DeviceControl => ptr::without_provenance_mut(tag::DEVICE_CONTROL),
+            Object::SchedControl => ptr::without_provenance_mut(tag::SCHED_CONTROL),
+            Object::SystemControl => ptr::without_provenance_mut(tag::SYSTEM_CONTROL),
+            Object::Trace => ptr::without_provenance_mut(tag::TRACE),
+        }
+    }
+
+    fn unpack(packed: *mut ()) -> Option<Object> {
+        let pointer = packed.map_addr(|address| address & !TAG_MASK);
+        /// # Safety
+        /// `pointer` came from a `&'static T`.
+        unsafe fn object<T>(pointer: *mut ()) -> &'static T {
+            // SAFETY: the caller's promise; the reference is shared and `T: Sync` holds for every
+            // kind of object (checked where `Object` is shared between CPUs).
+            unsafe { &*pointer.cast::<T>() }
+        }
+        // SAFETY: the only source of tagged pointers is `pack`, which pairs each tag with the type
+        // that is read back under it here.
+        Some(unsafe {
+            match packed.addr() & TAG_MASK {
+                tag::ENDPOINT => Object::Endpoint(object(pointer)),
+                tag::BADGE => Object::Badge(object(pointer)),
+                tag::NOTIFICATION => Object::Notification(object(pointer)),
+                tag::MEMORY => Object::Memory(object(pointer)),
+                tag::TASK => Object::Task(object(pointer)),
+                tag::THREAD => Object::Thread(object(pointer)),
+                tag::REPLY => Object::Reply(object(pointer)),
+                tag::INTERRUPT => Object::Interrupt(object(pointer)),
+                tag::IO_PORTS => Object::IoPorts(object(pointer)),
+                tag::DEVICE_CONTROL => Object::DeviceControl,
+                tag::SCHED_CONTROL => Object::SchedControl,
+                tag::SYSTEM_CONTROL => Object::SystemControl,
+                tag::TRACE => Object::Trace,
+                _ => return None,
+            }
+        })
+    }
+}
+
+/// The part of [`Slot`] that does not depend on the object's type.
+pub trait SlotView: Sync {
+    /// Whether the object was not destroyed.
+    fn is_alive(&self) -> bool;
+    /// Marks the object destroyed; true for the first call.
+    fn kill(&self) -> bool;
+    /// Counts one more reference.
+    fn reference(&self);
+    /// Counts one reference less; true if it was the last.
+    fn dereference(&self) -> bool;
+}
+
+impl<T: Sync> SlotView for Slot<T> {
+    fn is_alive(&self) -> bool {
+        Slot::is_alive(self)
+    }
+    fn kill(&self) -> bool {
+        Slot::kill(self)
+    }
+    fn reference(&self) {
+        Slot::reference(self);
+    }
+    fn dereference(&self) -> bool {
+        Slot::dereference(self)
+    }
+}
+
+/// An atomic `Option<Object>`.
+pub struct AtomicObject(AtomicPtr<()>);
+
+impl AtomicObject {
+    /// An empty cell.
+    pub const fn none() -> AtomicObject {
+        AtomicObject(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// The object; acquires what was stored before it.
+    #[inline]
+    pub fn get(&self) -> Option<Object> {
+        Object::unpack(self.0.load(Ordering::Acquire))
+    }
+
+    /// Replaces the object; releases what was stored before.
+    #[inline]
+    pub fn set(&self, value: Option<Object>) {
+        self.0.store(
+            value.map_or(ptr::null_mut(), Object::pack),
+            Ordering::Release,
+        );
+    }
+
+    /// Takes the object out and leaves nothing.
+    pub fn take(&self) -> Option<Object> {
+        Object::unpack(self.0.swap(ptr::null_mut(), Ordering::AcqRel))
+    }
+}
+
+impl Default for AtomicObject {
+    fn default() -> Self {
+        Self::none()
+    }
+}

@@ -1,0 +1,449 @@
+//! The scheduler: which thread runs where and when.
+//!
+//! Fixed priorities, a FIFO each, per CPU; the guarantee that the most urgent ready thread runs is
+//! per CPU. A thread that is woken goes to the CPU that it ran on last if that is idle or does
+//! something less urgent, else to an idle one, else to the one that does the least urgent thing. An
+//! idle CPU takes from the others before it halts. Nothing ticks: the timer is set only for
+//! deadlines, for the end of a slice while somebody of equal priority is ready, and while there is
+//! something to reclaim.
+
+use crate::cpu::Cpu;
+use crate::kernel::{Kernel, Next, Outcome};
+use crate::mutant::{self, Mutant};
+use crate::platform::{Platform, PortRange};
+use crate::sync::Ordering;
+use crate::task::{MAX_PORT_RANGES, Task};
+use crate::thread::Thread;
+use crate::trace::Kind as TraceKind;
+use crate::tunables::Tunable;
+use ipc::Error;
+use ipc::message::NEVER;
+
+/// Expired deadlines that one timer interrupt works off; the next follows at once.
+const EXPIRIES_PER_INTERRUPT: u32 = 64;
+const NS_PER_US: u64 = 1000;
+
+impl<P: Platform> Kernel<P> {
+    /// Records an event in this CPU's trace ring.
+    #[inline]
+    pub fn trace(&self, cpu: &Cpu, kind: TraceKind, first: u64, second: u64) {
+        if let Some(ring) = self.trace_ring(cpu.index)
+            && ring.is_enabled()
+        {
+            ring.record(self.platform.now(), kind, first, second);
+        }
+    }
+
+    /// Charges the running thread for its time up to now.
+    fn charge(&self, cpu: &Cpu, thread: &Thread) {
+        let now = self.platform.now();
+        let spent = now.saturating_sub(cpu.charged_at.load(Ordering::Relaxed));
+        cpu.charged_at.store(now, Ordering::Relaxed);
+        cpu.counters.busy_ns.add(spent);
+        let total = thread.cpu_time.load(Ordering::Relaxed) + spent;
+        thread.cpu_time.store(total, Ordering::Relaxed);
+    }
+
+    /// Takes the running thread off this CPU, which keeps nothing of it: afterwards it can be
+    /// published as waiting, or queued, and be run elsewhere at once.
+    pub fn detach(&self, cpu: &Cpu, thread: &'static Thread) {
+        self.charge(cpu, thread);
+        if thread.uses_fpu.load(Ordering::Relaxed)
+            && let Some(area) = thread.fpu_area()
+        {
+            self.platform.fpu_save(area);
+        }
+        cpu.current.set(None);
+    }
+
+    /// Sets the deadline of the wait that is about to be published.
+    pub fn arm(&self, cpu: &Cpu, thread: &'static Thread, deadline: u64, generation: u64) {
+        thread.deadline.store(deadline, Ordering::Relaxed);
+        if deadline == NEVER {
+            return;
+        }
+        self.disarm(thread);
+        cpu.timers().insert(thread, deadline, generation);
+        if deadline < cpu.programmed.load(Ordering::Relaxed) {
+            cpu.timer_dirty.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a thread out of the timers. Deadlines of waits that ended are otherwise left to expire:
+    /// they find another generation and do nothing.
+    pub fn disarm(&self, thread: &'static Thread) {
+        while let Some(index) = thread.timer.cpu() {
+            self.cpus()[index].timers().remove(thread);
+        }
+    }
+
+    /// This CPU's timer fired.
+    pub fn timer(&'static self, cpu: &'static Cpu) {
+        self.enter(cpu);
+        cpu.counters.timer_interrupts.add(1);
+        let now = self.platform.now();
+        for _ in 0..EXPIRIES_PER_INTERRUPT {
+            let expired = cpu.timers().pop_expired(now);
+            let Some((thread, generation)) = expired else {
+                break;
+            };
+            if thread.claim_generation(generation) {
+                self.trace(cpu, TraceKind::Timer, thread.slot.number(), 0);
+                self.expire(thread);
+            }
+        }
+        cpu.programmed.store(NEVER, Ordering::Relaxed);
+        cpu.timer_dirty.store(true, Ordering::Relaxed);
+        if cpu.slice_end.load(Ordering::Relaxed) <= now {
+            cpu.reschedule.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes a claimed thread, whose result is in place, ready.
+    pub fn make_ready(&'static self, cpu: &'static Cpu, thread: &'static Thread) {
+        thread.activate();
+        cpu.counters.wakes.add(1);
+        thread.wakes.fetch_add(1, Ordering::Relaxed);
+        let target = self.place(thread);
+        self.trace(
+            cpu,
+            TraceKind::Wake,
+            thread.slot.number(),
+            target.index as u64,
+        );
+        self.enqueue(cpu, target, thread);
+    }
+
+    fn enqueue(&'static self, cpu: &'static Cpu, target: &'static Cpu, thread: &'static Thread) {
+        let wanted = u32::from(thread.priority()) + 1;
+        if thread.cpu.load(Ordering::Relaxed) != target.index as u32 {
+            thread.cpu.store(target.index as u32, Ordering::Relaxed);
+            thread.migrations.fetch_add(1, Ordering::Relaxed);
+        }
+        target.run_queue().push(thread, false);
+        // The target's `running` was stored before it looked at its queue under the lock: either it
+        // has found the thread, or what is read here is what it runs now.
+        if target.running.load(Ordering::Relaxed) <= wanted {
+            target.reschedule.store(true, Ordering::Release);
+            if target.index != cpu.index {
+                cpu.counters.ipis.add(1);
+                self.platform.kick(target.index);
+            }
+        }
+    }
+
+    /// Where a thread that becomes ready should run.
+    fn place(&self, thread: &Thread) -> &'static Cpu {
+        let wanted = u32::from(thread.priority()) + 1;
+        let last = &self.cpus()[thread.cpu.load(Ordering::Relaxed) as usize];
+        let last_allowed = last.online.load(Ordering::Relaxed) && thread.may_run_on(last.index);
+        if last_allowed && last.running.load(Ordering::Relaxed) < wanted {
+            return last;
+        }
+        let allowed =
+            |cpu: &&'static Cpu| cpu.online.load(Ordering::Relaxed) && thread.may_run_on(cpu.index);
+        let running = |cpu: &'static Cpu| cpu.running.load(Ordering::Relaxed);
+        let least = self
+            .cpus()
+            .iter()
+            .filter(allowed)
+            .min_by_key(|cpu| running(cpu));
+        match least {
+            Some(least) if !last_allowed || running(least) < wanted => least,
+            _ => last,
+        }
+    }
+
+    /// Yield.
+    pub fn yield_now(&'static self) -> Outcome {
+        Ok(Next::Yield)
+    }
+
+    /// Does what an operation answered.
+    pub fn apply(&'static self, cpu: &'static Cpu, thread: &'static Thread, outcome: Outcome) {
+        match outcome {
+            Ok(Next::Return) => thread.registers.rax.set(0),
+            Ok(Next::Resume) => {}
+            Ok(Next::Again) => thread.rewind(),
+            Ok(Next::Blocked) => {}
+            Ok(Next::Switch(next)) => self.switch_or_queue(cpu, next),
+            Ok(Next::Yield) => {
+                thread.registers.rax.set(0);
+                self.requeue(cpu, thread, false);
+            }
+            Err(error) => thread.registers.rax.set(error.code()),
+        }
+    }
+
+    /// Runs a claimed thread on this CPU, which has none now, unless it may not run here or a more
+    /// urgent one is ready.
+    fn switch_or_queue(&'static self, cpu: &'static Cpu, next: &'static Thread) {
+        let wanted = u32::from(next.priority()) + 1;
+        if next.may_run_on(cpu.index) && cpu.run_queue().top() <= wanted {
+            next.activate();
+            self.switch_to(cpu, next);
+        } else {
+            self.make_ready(cpu, next);
+        }
+    }
+
+    /// Puts the running thread back into this CPU's queue.
+    fn requeue(&'static self, cpu: &'static Cpu, thread: &'static Thread, first: bool) {
+        self.detach(cpu, thread);
+        cpu.run_queue().push(thread, first);
+    }
+
+    /// The way out of the kernel: what to resume on this CPU, `None` to idle. Idling ends with the
+    /// next interrupt.
+    pub fn leave(&'static self, cpu: &'static Cpu) -> Option<&'static Thread> {
+        self.serve_flush(cpu);
+        self.reclaim_some(cpu);
+        let thread = self.choose(cpu);
+        match thread {
+            Some(thread) => self.load(cpu, thread.task()),
+            None => cpu.slice_end.store(NEVER, Ordering::Relaxed),
+        }
+        if cpu.timer_dirty.load(Ordering::Relaxed) || self.reclaim.is_pending() {
+            self.program_timer(cpu, thread.is_none());
+        }
+        self.see_epoch(cpu, thread.is_none());
+        thread
+    }
+
+    fn choose(&'static self, cpu: &'static Cpu) -> Option<&'static Thread> {
+        if let Some(thread) = cpu.current.get() {
+            if thread.doomed.load(Ordering::Relaxed) {
+                self.detach(cpu, thread);
+                self.bury(thread);
+            } else if !cpu.reschedule.load(Ordering::Relaxed) {
+                return Some(thread);
+            } else {
+                cpu.reschedule.store(false, Ordering::Relaxed);
+                self.preempt(cpu, thread);
+            }
+        }
+        if let Some(thread) = cpu.current.get() {
+            return Some(thread);
+        }
+        loop {
+            cpu.reschedule.store(false, Ordering::Relaxed);
+            // Before the queue is looked at: see `enqueue`.
+            cpu.running.store(0, Ordering::Relaxed);
+            let found = cpu.run_queue().pop();
+            let thread = found.or_else(|| self.steal(cpu))?;
+            if thread.doomed.load(Ordering::Relaxed) {
+                self.bury(thread);
+                continue;
+            }
+            self.switch_to(cpu, thread);
+            self.start_slice(cpu);
+            return Some(thread);
+        }
+    }
+
+    /// Lets a more urgent thread, or after its slice one of equal priority, take the CPU.
+    fn preempt(&'static self, cpu: &'static Cpu, thread: &'static Thread) {
+        let running = u32::from(thread.priority()) + 1;
+        let top = cpu.run_queue().top();
+        let slice_over = cpu.slice_end.load(Ordering::Relaxed) <= self.platform.now();
+        if !thread.may_run_on(cpu.index) {
+            self.detach(cpu, thread);
+            let target = self.place(thread);
+            self.enqueue(cpu, target, thread);
+        } else if top > running {
+            self.requeue(cpu, thread, true);
+        } else if top == running && slice_over {
+            self.requeue(cpu, thread, false);
+        } else {
+            cpu.running.store(running, Ordering::Relaxed);
+            self.start_slice(cpu);
+        }
+    }
+
+    /// Starts a slice where somebody of the running thread's priority is ready, and ends it where
+    /// nobody is.
+    fn start_slice(&self, cpu: &Cpu) {
+        let contended = cpu.run_queue().top() >= cpu.running.load(Ordering::Relaxed);
+        let end = cpu.slice_end.load(Ordering::Relaxed);
+        let now = self.platform.now();
+        if !contended {
+            cpu.slice_end.store(NEVER, Ordering::Relaxed);
+        } else if end == NEVER || end <= now {
+            let slice = self.tunables.get(Tunable::SchedSliceUs) * NS_PER_US;
+            cpu.slice_end.store(now + slice, Ordering::Relaxed);
+            cpu.timer_dirty.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a thread from another CPU's queue.
+    fn steal(&'static self, cpu: &'static Cpu) -> Option<&'static Thread> {
+        if self.tunables.get(Tunable::SchedSteal) == 0 {
+            return None;
+        }
+        for other in self.cpus() {
+            if other.index == cpu.index || !other.online.load(Ordering::Relaxed) {
+                continue;
+            }
+            let stolen = other.run_queue().steal(cpu.index);
+            if let Some(thread) = stolen {
+                thread.cpu.store(cpu.index as u32, Ordering::Relaxed);
+                thread.migrations.fetch_add(1, Ordering::Relaxed);
+                cpu.counters.steals.add(1);
+                self.trace(
+                    cpu,
+                    TraceKind::Steal,
+                    thread.slot.number(),
+                    other.index as u64,
+                );
+                return Some(thread);
+            }
+        }
+        None
+    }
+
+    /// Makes an active thread that nobody else has the running one of this CPU, which has none.
+    fn switch_to(&'static self, cpu: &'static Cpu, thread: &'static Thread) {
+        cpu.charged_at.store(self.platform.now(), Ordering::Relaxed);
+        cpu.counters.switches.add(1);
+        thread.switches.store(
+            thread.switches.load(Ordering::Relaxed) + 1,
+            Ordering::Relaxed,
+        );
+        if thread.cpu.load(Ordering::Relaxed) != cpu.index as u32 {
+            thread.cpu.store(cpu.index as u32, Ordering::Relaxed);
+            cpu.counters.migrations.add(1);
+            thread.migrations.fetch_add(1, Ordering::Relaxed);
+        }
+        cpu.running
+            .store(u32::from(thread.priority()) + 1, Ordering::Relaxed);
+        cpu.current.set(Some(thread));
+        self.switch_fpu(cpu, thread);
+        self.trace(
+            cpu,
+            TraceKind::Switch,
+            thread.slot.number(),
+            thread.task().slot.number(),
+        );
+    }
+
+    /// Gives ring 3 the FPU with the thread's registers, or takes it away.
+    fn switch_fpu(&self, cpu: &Cpu, thread: &'static Thread) {
+        let uses = thread.uses_fpu.load(Ordering::Relaxed);
+        if uses != cpu.fpu_enabled.load(Ordering::Relaxed) {
+            self.platform.fpu_enable(uses);
+            cpu.fpu_enabled.store(uses, Ordering::Relaxed);
+        }
+        if !uses {
+            return;
+        }
+        // Both sides have to agree that the registers are this thread's latest.
+        let mine = cpu
+            .fpu_owner
+            .get()
+            .is_some_and(|owner| core::ptr::eq(owner, thread))
+            && thread.fpu_cpu.load(Ordering::Relaxed) == cpu.index as u32;
+        if !mine && let Some(area) = thread.fpu_area() {
+            self.platform.fpu_restore(area);
+            cpu.fpu_owner.set(Some(thread));
+            thread.fpu_cpu.store(cpu.index as u32, Ordering::Relaxed);
+        }
+    }
+
+    /// Loads the address space and the I/O ports of the task that is about to run.
+    fn load(&'static self, cpu: &'static Cpu, task: &'static Task) {
+        let loaded = cpu
+            .loaded
+            .get()
+            .is_some_and(|loaded| core::ptr::eq(loaded, task));
+        let ports = task.has_ports() || cpu.ports_open.load(Ordering::Relaxed);
+        let generation = self.ports_generation.load(Ordering::Relaxed);
+        if !loaded {
+            cpu.loaded.set(Some(task));
+            // First into the set, then the root: a shootdown that misses this CPU in the set changed
+            // the tables before this CPU walks them.
+            task.cpus.add(cpu.index);
+            self.platform.load_root(task.root());
+        }
+        let stale = generation != cpu.ports_generation.load(Ordering::Relaxed);
+        if ports && (!loaded || stale) {
+            self.load_ports(cpu, task);
+        }
+        if stale {
+            cpu.ports_generation.store(generation, Ordering::Relaxed);
+        }
+    }
+
+    fn load_ports(&self, cpu: &Cpu, task: &Task) {
+        let mut ranges = [PortRange::default(); MAX_PORT_RANGES];
+        let count = task.port_ranges(&mut ranges);
+        if count == 0 && mutant::active(Mutant::PortSwitch) {
+            return;
+        }
+        self.platform.set_ports(&ranges[..count]);
+        cpu.ports_open.store(count > 0, Ordering::Relaxed);
+    }
+
+    fn program_timer(&self, cpu: &Cpu, idle: bool) {
+        cpu.timer_dirty.store(false, Ordering::Relaxed);
+        let mut deadline = cpu
+            .timers()
+            .earliest()
+            .min(cpu.slice_end.load(Ordering::Relaxed));
+        if self.reclaim.is_pending() {
+            let interval = self.tunables.get(Tunable::ReclaimIntervalUs) * NS_PER_US;
+            let pause = if idle { 0 } else { interval };
+            deadline = deadline.min(self.platform.now() + pause);
+        }
+        if deadline != cpu.programmed.load(Ordering::Relaxed) {
+            cpu.programmed.store(deadline, Ordering::Relaxed);
+            self.platform.set_timer(deadline);
+        }
+    }
+
+    /// Sets a thread's priority: of one that is queued, at its next turn.
+    pub fn set_priority(&'static self, cpu: &'static Cpu, thread: &'static Thread, priority: u8) {
+        thread.priority.store(priority, Ordering::Relaxed);
+        self.rethink(cpu, thread);
+    }
+
+    /// Sets the CPUs that a thread may run on.
+    ///
+    /// # Errors
+    /// InvalidArgument if none of them is online.
+    pub fn set_affinity(
+        &'static self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        affinity: u64,
+    ) -> Outcome {
+        let possible = self.cpus().iter().any(|cpu| {
+            let in_set = affinity == u64::MAX || (cpu.index < 64 && affinity & 1 << cpu.index != 0);
+            cpu.online.load(Ordering::Relaxed) && in_set
+        });
+        if !possible {
+            return Err(Error::InvalidArgument);
+        }
+        thread.affinity.store(affinity, Ordering::Relaxed);
+        self.rethink(cpu, thread);
+        Ok(Next::Return)
+    }
+
+    /// A thread's parameters changed: if it is ready it is queued anew, if it runs its CPU looks
+    /// again.
+    fn rethink(&'static self, cpu: &'static Cpu, thread: &'static Thread) {
+        let home = &self.cpus()[thread.cpu.load(Ordering::Relaxed) as usize];
+        if home.run_queue().remove(thread) {
+            let target = self.place(thread);
+            self.enqueue(cpu, target, thread);
+        } else if home
+            .current
+            .get()
+            .is_some_and(|current| core::ptr::eq(current, thread))
+        {
+            home.reschedule.store(true, Ordering::Release);
+            if home.index != cpu.index {
+                self.platform.kick(home.index);
+            }
+        }
+    }
+}

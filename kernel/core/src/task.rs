@@ -1,0 +1,241 @@
+//! Tasks: address space, handle table, quota, and the threads that run in them.
+//!
+//! A task lives until it is destroyed or its last thread ends; then it is dying: its threads are
+//! ended, every CPU leaves its address space, and what it holds is given back in steps
+//! ([`crate::reclaim`]).
+
+use crate::cpu::CpuSet;
+use crate::frames::Frame;
+use crate::handles::HandleTable;
+use crate::interrupt::IoPorts;
+use crate::mapping::Space;
+use crate::object::AtomicObject;
+use crate::platform::PortRange;
+use crate::queue::{Linked, Links, Queue};
+use crate::quota::Quota;
+use crate::slab::{Slot, Slotted};
+use crate::static_ref::AtomicRef;
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Guard, Lock, Ordering, Rank};
+use crate::thread::{IN_TASK, Thread};
+use ipc::layout::{IPC_BUFFER_STRIDE, IPC_BUFFERS, MAX_THREADS_PER_TASK};
+
+/// Most port ranges of one task.
+pub const MAX_PORT_RANGES: usize = 8;
+
+const SLOT_WORDS: usize = MAX_THREADS_PER_TASK / 64;
+
+/// Where a task is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TaskState {
+    /// Threads can run.
+    Alive = 0,
+    /// Threads are being ended, or what it held is being given back.
+    Dying = 1,
+    /// Nothing is left but the object.
+    Dead = 2,
+}
+
+/// A task.
+#[repr(align(64))]
+pub struct Task {
+    /// Frame of the page-table root.
+    pub root: AtomicU32,
+    state: AtomicU8,
+    /// Largest priority of its threads.
+    pub max_priority: AtomicU8,
+    /// How far reclaiming has come.
+    pub reclaim_phase: AtomicU8,
+    /// Position in the handle table while reclaiming.
+    pub reclaim_position: AtomicU32,
+    /// CPUs that may hold TLB entries of the address space.
+    pub cpus: CpuSet,
+    /// The endpoint (or badge) that its faults go to.
+    pub fault: AtomicObject,
+    quota: AtomicRef<Quota>,
+    threads: Lock<Queue<Thread, IN_TASK>>,
+    /// Mappings and page tables.
+    pub space: Lock<Space>,
+    ports: [AtomicRef<IoPorts>; MAX_PORT_RANGES],
+    buffer_slots: [AtomicU64; SLOT_WORDS],
+    /// CPU time of threads that ended, in nanoseconds.
+    pub cpu_time: AtomicU64,
+    links: Links<Task>,
+    /// Handles.
+    pub handles: HandleTable,
+    /// Book-keeping.
+    pub slot: Slot<Task>,
+}
+
+impl Slotted for Task {
+    fn make() -> Task {
+        Task {
+            root: AtomicU32::new(0),
+            state: AtomicU8::new(TaskState::Dead as u8),
+            max_priority: AtomicU8::new(0),
+            reclaim_phase: AtomicU8::new(0),
+            reclaim_position: AtomicU32::new(0),
+            cpus: CpuSet::new(),
+            fault: AtomicObject::none(),
+            quota: AtomicRef::none(),
+            threads: Lock::new(Rank::Task, Queue::new(1)),
+            space: Lock::new(Rank::Space, Space::new(1)),
+            ports: [const { AtomicRef::none() }; MAX_PORT_RANGES],
+            buffer_slots: [const { AtomicU64::new(0) }; SLOT_WORDS],
+            cpu_time: AtomicU64::new(0),
+            links: Links::new(),
+            handles: HandleTable::new(),
+            slot: Slot::new(),
+        }
+    }
+    fn slot(&self) -> &Slot<Task> {
+        &self.slot
+    }
+}
+
+impl Linked<0> for Task {
+    fn links(&self) -> &Links<Task> {
+        &self.links
+    }
+}
+
+impl Task {
+    /// Makes a task handed out by the slab an empty, living one.
+    pub fn reset(&'static self, root: Frame, quota: &'static Quota, max_priority: u8) {
+        let number = self.slot.number();
+        self.root.store(root.0, Ordering::Relaxed);
+        self.max_priority.store(max_priority, Ordering::Relaxed);
+        self.reclaim_phase.store(0, Ordering::Relaxed);
+        self.reclaim_position.store(0, Ordering::Relaxed);
+        self.cpus.clear();
+        self.fault.set(None);
+        self.quota.set(Some(quota));
+        *self.threads.lock() = Queue::new(number);
+        *self.space.lock() = Space::new(number);
+        for word in &self.buffer_slots {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.cpu_time.store(0, Ordering::Relaxed);
+        self.state.store(TaskState::Alive as u8, Ordering::Release);
+    }
+
+    /// Its quota.
+    #[inline]
+    pub fn quota(&self) -> &'static Quota {
+        self.quota
+            .get()
+            .expect("a task has a quota until it is retired")
+    }
+
+    /// Limit of its quota in bytes; 0 when it has ended.
+    pub fn quota_limit(&self) -> u64 {
+        self.quota.get().map_or(0, Quota::limit)
+    }
+
+    /// Bytes charged to its quota; 0 when it has ended.
+    pub fn quota_used(&self) -> u64 {
+        self.quota.get().map_or(0, Quota::used)
+    }
+
+    /// The page-table root.
+    #[inline]
+    pub fn root(&self) -> Frame {
+        Frame(self.root.load(Ordering::Relaxed))
+    }
+
+    /// Where it is in its life.
+    #[inline]
+    pub fn state(&self) -> TaskState {
+        match self.state.load(Ordering::Acquire) {
+            0 => TaskState::Alive,
+            1 => TaskState::Dying,
+            _ => TaskState::Dead,
+        }
+    }
+
+    /// Starts its end; true for the first call.
+    pub fn start_dying(&self) -> bool {
+        self.state
+            .compare_exchange(
+                TaskState::Alive as u8,
+                TaskState::Dying as u8,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            )
+            .is_ok()
+    }
+
+    /// Nothing is left.
+    pub fn set_dead(&self) {
+        self.state.store(TaskState::Dead as u8, Ordering::Release);
+    }
+
+    /// Its threads.
+    pub fn threads(&self) -> Guard<'_, Queue<Thread, IN_TASK>> {
+        self.threads.lock()
+    }
+
+    /// Takes a slot for an IPC buffer.
+    pub fn take_buffer_slot(&self) -> Option<u32> {
+        for (position, word) in self.buffer_slots.iter().enumerate() {
+            let taken = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bits| {
+                (bits != u64::MAX).then(|| bits | bits + 1)
+            });
+            if let Ok(before) = taken {
+                return Some(position as u32 * 64 + before.trailing_ones());
+            }
+        }
+        None
+    }
+
+    /// Gives a slot back.
+    pub fn give_buffer_slot(&self, slot: u32) {
+        let bit = 1 << (slot % 64);
+        self.buffer_slots[slot as usize / 64].fetch_and(!bit, Ordering::Relaxed);
+    }
+
+    /// Address of the IPC buffer in a slot.
+    pub fn buffer_address(slot: u32) -> u64 {
+        IPC_BUFFERS + u64::from(slot) * IPC_BUFFER_STRIDE
+    }
+
+    /// Attaches a port range; its reference is the task's from then on. False: no room.
+    pub fn attach_ports(&self, ports: &'static IoPorts) -> bool {
+        // Only its own threads attach, under the thread list's lock.
+        let _guard = self.threads.lock();
+        if let Some(place) = self.ports.iter().find(|place| place.get().is_none()) {
+            place.set(Some(ports));
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// The port ranges that its threads may use.
+    pub fn port_ranges(&self, ranges: &mut [PortRange; MAX_PORT_RANGES]) -> usize {
+        let mut count = 0;
+        for ports in self.ports.iter().map_while(AtomicRef::get) {
+            if ports.slot.is_alive() {
+                ranges[count] = ports.range();
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Whether it has any ports: the switch's quick question.
+    #[inline]
+    pub fn has_ports(&self) -> bool {
+        self.ports[0].get().is_some()
+    }
+
+    /// Takes a port range out, for reclaiming.
+    pub fn detach_ports(&self) -> Option<&'static IoPorts> {
+        self.ports.iter().rev().find_map(AtomicRef::take)
+    }
+
+    /// Takes the quota out, for closing it.
+    pub fn take_quota(&self) -> Option<&'static Quota> {
+        self.quota.take()
+    }
+}

@@ -1,0 +1,407 @@
+//! Threads: registers, scheduling parameters, and the wait word, the one arbiter of every wait.
+//!
+//! A thread that waits is found by a sender, a signaller, its deadline and its killer at the same
+//! time. Whoever changes the wait word from Waiting to Claimed owns the thread: it takes it out of
+//! the queue it stands in, gives it the result and makes it ready. The others do nothing.
+//!
+//! The owner of a thread is: the CPU that runs it, or the CPU that claimed it, or the run queue.
+//! Only the owner touches registers and message state, which is why relaxed accesses suffice.
+
+use crate::endpoint::Endpoint;
+use crate::frames::Frame;
+use crate::mutant::{self, Mutant};
+use crate::notification::Notification;
+use crate::object::AtomicObject;
+use crate::platform::FrameWords;
+use crate::queue::{Linked, Links};
+use crate::registers::Registers;
+use crate::slab::{Slot, Slotted};
+use crate::static_ref::AtomicRef;
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::task::Task;
+use crate::timers::{Timed, TimerLinks};
+
+/// Number of priorities; 63 is the most urgent.
+pub const PRIORITIES: usize = 64;
+
+/// What a thread waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Wait {
+    /// To be started.
+    Start = 0,
+    /// For a receiver to take its message (a call or a fault).
+    Send = 1,
+    /// For a message.
+    Receive = 2,
+    /// For the reply to the message that was taken.
+    Reply = 3,
+    /// For signals.
+    Notification = 4,
+    /// For a futex.
+    Futex = 5,
+}
+
+impl Wait {
+    fn from_number(number: u8) -> Wait {
+        match number {
+            0 => Wait::Start,
+            1 => Wait::Send,
+            2 => Wait::Receive,
+            3 => Wait::Reply,
+            4 => Wait::Notification,
+            _ => Wait::Futex,
+        }
+    }
+}
+
+mod state {
+    pub(super) const ACTIVE: u64 = 0;
+    pub(super) const WAITING: u64 = 1;
+    pub(super) const CLAIMED: u64 = 2;
+    pub(super) const MASK: u64 = 3;
+    pub(super) const BITS: u32 = 2;
+}
+
+/// A weak reference to one particular wait of a thread: claimable while that very wait lasts.
+#[derive(Clone, Copy)]
+pub struct WaitRef {
+    /// The thread.
+    pub thread: &'static Thread,
+    /// The generation of the wait.
+    pub generation: u64,
+}
+
+/// A thread. Fields without a word of their own are accessed by the owner only.
+#[repr(C, align(64))]
+pub struct Thread {
+    /// Registers of ring 3, while it is not running.
+    pub registers: Registers,
+    wait: AtomicU64,
+    wait_kind: AtomicU8,
+    /// Whether the wait is a fault's, so that the reply resumes and gives no result.
+    pub faulting: AtomicBool,
+    /// It has ended: nothing of it is left but the object.
+    pub dead: AtomicBool,
+    /// To be ended as soon as somebody owns it.
+    pub doomed: AtomicBool,
+    /// Whether it uses the FPU.
+    pub uses_fpu: AtomicBool,
+    /// Priority, 0 to 63.
+    pub priority: AtomicU8,
+    /// The CPU that it ran on last, or whose run queue it is in.
+    pub cpu: AtomicU32,
+    /// CPUs it may run on: a bit each for 0 to 63; all ones for any.
+    pub affinity: AtomicU64,
+    /// Its task.
+    pub task: AtomicRef<Task>,
+    /// The IPC buffer.
+    pub buffer: AtomicRef<FrameWords>,
+    /// The caller whose call was received and is not answered.
+    pub reply_caller: AtomicRef<Thread>,
+    /// The generation of that caller's wait.
+    pub reply_generation: AtomicU64,
+    /// The endpoint that it waits on, for sending or receiving.
+    pub endpoint: AtomicRef<Endpoint>,
+    /// The badge of the message that it sends.
+    pub badge: AtomicU64,
+    /// The notification that it waits on.
+    pub notification: AtomicRef<Notification>,
+    /// The notification bound to it.
+    pub bound: AtomicRef<Notification>,
+    /// The address of the futex that it sleeps on.
+    pub futex: AtomicU64,
+    /// When the wait ends; `u64::MAX` for never.
+    pub deadline: AtomicU64,
+    /// An operation in several steps: what it has made so far.
+    pub operation: AtomicObject,
+    /// Exception of the fault that it waits for an answer to: vector.
+    pub fault_vector: AtomicU8,
+    /// Address of that fault (CR2).
+    pub fault_address: AtomicU64,
+    /// Run queue, endpoint queue or futex queue: a thread is in one at a time.
+    pub links: Links<Thread>,
+    /// The task's list of threads.
+    pub task_links: Links<Thread>,
+    /// The deadline's place among the timers.
+    pub timer: TimerLinks<Thread>,
+    /// Frame of the IPC buffer.
+    pub buffer_frame: AtomicU32,
+    /// Slot of the IPC buffer in the task's address space.
+    pub buffer_slot: AtomicU32,
+    /// The CPU whose FPU registers are its latest; `u32::MAX` for none.
+    pub fpu_cpu: AtomicU32,
+    /// Frame of the FPU save area, 0 for none.
+    pub fpu_frame: AtomicU32,
+    /// CPU time in nanoseconds.
+    pub cpu_time: AtomicU64,
+    /// Times switched to.
+    pub switches: AtomicU64,
+    /// Times woken.
+    pub wakes: AtomicU64,
+    /// Times it moved to another CPU.
+    pub migrations: AtomicU64,
+    /// Book-keeping.
+    pub slot: Slot<Thread>,
+}
+
+/// Link set of the run queue, endpoint queues and futex queues.
+pub const QUEUE: usize = 0;
+/// Link set of the task's list of threads.
+pub const IN_TASK: usize = 1;
+
+impl Linked<QUEUE> for Thread {
+    fn links(&self) -> &Links<Thread> {
+        &self.links
+    }
+}
+
+impl Linked<IN_TASK> for Thread {
+    fn links(&self) -> &Links<Thread> {
+        &self.task_links
+    }
+}
+
+impl Timed for Thread {
+    fn timer(&self) -> &TimerLinks<Thread> {
+        &self.timer
+    }
+}
+
+impl Slotted for Thread {
+    fn make() -> Thread {
+        Thread {
+            registers: Registers::default(),
+            wait: AtomicU64::new(0),
+            wait_kind: AtomicU8::new(0),
+            faulting: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
+            doomed: AtomicBool::new(false),
+            uses_fpu: AtomicBool::new(false),
+            priority: AtomicU8::new(0),
+            cpu: AtomicU32::new(0),
+            affinity: AtomicU64::new(u64::MAX),
+            task: AtomicRef::none(),
+            buffer: AtomicRef::none(),
+            reply_caller: AtomicRef::none(),
+            reply_generation: AtomicU64::new(0),
+            endpoint: AtomicRef::none(),
+            badge: AtomicU64::new(0),
+            notification: AtomicRef::none(),
+            bound: AtomicRef::none(),
+            futex: AtomicU64::new(0),
+            deadline: AtomicU64::new(u64::MAX),
+            operation: AtomicObject::none(),
+            fault_vector: AtomicU8::new(0),
+            fault_address: AtomicU64::new(0),
+            links: Links::new(),
+            task_links: Links::new(),
+            timer: TimerLinks::new(),
+            buffer_frame: AtomicU32::new(0),
+            buffer_slot: AtomicU32::new(0),
+            fpu_cpu: AtomicU32::new(u32::MAX),
+            fpu_frame: AtomicU32::new(0),
+            cpu_time: AtomicU64::new(0),
+            switches: AtomicU64::new(0),
+            wakes: AtomicU64::new(0),
+            migrations: AtomicU64::new(0),
+            slot: Slot::new(),
+        }
+    }
+    fn slot(&self) -> &Slot<Thread> {
+        &self.slot
+    }
+}
+
+impl Thread {
+    /// Makes a thread handed out by the slab one that never ran. Its wait word keeps counting, so
+    /// that weak references to the waits of its predecessor stay void.
+    pub fn reset(&'static self, task: &'static Task, priority: u8) {
+        self.faulting.store(false, Ordering::Relaxed);
+        self.dead.store(false, Ordering::Relaxed);
+        self.doomed.store(false, Ordering::Relaxed);
+        self.uses_fpu.store(false, Ordering::Relaxed);
+        self.priority.store(priority, Ordering::Relaxed);
+        self.affinity.store(u64::MAX, Ordering::Relaxed);
+        self.cpu.store(0, Ordering::Relaxed);
+        self.task.set(Some(task));
+        self.reply_caller.set(None);
+        self.endpoint.set(None);
+        self.notification.set(None);
+        self.bound.set(None);
+        self.operation.set(None);
+        self.deadline.store(u64::MAX, Ordering::Relaxed);
+        self.fpu_cpu.store(u32::MAX, Ordering::Relaxed);
+        self.fpu_frame.store(0, Ordering::Relaxed);
+        for counter in [
+            &self.cpu_time,
+            &self.switches,
+            &self.wakes,
+            &self.migrations,
+        ] {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The registers, for the mechanism's exit code.
+    pub fn registers(&self) -> &Registers {
+        &self.registers
+    }
+
+    /// Its task. A thread that was handed out has one.
+    #[inline]
+    pub fn task(&'static self) -> &'static Task {
+        self.task
+            .get()
+            .expect("a thread has a task until it is retired")
+    }
+
+    /// Its IPC buffer.
+    #[inline]
+    pub fn buffer(&'static self) -> &'static FrameWords {
+        self.buffer
+            .get()
+            .expect("a thread has an IPC buffer until it is retired")
+    }
+
+    /// Priority, 0 to 63.
+    #[inline]
+    pub fn priority(&self) -> u8 {
+        self.priority.load(Ordering::Relaxed)
+    }
+
+    /// Whether it may run on a CPU.
+    #[inline]
+    pub fn may_run_on(&self, cpu: usize) -> bool {
+        let affinity = self.affinity.load(Ordering::Relaxed);
+        affinity == u64::MAX || (cpu < 64 && affinity & 1 << cpu != 0)
+    }
+
+    /// Starts a new wait and returns its generation. From here on anybody who finds the thread can
+    /// claim it: this is the last thing its CPU does with it. The thread already stands in the queue
+    /// whose lock the caller holds, where the wait has one.
+    pub fn publish(&self, kind: Wait) -> u64 {
+        let generation = self.next_generation();
+        self.publish_as(kind, generation);
+        generation
+    }
+
+    /// The generation that the next [`Thread::publish`] will give.
+    #[inline]
+    pub fn next_generation(&self) -> u64 {
+        (self.wait.load(Ordering::Relaxed) >> state::BITS) + 1
+    }
+
+    /// Starts the wait of a generation that was handed out beforehand.
+    #[inline]
+    pub fn publish_as(&self, kind: Wait, generation: u64) {
+        self.wait_kind.store(kind as u8, Ordering::Relaxed);
+        self.wait.store(
+            generation << state::BITS | state::WAITING,
+            Ordering::Release,
+        );
+    }
+
+    /// Claims the current wait, whatever it is. False: the thread is active, or somebody else
+    /// owns it.
+    pub fn claim(&self) -> bool {
+        let word = self.wait.load(Ordering::Relaxed);
+        self.claim_word(word)
+    }
+
+    /// Claims one particular wait.
+    #[inline]
+    pub fn claim_generation(&self, generation: u64) -> bool {
+        self.claim_word(generation << state::BITS | state::WAITING)
+    }
+
+    #[inline]
+    fn claim_word(&self, word: u64) -> bool {
+        if mutant::active(Mutant::WaitArbitration) {
+            let now = self.wait.load(Ordering::Acquire);
+            self.wait
+                .store(word & !state::MASK | state::CLAIMED, Ordering::Release);
+            return now & state::MASK != state::ACTIVE;
+        }
+        word & state::MASK == state::WAITING
+            && self
+                .wait
+                .compare_exchange(
+                    word,
+                    word & !state::MASK | state::CLAIMED,
+                    Ordering::Acquire,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+    }
+
+    /// Gives a claimed wait back: it goes on under the same generation.
+    pub fn unclaim(&self, kind: Wait) {
+        self.wait_kind.store(kind as u8, Ordering::Relaxed);
+        let word = self.wait.load(Ordering::Relaxed);
+        self.wait
+            .store(word & !state::MASK | state::WAITING, Ordering::SeqCst);
+    }
+
+    /// Ends a claimed wait: the thread is active, and its owner makes it ready.
+    #[inline]
+    pub fn activate(&self) {
+        let word = self.wait.load(Ordering::Relaxed);
+        self.wait.store(word & !state::MASK, Ordering::Relaxed);
+    }
+
+    /// What the thread waits for; meaningful to its owner.
+    #[inline]
+    pub fn wait_kind(&self) -> Wait {
+        Wait::from_number(self.wait_kind.load(Ordering::Relaxed))
+    }
+
+    /// Whether it waits (or is claimed), as a snapshot for reports.
+    pub fn is_waiting(&self) -> bool {
+        self.wait.load(Ordering::Relaxed) & state::MASK != state::ACTIVE
+    }
+
+    /// The current wait's generation.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.wait.load(Ordering::Relaxed) >> state::BITS
+    }
+
+    /// The caller whose call is not answered yet, taken out.
+    pub fn take_reply(&self) -> Option<WaitRef> {
+        let thread = self.reply_caller.get()?;
+        self.reply_caller.set(None);
+        Some(WaitRef {
+            thread,
+            generation: self.reply_generation.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Remembers the caller whose call was received.
+    #[inline]
+    pub fn set_reply(&self, caller: WaitRef) {
+        self.reply_generation
+            .store(caller.generation, Ordering::Relaxed);
+        self.reply_caller.set(Some(caller.thread));
+    }
+
+    /// The frame of the FPU save area.
+    pub fn fpu_area(&self) -> Option<Frame> {
+        match self.fpu_frame.load(Ordering::Relaxed) {
+            0 => None,
+            number => Some(Frame(number)),
+        }
+    }
+}
+
+/// Length of the SYSCALL instruction in bytes (AMD APM volume 3).
+const SYSCALL_BYTES: u64 = 2;
+
+impl Thread {
+    /// Makes the thread issue its system call again when it runs next, with the same registers.
+    pub fn rewind(&self) {
+        let rip = self.registers.rip.get();
+        self.registers.rip.set(rip - SYSCALL_BYTES);
+        self.registers.rcx.set(rip - SYSCALL_BYTES);
+    }
+}

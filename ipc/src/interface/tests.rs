@@ -10,6 +10,8 @@ use crate::server::{Answer, Caller, Deferred, Outcome, Outgoing, Received, Reply
 use crate::{Error, Handle, Label, Rights};
 use std::cell::RefCell;
 
+mod hostile;
+
 const DOORBELL: Handle = Handle(77);
 
 /// Stashes into one handle, always the same.

@@ -42,6 +42,9 @@ pub trait Platform {
     fn close(&mut self, handle: Handle);
 }
 
+/// The server's ends of a session's rings: what it writes, and what is typed for it.
+type Rings<M> = (StreamConsumer<M>, StreamProducer<M>);
+
 /// A session's rings.
 struct Attachment<M: SharedMemory> {
     outgoing: StreamConsumer<M>,
@@ -240,7 +243,7 @@ impl<P: Ports, S: Platform> Console<P, S> {
         badge: u64,
         bytes: u32,
         rings: Handle,
-    ) -> Result<(StreamConsumer<S::Memory>, StreamProducer<S::Memory>), ConsoleError> {
+    ) -> Result<Rings<S::Memory>, ConsoleError> {
         if !self.sessions.contains_key(&badge) {
             return Err(ConsoleError::NotPermitted);
         }

@@ -1,0 +1,361 @@
+//! Packets between the device's queues and the four rings that the network stack shares.
+//!
+//! How the rings are read here, beyond what the interface declares:
+//!
+//! - A free buffer is named by any offset in it. The packet goes where `headroom_bytes` end, so that
+//!   the device's header fits before it.
+//! - A packet to send lies in one buffer, with at least the header's length before it there. Those
+//!   bytes are written.
+//! - A descriptor that is refused comes back as sent if its buffer can be told, so that the stack
+//!   does not lose the buffer.
+//!
+//! The stack's rings and descriptors and the device's answers are all hostile: what does not fit is
+//! an error of the party that wrote it, or a counted drop.
+
+use ipc::interface::net_device::{
+    Geometry, RING_RECEIVE_FREE, RING_RECEIVED, RING_TRANSMIT, RING_TRANSMITTED, RINGS, Statistics,
+};
+use ipc::ring::{
+    Descriptor, PacketConsumer, PacketProducer, Pool, RingError, SharedMemory, packet_ring_bytes,
+};
+use virtio::{Area, PciTransport, VirtioError};
+
+use crate::device::NetDevice;
+
+/// Bytes of an Ethernet header (IEEE 802.3-2018, section 3.2.1, without the checksum).
+const ETHERNET_HEADER_BYTES: usize = 14;
+/// Largest headroom that the interface allows.
+const LARGEST_HEADROOM: u32 = 64;
+/// Sizes of a buffer that the interface allows.
+const BUFFER_BYTES: core::ops::RangeInclusive<u32> = 2_048..=65_536;
+/// Entries of a ring that the interface allows.
+const RING_ENTRIES: core::ops::RangeInclusive<u32> = 16..=4_096;
+/// Packets moved in one direction before the other gets its turn.
+const BATCH: usize = 64;
+/// Rounds before the server looks at its calls.
+const MOST_ROUNDS: usize = 16;
+
+/// Why a card does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CardError {
+    /// The network stack's numbers are out of their documented ranges, or do not fit its memory.
+    Geometry,
+    /// The network stack corrupted a ring: its session ends.
+    Ring(RingError),
+    /// The device does not follow the protocol: it is stopped.
+    Device(VirtioError),
+}
+
+impl From<RingError> for CardError {
+    fn from(error: RingError) -> CardError {
+        CardError::Ring(error)
+    }
+}
+
+impl From<VirtioError> for CardError {
+    fn from(error: VirtioError) -> CardError {
+        CardError::Device(error)
+    }
+}
+
+/// What one run came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pump {
+    /// The network stack is to be signalled.
+    pub signal: bool,
+    /// There is more to do: run again without waiting.
+    pub again: bool,
+    /// Buffers sent are with the device without an interrupt being asked for: run again in a while.
+    pub reclaim: bool,
+}
+
+/// The driver's ends of the rings.
+pub struct Rings<M: SharedMemory> {
+    free: PacketConsumer<M>,
+    received: PacketProducer<M>,
+    transmit: PacketConsumer<M>,
+    transmitted: PacketProducer<M>,
+}
+
+impl<M: SharedMemory + Clone> Rings<M> {
+    /// The rings in this memory, one after another.
+    pub fn new(memory: M, entries: u32) -> Result<Rings<M>, CardError> {
+        if !RING_ENTRIES.contains(&entries) {
+            return Err(CardError::Geometry);
+        }
+        let bytes = packet_ring_bytes(entries);
+        let at = |ring: usize| (memory.clone(), ring * bytes);
+        let consumer = |ring| {
+            let (memory, offset) = at(ring);
+            PacketConsumer::new(memory, offset, entries).map_err(|_| CardError::Geometry)
+        };
+        let producer = |ring| {
+            let (memory, offset) = at(ring);
+            PacketProducer::new(memory, offset, entries).map_err(|_| CardError::Geometry)
+        };
+        const { assert!(RINGS == 4) }
+        Ok(Rings {
+            free: consumer(RING_RECEIVE_FREE)?,
+            received: producer(RING_RECEIVED)?,
+            transmit: consumer(RING_TRANSMIT)?,
+            transmitted: producer(RING_TRANSMITTED)?,
+        })
+    }
+}
+
+/// A device with a network stack attached.
+pub struct Card<T: PciTransport, M: SharedMemory> {
+    device: NetDevice<T>,
+    rings: Rings<M>,
+    /// The packet pool as device and driver see it.
+    memory: Area,
+    pool: Pool,
+    headroom: u32,
+    statistics: Statistics,
+    /// Transmissions in the device's hands from which on an interrupt is asked for.
+    crowded: usize,
+}
+
+impl<T: PciTransport, M: SharedMemory + Clone> Card<T, M> {
+    /// Attaches a started device to a network stack's rings and pool. The device comes back where
+    /// that fails.
+    pub fn new(
+        device: NetDevice<T>,
+        rings: Rings<M>,
+        memory: Area,
+        geometry: &Geometry,
+    ) -> Result<Self, (NetDevice<T>, CardError)> {
+        let fits = BUFFER_BYTES.contains(&geometry.buffer_bytes)
+            && geometry.headroom_bytes <= LARGEST_HEADROOM
+            && geometry.headroom_bytes as usize >= device.header_bytes()
+            && geometry.pool_bytes <= memory.length() as u64
+            && geometry.pool_bytes <= u64::from(u32::MAX);
+        let buffers = (geometry.pool_bytes / u64::from(geometry.buffer_bytes.max(1))) as u32;
+        if !fits || buffers == 0 {
+            return Err((device, CardError::Geometry));
+        }
+        // A stack that sends much keeps at least an eighth of its buffers for that.
+        let crowded = (buffers as usize / 8).clamp(1, 64);
+        let pool = Pool {
+            buffers,
+            buffer_bytes: geometry.buffer_bytes,
+        };
+        let (headroom, statistics) = (geometry.headroom_bytes, Statistics::default());
+        Ok(Card {
+            device,
+            rings,
+            memory,
+            pool,
+            headroom,
+            statistics,
+            crowded,
+        })
+    }
+
+    /// The device, to be asked for its properties.
+    pub fn device(&mut self) -> &mut NetDevice<T> {
+        &mut self.device
+    }
+
+    /// The counters.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// Counts an interrupt.
+    pub fn interrupted(&mut self) {
+        self.statistics.interrupts += 1;
+    }
+
+    /// Takes the device back.
+    pub fn detach(self) -> NetDevice<T> {
+        self.device
+    }
+
+    /// Moves packets until there are none, or long enough. Whoever waits afterwards is woken by an
+    /// interrupt or a doorbell if more comes: both were asked for before the last look.
+    pub fn run(&mut self) -> Result<Pump, CardError> {
+        let mut pump = Pump::default();
+        for _ in 0..MOST_ROUNDS {
+            self.device.receive()?.disarm();
+            self.device.transmit()?.disarm();
+            let mut moved = self.take_sent()?;
+            moved |= self.take_received()?;
+            moved |= self.give_free()?;
+            moved |= self.send_packets()?;
+            self.statistics.kicks += self.device.notify()?;
+            if moved {
+                // The stack works while this goes on: it hears of what is there now.
+                pump.signal |= self.must_signal()?;
+                continue;
+            }
+            if !self.must_look_again()? {
+                pump.signal |= self.must_signal()?;
+                pump.reclaim = self.device.transmit()?.outstanding() > 0;
+                return Ok(pump);
+            }
+        }
+        pump.again = true;
+        Ok(pump)
+    }
+
+    /// Whether the network stack sleeps on what it was given.
+    fn must_signal(&mut self) -> Result<bool, CardError> {
+        let received = self.rings.received.must_wake()?;
+        let transmitted = self.rings.transmitted.must_wake()?;
+        let free = self.rings.free.must_wake()?;
+        let transmit = self.rings.transmit.must_wake()?;
+        Ok(received || transmitted || free || transmit)
+    }
+
+    /// Asks device and stack to tell of what comes from now on; true if something came before they
+    /// could hear that.
+    fn must_look_again(&mut self) -> Result<bool, CardError> {
+        let mut again = false;
+        let segments = self.device.segments();
+        // Received packets are of use only while the stack takes them; it tells when it does.
+        again |= match self.rings.received.free()? {
+            0 => !self.rings.received.sleep(1)?,
+            _ => self.device.receive()?.arm(1),
+        };
+        let receive = self.device.receive()?;
+        let (room, held) = (receive.free() >= segments, receive.outstanding());
+        // With half a queue of buffers there is time: the next packet brings us here.
+        if room && held < usize::from(receive.size()) / segments / 2 {
+            again |= !self.rings.free.sleep(1)?;
+        }
+        let transmit = self.device.transmit()?;
+        let (room, held) = (transmit.free() >= segments, transmit.outstanding());
+        if room {
+            again |= !self.rings.transmit.sleep(1)?;
+        }
+        // Without room, or with many of the stack's buffers in the device, completions are news.
+        if !room || held >= self.crowded {
+            let wanted = (held / 2).max(1) as u16;
+            again |= match self.rings.transmitted.free()? {
+                0 => !self.rings.transmitted.sleep(1)?,
+                _ => self.device.transmit()?.arm(wanted),
+            };
+        }
+        Ok(again)
+    }
+
+    /// Packets that the device has received go to the stack.
+    fn take_received(&mut self) -> Result<bool, CardError> {
+        for count in 0..BATCH {
+            if self.rings.received.free()? == 0 {
+                return Ok(count > 0);
+            }
+            let Some(used) = self.device.receive()?.pop()? else {
+                return Ok(count > 0);
+            };
+            let header = self.device.header_bytes();
+            let length = used.written.and_then(|written| written.checked_sub(header));
+            let offset = used.cookie as u32;
+            match length.filter(|length| *length >= ETHERNET_HEADER_BYTES) {
+                Some(length) => {
+                    self.statistics.received_packets += 1;
+                    self.statistics.received_bytes += length as u64;
+                    let length = length as u32;
+                    self.rings.received.push(Descriptor {
+                        offset,
+                        length,
+                        flags: 0,
+                    })?;
+                }
+                // No packet, or a lie about its length: the buffer is good for the next.
+                None => {
+                    self.statistics.received_dropped += 1;
+                    self.give(offset)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Free buffers go to the device.
+    fn give_free(&mut self) -> Result<bool, CardError> {
+        let segments = self.device.segments();
+        for count in 0..BATCH {
+            if self.device.receive()?.free() < segments {
+                return Ok(count > 0);
+            }
+            let Some(descriptor) = self.rings.free.pop()? else {
+                return Ok(count > 0);
+            };
+            match self.pool.buffer(descriptor) {
+                Some(buffer) => self.give(buffer * self.pool.buffer_bytes + self.headroom)?,
+                None => self.statistics.refused_descriptors += 1,
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives the device the buffer whose packet begins at this offset of the pool.
+    fn give(&mut self, offset: u32) -> Result<(), CardError> {
+        let header = self.device.header_bytes();
+        let room = (self.pool.buffer_bytes - self.headroom) as usize;
+        let area = self.memory.part(offset as usize - header, header + room);
+        let area = area.ok_or(CardError::Geometry)?;
+        Ok(self.device.give(area, offset.into())?)
+    }
+
+    /// Packets to send go to the device.
+    fn send_packets(&mut self) -> Result<bool, CardError> {
+        let segments = self.device.segments();
+        for count in 0..BATCH {
+            // A descriptor that is refused needs room to come back.
+            if self.device.transmit()?.free() < segments || self.rings.transmitted.free()? == 0 {
+                return Ok(count > 0);
+            }
+            let Some(descriptor) = self.rings.transmit.pop()? else {
+                return Ok(count > 0);
+            };
+            let Some(area) = self.packet(descriptor) else {
+                self.statistics.refused_descriptors += 1;
+                if self.pool.buffer(descriptor).is_some() {
+                    self.rings.transmitted.push(descriptor)?;
+                }
+                continue;
+            };
+            let cookie = u64::from(descriptor.offset) << 32 | u64::from(descriptor.length);
+            self.device.send(area, cookie)?;
+            self.statistics.sent_packets += 1;
+            self.statistics.sent_bytes += u64::from(descriptor.length);
+        }
+        Ok(true)
+    }
+
+    /// Where a packet to send lies, header included; `None` unless it is one, in one buffer.
+    fn packet(&self, descriptor: Descriptor) -> Option<Area> {
+        let header = self.device.header_bytes();
+        let range = self.pool.check(descriptor)?;
+        let within = range.start % self.pool.buffer_bytes as usize;
+        if range.len() < ETHERNET_HEADER_BYTES || within < header {
+            return None;
+        }
+        self.memory.part(range.start - header, header + range.len())
+    }
+
+    /// Packets that the device has sent: their buffers go back to the stack.
+    fn take_sent(&mut self) -> Result<bool, CardError> {
+        for count in 0..BATCH {
+            if self.rings.transmitted.free()? == 0 {
+                return Ok(count > 0);
+            }
+            let Some(used) = self.device.transmit()?.pop()? else {
+                return Ok(count > 0);
+            };
+            let (offset, length) = ((used.cookie >> 32) as u32, used.cookie as u32);
+            self.rings.transmitted.push(Descriptor {
+                offset,
+                length,
+                flags: 0,
+            })?;
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,465 @@
+//! Packets through the card, with an honest device and stack and with hostile ones.
+
+use ipc::interface::net_device::{Geometry, RING_RECEIVE_FREE, RING_TRANSMIT, RING_TRANSMITTED};
+use ipc::ring::Descriptor;
+use virtio::fake::{FakeDevice, FakeHandle, FakeWindow};
+use virtio::{Area, InterruptMode, LegacyTransport, ModernTransport, PciTransport, dma, feature};
+use virtio_drivers::transport::DeviceType::Network;
+
+use super::{Card, CardError, Pump, Rings};
+use crate::device::NetDevice;
+use crate::test_bench::{BUFFER_BYTES, BUFFERS, ENTRIES, GEOMETRY, HEADROOM, Shared, Stack};
+
+/// Queue size of the fake devices.
+const SIZE: u16 = 16;
+
+struct Bench<T: PciTransport> {
+    card: Card<T, Shared>,
+    device: FakeHandle,
+    stack: Stack,
+    pool: Area,
+}
+
+fn attach<T: PciTransport>(device: FakeHandle, transport: T) -> Bench<T> {
+    let memory = Shared::for_rings();
+    let stack = Stack::new(memory.clone());
+    let pool = dma::allocate(GEOMETRY.pool_bytes as usize / 4096).unwrap();
+    let Ok(net) = NetDevice::start(transport) else {
+        panic!("the fake device starts")
+    };
+    let rings = Rings::new(memory, ENTRIES).unwrap();
+    let Ok(card) = Card::new(net, rings, pool, &GEOMETRY) else {
+        panic!("it fits")
+    };
+    Bench {
+        card,
+        device,
+        stack,
+        pool,
+    }
+}
+
+/// A legacy device with two descriptors a packet and no event index.
+fn legacy(features: u64) -> Bench<LegacyTransport<FakeHandle>> {
+    let device = FakeDevice::legacy(features, &[SIZE, SIZE]);
+    device.state().configuration = vec![0; 12];
+    let transport = LegacyTransport::new(device.clone(), Network, InterruptMode::Line);
+    attach(device, transport)
+}
+
+/// A modern device with the event index.
+fn modern() -> Bench<ModernTransport<FakeWindow>> {
+    let device = FakeDevice::modern(feature::EVENT_INDEX, &[SIZE, SIZE]);
+    device.state().configuration = vec![0; 12];
+    let transport = ModernTransport::new(device.windows(), Network, InterruptMode::Line).unwrap();
+    attach(device, transport)
+}
+
+impl<T: PciTransport> Bench<T> {
+    fn run(&mut self) -> Pump {
+        self.card.run().unwrap()
+    }
+
+    /// The device receives these bytes.
+    fn arrive(&self, header: usize, packet: &[u8]) -> bool {
+        let buffer = self.device.take(0).expect("the device has a buffer");
+        assert!(
+            buffer.segments.iter().all(|segment| segment.1),
+            "it may write all of it"
+        );
+        // The segments follow one another in memory.
+        let first = buffer.segments[0].0;
+        let total: usize = buffer
+            .segments
+            .iter()
+            .map(|segment| segment.0.length())
+            .sum();
+        assert_eq!(total, header + (BUFFER_BYTES - HEADROOM) as usize);
+        let start = (first.physical() - self.pool.physical()) as usize + header;
+        self.pool.part(start, packet.len()).unwrap().write(packet);
+        self.device
+            .give_back(0, buffer.head.into(), (header + packet.len()) as u32)
+    }
+
+    fn bytes(&self, packet: Descriptor) -> Vec<u8> {
+        let mut bytes = vec![0; packet.length as usize];
+        self.pool
+            .part(packet.offset as usize, bytes.len())
+            .unwrap()
+            .read(&mut bytes);
+        bytes
+    }
+
+    /// Resets the device and gives the pool back.
+    fn end(self) {
+        let (_, stopped) = self.card.detach().stop();
+        assert!(stopped);
+        dma::release(self.pool);
+    }
+}
+
+/// Packets both ways.
+fn packets_flow<T: PciTransport>(mut bench: Bench<T>, header: usize, segments: usize) {
+    bench.stack.give(0..4);
+    bench.run();
+    let packet: Vec<u8> = (0..100).collect();
+    bench.arrive(header, &packet);
+    bench.run();
+    let got = bench.stack.received.pop().unwrap().unwrap();
+    assert_eq!((got.offset, got.length), (HEADROOM, 100));
+    assert_eq!(bench.bytes(got), packet);
+
+    let sent = bench.stack.send(9, 60);
+    let area = bench.pool.part(sent.offset as usize, 60).unwrap();
+    area.write(&[0x5a; 60]);
+    bench
+        .pool
+        .part(sent.offset as usize - header, header)
+        .unwrap()
+        .write(&[0xff; 12]);
+    bench.run();
+    let buffer = bench.device.take(1).unwrap();
+    assert_eq!(buffer.segments.len(), segments);
+    let mut seen = Vec::new();
+    for (area, writable) in &buffer.segments {
+        assert!(!writable);
+        let mut bytes = vec![0; area.length()];
+        area.read(&mut bytes);
+        seen.extend(bytes);
+    }
+    assert_eq!(
+        seen,
+        [vec![0; header], vec![0x5a; 60]].concat(),
+        "an empty header, then the packet"
+    );
+    bench.device.give_back(1, buffer.head.into(), 0);
+    bench.run();
+    assert_eq!(bench.stack.transmitted.pop(), Ok(Some(sent)));
+    let counted = bench.card.statistics();
+    assert_eq!((counted.received_packets, counted.received_bytes), (1, 100));
+    assert_eq!((counted.sent_packets, counted.sent_bytes), (1, 60));
+    bench.end();
+}
+
+#[test]
+fn packets_flow_over_all_kinds_of_device() {
+    packets_flow(legacy(0), 10, 2);
+    packets_flow(legacy(feature::ANY_LAYOUT), 10, 1);
+    packets_flow(legacy(feature::ANY_LAYOUT | feature::EVENT_INDEX), 10, 1);
+    packets_flow(modern(), 12, 1);
+}
+
+#[test]
+fn thousands_of_packets_keep_their_order_and_buffers() {
+    let mut bench = modern();
+    bench.stack.give(0..16);
+    for round in 0..70_000u32 {
+        bench.run();
+        bench.arrive(12, &[&round.to_le_bytes()[..], &[0; 60]].concat());
+        bench.run();
+        let got = bench.stack.received.pop().unwrap().unwrap();
+        assert_eq!(bench.bytes(got)[..4], round.to_le_bytes());
+        bench
+            .stack
+            .give(got.offset / BUFFER_BYTES..got.offset / BUFFER_BYTES + 1);
+        bench.stack.send(32 + round % 16, 64);
+        bench.run();
+        let buffer = bench.device.take(1).unwrap();
+        bench.device.give_back(1, buffer.head.into(), 0);
+        bench.run();
+        assert_eq!(bench.stack.transmitted.pop().unwrap().unwrap().length, 64);
+    }
+    assert_eq!(bench.card.statistics().received_dropped, 0);
+    bench.end();
+}
+
+#[test]
+fn the_device_is_told_once_for_a_batch_and_interrupts_only_when_asked() {
+    let mut bench = modern();
+    bench.stack.give(0..8);
+    bench.device.want_notification(0, true);
+    bench.run();
+    assert_eq!(
+        bench.device.notifications(0),
+        1,
+        "eight buffers, one notification"
+    );
+    bench.device.want_notification(1, true);
+    for buffer in 0..4 {
+        bench.stack.send(32 + buffer, 60);
+    }
+    bench.run();
+    assert_eq!(
+        bench.device.notifications(1),
+        1,
+        "four packets, one notification"
+    );
+    let interrupts: Vec<bool> = (0..4)
+        .map(|_| {
+            let buffer = bench.device.take(1).unwrap();
+            bench.device.give_back(1, buffer.head.into(), 0)
+        })
+        .collect();
+    assert_eq!(interrupts, [false; 4], "nobody waits for those buffers");
+    assert!(bench.arrive(12, &[0; 60]), "a packet is news");
+    assert!(
+        !bench.arrive(12, &[0; 60]),
+        "the second is not: nobody was here yet"
+    );
+    assert_eq!(bench.card.statistics().kicks, 2);
+    bench.end();
+}
+
+#[test]
+fn a_crowded_transmit_queue_asks_for_an_interrupt() {
+    let mut bench = modern();
+    for buffer in 0..20 {
+        bench.stack.send(32 + buffer, 60);
+    }
+    assert!(bench.run().reclaim);
+    let interrupted = (0..16).any(|_| {
+        let buffer = bench.device.take(1).unwrap();
+        bench.device.give_back(1, buffer.head.into(), 0)
+    });
+    assert!(interrupted, "four packets wait for room");
+    bench.run();
+    assert!(bench.device.take(1).is_some(), "they went");
+    bench.end();
+}
+
+#[test]
+fn the_stack_is_signalled_when_it_sleeps_and_only_then() {
+    let mut bench = modern();
+    bench.stack.give(0..4);
+    bench.run();
+    bench.arrive(12, &[0; 60]);
+    assert!(!bench.run().signal, "it is awake");
+    bench.stack.received.pop().unwrap();
+    assert!(bench.stack.received.sleep(1).unwrap());
+    bench.arrive(12, &[0; 60]);
+    assert!(bench.run().signal);
+    assert!(!bench.run().signal, "once");
+    bench.end();
+}
+
+#[test]
+fn a_stack_that_sleeps_is_heard_when_it_rings() {
+    let mut bench = modern();
+    bench.run();
+    bench.stack.give(0..1);
+    assert!(
+        bench.stack.free.must_wake().unwrap(),
+        "the driver waits for buffers"
+    );
+    bench.stack.send(40, 60);
+    assert!(bench.stack.transmit.must_wake().unwrap(), "and for packets");
+    bench.run();
+    assert!(bench.device.take(0).is_some() && bench.device.take(1).is_some());
+    bench.end();
+}
+
+#[test]
+fn a_full_received_ring_holds_packets_back_and_loses_none() {
+    let mut bench = legacy(feature::ANY_LAYOUT);
+    let mut given = 0;
+    for _ in 0..4 {
+        bench.stack.give(given..given + 12);
+        given += 12;
+        bench.run();
+        for _ in 0..12 {
+            bench.arrive(10, &[given as u8; 60]);
+        }
+        bench.run();
+    }
+    let mut got = 0;
+    while bench.stack.received.pop().unwrap().is_some() {
+        got += 1;
+    }
+    assert_eq!(got, ENTRIES);
+    assert!(
+        bench.stack.received.must_wake().unwrap(),
+        "the driver waits for room"
+    );
+    bench.run();
+    while bench.stack.received.pop().unwrap().is_some() {
+        got += 1;
+    }
+    assert_eq!(got, 48);
+    bench.end();
+}
+
+#[test]
+fn a_device_that_lies_about_lengths_costs_a_packet() {
+    for length in [0u32, 9, 12, 12 + 13, 12 + 2048, 1 << 31, u32::MAX] {
+        let mut bench = modern();
+        bench.stack.give(0..1);
+        bench.run();
+        let buffer = bench.device.take(0).unwrap();
+        bench.device.give_back(0, buffer.head.into(), length);
+        bench.run();
+        assert_eq!(bench.stack.received.pop(), Ok(None), "length {length}");
+        assert_eq!(bench.card.statistics().received_dropped, 1);
+        assert!(bench.device.take(0).is_some(), "the buffer is used again");
+        bench.end();
+    }
+}
+
+#[test]
+fn a_device_that_lies_about_identifiers_or_indices_is_an_error() {
+    for (queue, lie) in [(0, 5), (0, 77), (1, 5), (1, u32::MAX)] {
+        let mut bench = modern();
+        bench.stack.give(0..1);
+        bench.stack.send(40, 60);
+        bench.run();
+        bench.device.give_back(queue, lie, 60);
+        assert!(
+            matches!(bench.card.run(), Err(CardError::Device(_))),
+            "{queue} {lie}"
+        );
+        bench.end();
+    }
+    let mut bench = modern();
+    bench.run();
+    bench.device.set_used_index(1, 9_999);
+    assert!(matches!(bench.card.run(), Err(CardError::Device(_))));
+    bench.end();
+}
+
+#[test]
+fn descriptors_out_of_the_pool_are_refused_and_counted() {
+    let mut bench = modern();
+    let end = BUFFERS * BUFFER_BYTES;
+    for offset in [end, end + 1, u32::MAX] {
+        assert!(
+            bench
+                .stack
+                .free
+                .push(Descriptor {
+                    offset,
+                    length: 1,
+                    flags: 0
+                })
+                .unwrap()
+        );
+    }
+    let hostile = [
+        (end, 60),
+        (u32::MAX, u32::MAX),
+        (HEADROOM, BUFFER_BYTES),
+        (BUFFER_BYTES - 10, 60),
+        (HEADROOM, u32::MAX),
+        (HEADROOM, 0),
+        (HEADROOM, 13),
+        (0, 60),
+        (11, 60),
+    ];
+    for (offset, length) in hostile {
+        assert!(
+            bench
+                .stack
+                .transmit
+                .push(Descriptor {
+                    offset,
+                    length,
+                    flags: 0
+                })
+                .unwrap()
+        );
+    }
+    bench.run();
+    assert!(bench.device.take(0).is_none() && bench.device.take(1).is_none());
+    assert_eq!(
+        bench.card.statistics().refused_descriptors,
+        3 + hostile.len() as u64
+    );
+    for (offset, length) in &hostile[2..] {
+        let back = Descriptor {
+            offset: *offset,
+            length: *length,
+            flags: 0,
+        };
+        assert_eq!(
+            bench.stack.transmitted.pop(),
+            Ok(Some(back)),
+            "its buffer comes back"
+        );
+    }
+    assert_eq!(bench.stack.transmitted.pop(), Ok(None));
+    bench.end();
+}
+
+#[test]
+fn a_corrupted_ring_is_the_stack_s_error() {
+    for (ring, word) in [
+        (RING_RECEIVE_FREE, 0),
+        (RING_TRANSMIT, 0),
+        (RING_TRANSMITTED, 16),
+        (1, 16),
+    ] {
+        let mut bench = modern();
+        bench.stack.give(0..2);
+        bench.run();
+        bench.arrive(12, &[0; 60]);
+        bench.stack.corrupt(ring, word, 0x4000_0000);
+        assert!(
+            matches!(bench.card.run(), Err(CardError::Ring(_))),
+            "ring {ring}"
+        );
+        bench.end();
+    }
+}
+
+#[test]
+fn geometry_out_of_range_is_refused() {
+    let wrong = [
+        Geometry {
+            buffer_bytes: 0,
+            ..GEOMETRY
+        },
+        Geometry {
+            buffer_bytes: 1024,
+            ..GEOMETRY
+        },
+        Geometry {
+            buffer_bytes: u32::MAX,
+            ..GEOMETRY
+        },
+        Geometry {
+            headroom_bytes: 65,
+            ..GEOMETRY
+        },
+        Geometry {
+            headroom_bytes: 11,
+            ..GEOMETRY
+        },
+        Geometry {
+            pool_bytes: 2047,
+            ..GEOMETRY
+        },
+        Geometry {
+            pool_bytes: GEOMETRY.pool_bytes + 1,
+            ..GEOMETRY
+        },
+        Geometry {
+            pool_bytes: u64::MAX,
+            ..GEOMETRY
+        },
+    ];
+    for geometry in wrong {
+        let bench = modern();
+        let rings = Rings::new(bench.stack.memory.clone(), ENTRIES).unwrap();
+        let refused = Card::new(bench.card.detach(), rings, bench.pool, &geometry);
+        let Err((device, error)) = refused else {
+            panic!("{geometry:?} was taken")
+        };
+        assert_eq!(error, CardError::Geometry);
+        assert!(device.stop().1);
+        dma::release(bench.pool);
+    }
+    for entries in [0, 8, 24, 8192, u32::MAX] {
+        assert!(
+            Rings::new(Shared::for_rings(), entries).is_err(),
+            "{entries}"
+        );
+    }
+}

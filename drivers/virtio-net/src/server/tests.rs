@@ -1,0 +1,299 @@
+//! The service: who is attached, what an end leaves behind, and in which order it ends.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use ipc::interface::net_device::{
+    Attached, Geometry, Link, NetDeviceError, NetDeviceServer, RING_TRANSMIT,
+};
+use ipc::server::{Caller, ReplySlot};
+use ipc::{Error, Handle};
+use virtio::fake::{FakeDevice, FakeHandle};
+use virtio::{Area, InterruptMode, LegacyTransport, dma};
+use virtio_drivers::transport::DeviceType::Network;
+
+use super::{NetServer, Platform};
+use crate::test_bench::{GEOMETRY, Shared, Stack};
+
+/// No operation of this server answers later.
+struct NoSlot;
+impl ReplySlot for NoSlot {
+    fn stash(&mut self) -> Result<Handle, Error> {
+        unreachable!("no operation of a network card answers later")
+    }
+}
+
+/// The system, as far as the driver sees it.
+#[derive(Clone, Default)]
+struct FakeSystem(Rc<RefCell<State>>);
+
+#[derive(Default)]
+struct State {
+    rings: Option<Shared>,
+    log: Vec<String>,
+    signals: usize,
+    closed: Vec<u64>,
+    refuse: bool,
+    device: Option<FakeHandle>,
+}
+
+impl FakeSystem {
+    fn log(&self, what: &str) {
+        self.0.borrow_mut().log.push(what.into());
+    }
+}
+
+impl Platform for FakeSystem {
+    type Memory = Shared;
+    fn map(&mut self, _: Handle) -> Result<Shared, Error> {
+        Ok(self.0.borrow().rings.clone().unwrap())
+    }
+    fn attach_pool(&mut self, _: Handle) -> Result<Area, Error> {
+        if self.0.borrow().refuse {
+            return Err(Error::OutOfQuota);
+        }
+        self.log("attach pool");
+        Ok(dma::allocate(GEOMETRY.pool_bytes as usize / 4096).unwrap())
+    }
+    fn detach_pool(&mut self, pool: Area) {
+        let device = self.0.borrow().device.clone().unwrap();
+        assert!(
+            device.take(0).is_none(),
+            "the device has forgotten its queues"
+        );
+        self.log("detach pool");
+        dma::release(pool);
+    }
+    fn set_bus_master(&mut self, on: bool) -> Result<(), Error> {
+        self.log(if on {
+            "bus master on"
+        } else {
+            "bus master off"
+        });
+        Ok(())
+    }
+    fn signal(&mut self, bell: Handle, bits: u64) {
+        assert_eq!((bell, bits), (Handle(3), 8));
+        self.0.borrow_mut().signals += 1;
+    }
+    fn doorbell(&self) -> (Handle, u64) {
+        (Handle(900), 4)
+    }
+    fn close(&mut self, handle: Handle) {
+        self.0.borrow_mut().closed.push(handle.0);
+    }
+}
+
+type Server = NetServer<LegacyTransport<FakeHandle>, FakeSystem>;
+
+fn server() -> (Server, FakeHandle, FakeSystem) {
+    let device = FakeDevice::legacy(1 << 5 | 1 << 16 | 1 << 3, &[16, 16]);
+    device.state().configuration = vec![0x52, 0x54, 0, 1, 2, 3, 1, 0, 0, 0, 0xb4, 0x05];
+    let system = FakeSystem::default();
+    system.0.borrow_mut().device = Some(device.clone());
+    let transport = LegacyTransport::new(device.clone(), Network, InterruptMode::Line);
+    (NetServer::new(system.clone(), transport), device, system)
+}
+
+fn call<R>(
+    server: &mut Server,
+    badge: u64,
+    f: impl FnOnce(&mut Server, &mut Caller<'_>) -> R,
+) -> R {
+    f(server, &mut Caller::new(badge, &mut NoSlot))
+}
+
+fn attach(
+    server: &mut Server,
+    system: &FakeSystem,
+    badge: u64,
+    geometry: Geometry,
+) -> Result<(Attached, Stack), NetDeviceError> {
+    let rings = Shared::for_rings();
+    system.0.borrow_mut().rings = Some(rings.clone());
+    let (attached, doorbell) = call(server, badge, |server, caller| {
+        server.attach(
+            caller,
+            geometry,
+            8,
+            Handle(1),
+            Handle(2),
+            Handle(3),
+            Handle(4),
+        )
+    })?;
+    assert_eq!(doorbell, Handle(900));
+    Ok((attached, Stack::new(rings)))
+}
+
+#[test]
+fn an_attachment_tells_the_card_and_carries_packets() {
+    let (mut server, device, system) = server();
+    let (attached, mut stack) = attach(&mut server, &system, 1, GEOMETRY).unwrap();
+    assert_eq!(attached.mac, [0x52, 0x54, 0, 1, 2, 3]);
+    assert_eq!(
+        (attached.mtu, attached.features, attached.doorbell_bits),
+        (1460, 4, 4)
+    );
+    assert_eq!(
+        call(&mut server, 1, |server, caller| server.link(caller)),
+        Ok(Link::Up)
+    );
+    device.state().configuration[6] = 0;
+    assert_eq!(
+        call(&mut server, 1, |server, caller| server.link(caller)),
+        Ok(Link::Down)
+    );
+    stack.give(0..1);
+    stack.send(9, 60);
+    assert!(server.run().reclaim);
+    assert!(device.take(0).is_some() && device.take(1).is_some());
+    server.closed(1);
+}
+
+#[test]
+fn one_session_is_attached_and_its_end_frees_the_card() {
+    let (mut server, _, system) = server();
+    attach(&mut server, &system, 1, GEOMETRY).unwrap();
+    assert_eq!(
+        attach(&mut server, &system, 2, GEOMETRY).err(),
+        Some(NetDeviceError::Busy)
+    );
+    let detached = call(&mut server, 2, |server, caller| server.detach(caller));
+    assert_eq!(detached, Err(NetDeviceError::NotAttached));
+    server.closed(2);
+    assert!(
+        attach(&mut server, &system, 2, GEOMETRY).is_err(),
+        "session 1 is still there"
+    );
+    server.closed(1);
+    attach(&mut server, &system, 2, GEOMETRY).unwrap();
+    call(&mut server, 2, |server, caller| server.detach(caller)).unwrap();
+    attach(&mut server, &system, 1, GEOMETRY).unwrap();
+    server.closed(1);
+}
+
+#[test]
+fn the_end_comes_in_order_and_every_start_is_a_reset() {
+    let (mut server, device, system) = server();
+    for round in 1..4 {
+        attach(&mut server, &system, 1, GEOMETRY).unwrap();
+        let resets = device.state().resets;
+        server.closed(1);
+        assert_eq!(device.state().resets, resets + 1, "round {round}");
+        let log = core::mem::take(&mut system.0.borrow_mut().log);
+        assert_eq!(
+            log,
+            [
+                "attach pool",
+                "bus master on",
+                "bus master off",
+                "detach pool"
+            ]
+        );
+    }
+    assert_eq!(device.state().resets, 6);
+    assert_eq!(system.0.borrow().closed, [1, 2, 3, 4].repeat(3));
+}
+
+#[test]
+fn a_stack_that_corrupts_a_ring_is_ended_and_the_next_served() {
+    let (mut server, _, system) = server();
+    let (_, stack) = attach(&mut server, &system, 1, GEOMETRY).unwrap();
+    stack.corrupt(RING_TRANSMIT, 0, u32::MAX);
+    server.run();
+    assert!(server.has_ended(1));
+    assert_eq!(
+        system.0.borrow().closed.last(),
+        Some(&4),
+        "its lifeline tells it"
+    );
+    attach(&mut server, &system, 2, GEOMETRY).unwrap();
+    server.closed(1);
+    assert!(!server.has_ended(1));
+    let again = attach(&mut server, &system, 3, GEOMETRY);
+    assert_eq!(
+        again.err(),
+        Some(NetDeviceError::Busy),
+        "the late end of session 1 hurts nobody"
+    );
+    server.closed(2);
+}
+
+#[test]
+fn a_device_that_lies_is_stopped_and_can_be_started_again() {
+    let (mut server, device, system) = server();
+    attach(&mut server, &system, 1, GEOMETRY).unwrap();
+    device.give_back(0, 7, 0);
+    server.run();
+    assert!(server.has_ended(1));
+    assert_eq!(system.0.borrow().log.last().unwrap(), "detach pool");
+    attach(&mut server, &system, 2, GEOMETRY).unwrap();
+    server.closed(2);
+}
+
+#[test]
+fn failures_leave_nothing_behind() {
+    let (mut server, device, system) = server();
+    let wrong = [
+        Geometry {
+            ring_entries: 4096,
+            ..GEOMETRY
+        },
+        Geometry {
+            ring_entries: u32::MAX,
+            ..GEOMETRY
+        },
+        Geometry {
+            headroom_bytes: 4,
+            ..GEOMETRY
+        },
+        Geometry {
+            buffer_bytes: 7,
+            ..GEOMETRY
+        },
+    ];
+    for geometry in wrong {
+        let refused = attach(&mut server, &system, 1, geometry);
+        assert_eq!(
+            refused.err(),
+            Some(NetDeviceError::OutOfRange),
+            "{geometry:?}"
+        );
+    }
+    system.0.borrow_mut().refuse = true;
+    assert_eq!(
+        attach(&mut server, &system, 1, GEOMETRY).err(),
+        Some(NetDeviceError::Kernel)
+    );
+    system.0.borrow_mut().refuse = false;
+    device.state().never_resets = true;
+    let failed = attach(&mut server, &system, 1, GEOMETRY);
+    assert_eq!(failed.err(), Some(NetDeviceError::DeviceFailed));
+    let state = system.0.borrow();
+    let count = |what: &str| state.log.iter().filter(|entry| *entry == what).count();
+    assert_eq!(count("attach pool"), count("detach pool"));
+    assert!(count("bus master off") >= count("bus master on"));
+    assert_eq!(state.closed.len(), 4 * 6, "all handles are closed");
+    drop(state);
+    device.state().never_resets = false;
+    attach(&mut server, &system, 1, GEOMETRY).unwrap();
+    server.closed(1);
+}
+
+#[test]
+fn counters_outlive_sessions_and_interrupts_without_one_are_quieted() {
+    let (mut server, device, system) = server();
+    device.state().isr = 1;
+    server.interrupted(true, false);
+    assert_eq!(device.state().isr, 0, "the line is lowered");
+    let (_, mut stack) = attach(&mut server, &system, 1, GEOMETRY).unwrap();
+    stack.send(9, 60);
+    server.run();
+    device.state().isr = 2;
+    server.interrupted(true, false);
+    assert_eq!(system.0.borrow().signals, 1, "the link may have changed");
+    server.closed(1);
+    let counted = call(&mut server, 2, |server, caller| server.statistics(caller)).unwrap();
+    assert_eq!((counted.sent_packets, counted.interrupts), (1, 1));
+}

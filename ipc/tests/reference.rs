@@ -200,3 +200,16 @@ fn every_system_call_says_arguments_result_and_errors_that_exist() {
         }
     }
 }
+
+#[test]
+fn the_readme_lists_every_shared_field_of_a_ring() {
+    let readme = include_str!("../README.md");
+    for field in ipc::ring::FIELDS {
+        let writer = format!("{:?}", field.writer).to_lowercase();
+        let row = format!(
+            "| `{}` | {} | {writer} | {} |",
+            field.name, field.word, field.meaning
+        );
+        assert!(readme.contains(&row), "ipc/README.md lacks: {row}");
+    }
+}

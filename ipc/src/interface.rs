@@ -1,4 +1,4 @@
-//! The interfaces of all services, each declared once by [`interface!`]: from the declaration come
+//! The interfaces of all services, each declared once by `interface!`: from the declaration come
 //! the client stub, the server trait, the dispatch function and the reference page.
 //!
 //! How a declaration reads:

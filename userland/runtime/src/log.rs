@@ -164,7 +164,8 @@ impl Write for Line {
     }
 }
 
-/// Writes a log line, formatted as by `format!`. Never blocks, never fails: see [`crate::log`].
+/// Writes a log line, formatted as by `format!`. Never blocks and never fails: see the module
+/// of the same name.
 #[macro_export]
 macro_rules! log {
     ($($argument:tt)*) => { $crate::log::line(core::format_args!($($argument)*)) };

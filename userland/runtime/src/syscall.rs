@@ -1,6 +1,6 @@
 //! The system call instruction: the only place where the kernel is entered. The registers are those
 //! of [`ipc::operation`]. What the operations mean for this task's memory is the wrappers' business,
-//! which is why [`invoke`] is not public.
+//! which is why the function is not public.
 #![cfg_attr(
     target_os = "none",
     expect(unsafe_code, reason = "the system call instruction is inline assembly")

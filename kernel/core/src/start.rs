@@ -14,6 +14,7 @@ use crate::platform::{Access, Caching, Platform};
 use crate::sync::Ordering;
 use crate::task::Task;
 use ipc::layout::{INIT_ARCHIVE, INIT_STACK_BYTES, INIT_STACK_END, PAGE_BYTES, init_handles};
+use ipc::startup::thread_block;
 use ipc::{Error, Handle, Rights};
 
 /// Priority of init: the highest, because everybody may call it in the end.
@@ -74,11 +75,9 @@ impl<P: Platform> Kernel<P> {
         self.map_for_init(task, memory, INIT_ARCHIVE, false, false)?;
         let start = ThreadStart {
             entry: program.entry(),
-            // As after a call: the stack is 16-byte aligned before the return address is pushed
-            // (System V ABI, AMD64 supplement, section 3.2.2).
-            stack: INIT_STACK_END - 8,
+            stack: thread_block(INIT_STACK_END),
             arguments: [INIT_ARCHIVE, archive.len() as u64, 0],
-            fs_base: 0,
+            fs_base: thread_block(INIT_STACK_END),
             priority: INIT_PRIORITY,
             uses_fpu: false,
         };

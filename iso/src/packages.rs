@@ -41,20 +41,15 @@ pub fn install(what: &str, packages: &[&str]) -> Result<()> {
         "{what} is missing; running `{}{mend}`",
         prefix.join(" ")
     ));
-    let install = ["install", "--yes", "--no-install-recommends", "--no-remove"];
-    let first = apt(&prefix, &[&install, packages].concat());
-    if first.is_ok() {
-        return first;
+    // A fresh machine has no package lists, or some that know of old versions only. Where they cannot
+    // be had, the packages may still be at hand.
+    if let Err(error) = apt(&prefix, &["update"]) {
+        say::progress(&format!(
+            "going on with the package lists that are here: {error}"
+        ));
     }
-    // A fresh machine has no package lists, or old ones.
-    say::progress("reading the package lists anew");
-    apt(&prefix, &["update"])?;
+    let install = ["install", "--yes", "--no-install-recommends", "--no-remove"];
     apt(&prefix, &[&install, packages].concat())
-}
-
-/// Whether [`install`] has a way to install anything here.
-pub fn can_install() -> bool {
-    privilege().is_some()
 }
 
 /// The words to put before `apt-get`; `None` where it is absent or may not be used.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::{packages, process, say, workspace};
 
@@ -45,13 +45,21 @@ impl Toolchain {
         if let Some(found) = Self::present()? {
             return Ok(found);
         }
-        if packages::can_install() {
-            packages::install("a Rust compiler with its library source", &DEBIAN)?;
-        } else {
-            add_rust_src()?;
+        let ways: [fn() -> Result<()>; 2] = [install_debian, add_rust_src];
+        let mut failures = Vec::new();
+        for way in ways {
+            if let Err(error) = way() {
+                failures.push(format!("{error:#}"));
+            }
+            if let Some(found) = Self::present()? {
+                return Ok(found);
+            }
         }
-        Self::present()?
-            .with_context(|| format!("no usable Rust compiler with its source; {}", mend()))
+        bail!(
+            "no Rust compiler with its library source; {}; tried: {}",
+            mend(),
+            failures.join("; ")
+        )
     }
 
     /// The best compiler on this machine; a linker is installed when only that is missing.
@@ -174,17 +182,22 @@ fn recent_enough(release: &str) -> bool {
     number(release) >= number(env!("CARGO_PKG_RUST_VERSION"))
 }
 
+/// Installs the distribution's compiler.
+fn install_debian() -> Result<()> {
+    packages::install("a Rust compiler with its library source", &DEBIAN)
+}
+
 /// Asks rustup for the active toolchain's source.
 fn add_rust_src() -> Result<()> {
     if !process::on_path("rustup") {
-        bail!("no Rust compiler with its library source; {}", mend());
+        bail!("rustup is not installed");
     }
     say::progress("running `rustup component add rust-src`");
     let mut command = Command::new("rustup");
     command
         .args(["component", "add", "rust-src"])
         .current_dir(workspace::root());
-    process::run(&mut command, RUSTUP_LIMIT).with_context(mend)
+    process::run(&mut command, RUSTUP_LIMIT)
 }
 
 /// What a person can do about a missing compiler.

@@ -73,7 +73,24 @@ impl Ledger {
         true
     }
 
-    /// Takes back what [`Ledger::charge`] wrote.
+    /// Writes down more bytes for a socket that is charged already; false, and nothing written, when
+    /// a limit stands against it.
+    #[must_use]
+    pub fn charge_bytes(&mut self, owner: Owner, bytes: usize) -> bool {
+        let Some(holding) = self.clients.get_mut(&owner) else {
+            return false;
+        };
+        if holding.bytes + bytes > self.limits.client_bytes
+            || self.bytes + bytes > self.limits.total_bytes
+        {
+            return false;
+        }
+        holding.bytes += bytes;
+        self.bytes += bytes;
+        true
+    }
+
+    /// Takes back what [`Ledger::charge`] and [`Ledger::charge_bytes`] wrote for one socket.
     pub fn refund(&mut self, owner: Owner, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
         let Some(holding) = self.clients.get_mut(&owner) else {

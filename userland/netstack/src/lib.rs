@@ -15,6 +15,7 @@ pub mod names;
 pub mod packets;
 mod peek;
 pub mod ping;
+pub mod server;
 pub mod stack;
 pub mod tcp;
 pub mod time;

@@ -113,7 +113,7 @@ pub struct Packets<M> {
     /// pool: memory that another task can write is never handed to code that takes it for its own.
     scratch: Vec<u8>,
     counters: Counters,
-    corrupted: bool,
+    unusable: bool,
 }
 
 impl<M: SharedMemory + Clone> Packets<M> {
@@ -139,7 +139,7 @@ impl<M: SharedMemory + Clone> Packets<M> {
             free: Vec::with_capacity(shape.buffers as usize),
             scratch: vec![0; (shape.buffer_bytes - HEADROOM) as usize],
             counters: Counters::default(),
-            corrupted: false,
+            unusable: false,
         };
         packets.refill()?;
         Ok(packets)
@@ -152,7 +152,7 @@ impl<M: SharedMemory + Clone> Packets<M> {
     pub fn reclaim(&mut self) -> Result<(), RingError> {
         self.rings = make_rings(self.shape, &self.ring_memory)?;
         self.holders.fill(Holder::Stack);
-        self.corrupted = false;
+        self.unusable = false;
         self.refill()
     }
 
@@ -181,9 +181,19 @@ impl<M: SharedMemory + Clone> Packets<M> {
         Ok(())
     }
 
-    /// Whether the driver broke a ring: then it is to be detached.
-    pub fn is_corrupted(&self) -> bool {
-        self.corrupted
+    /// How many buffers, and how large.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Whether the rings work. Not once the driver broke one: then it is to be detached.
+    pub fn is_usable(&self) -> bool {
+        !self.unusable
+    }
+
+    /// Uses the rings no more, until they are reclaimed.
+    pub fn detach(&mut self) {
+        self.unusable = true;
     }
 
     /// What happened so far.
@@ -241,7 +251,7 @@ impl<M: SharedMemory + Clone> Packets<M> {
 
     /// Keeps in mind that a ring is broken.
     fn note<T>(&mut self, result: Result<T, RingError>) -> Option<T> {
-        self.corrupted |= result.is_err();
+        self.unusable |= result.is_err();
         result.ok()
     }
 
@@ -262,7 +272,7 @@ impl<M: SharedMemory + Clone> Packets<M> {
     }
 
     fn collect_transmitted(&mut self) {
-        while !self.corrupted {
+        while !self.unusable {
             let popped = self.rings.transmitted.pop();
             let Some(Some(descriptor)) = self.note(popped) else {
                 return;
@@ -277,7 +287,7 @@ impl<M: SharedMemory + Clone> Packets<M> {
 
 impl<M: SharedMemory + Clone> Wire for Packets<M> {
     fn receive(&mut self, into: &mut [u8]) -> Option<usize> {
-        while !self.corrupted {
+        while !self.unusable {
             let popped = self.rings.received.pop();
             let descriptor = self.note(popped)??;
             let Some(buffer) = self.returned(descriptor, Holder::Receiving) else {
@@ -306,7 +316,7 @@ impl<M: SharedMemory + Clone> Wire for Packets<M> {
         if self.free.is_empty() {
             self.collect_transmitted();
         }
-        !self.corrupted && !self.free.is_empty()
+        !self.unusable && !self.free.is_empty()
     }
 
     fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {

@@ -61,6 +61,7 @@ pub struct Stack {
     /// Where a received frame is copied to before anything looks into it.
     frame: Vec<u8>,
     datagrams_pending: bool,
+    seed: u64,
 }
 
 impl Stack {
@@ -94,6 +95,7 @@ impl Stack {
             counters: Counters::default(),
             frame: vec![0; FRAME_BYTES],
             datagrams_pending: true,
+            seed,
         }
     }
 
@@ -130,17 +132,25 @@ impl Stack {
         .min()
     }
 
-    /// The same stack on a card that came back: the connections go on. Another Ethernet address is
-    /// taken over; a larger packet size holds for new connections only.
-    pub fn card_returned(&mut self, card: Card) {
+    /// The same stack on a card that came, or came back: the connections go on, with its Ethernet
+    /// address and its packet size.
+    pub fn card_returned(&mut self, now: Nanoseconds, card: Card) {
+        if card.mtu != self.card.mtu {
+            // smoltcp asks for the packet size once, when an interface is made.
+            let mut interface = make_interface(card, now, self.seed);
+            let addresses: Vec<IpCidr> = self.interface.ip_addrs().to_vec();
+            interface.update_ip_addrs(|list| list.extend(addresses));
+            let routes = self.interface.routes_mut();
+            core::mem::swap(interface.routes_mut(), routes);
+            self.interface = interface;
+        }
         let hardware = HardwareAddress::Ethernet(EthernetAddress(unicast(card.mac)));
         self.interface.set_hardware_addr(hardware);
         if card.mac != self.card.mac {
             self.addresses.renew(&mut self.datagrams);
         }
-        // smoltcp reads the packet size once; a smaller one would have its packets refused, which
-        // the driver counts. No device here changes it between two lives of its driver.
-        self.card.mac = card.mac;
+        self.card = card;
+        self.datagrams_pending = true;
     }
 
     /// The card.
@@ -210,6 +220,11 @@ impl Stack {
             .listen(&mut self.ledger, owner, address, port, backlog)
     }
 
+    /// Lets a TCP connection go, after what was given to send and `tail` are sent.
+    pub fn close(&mut self, now: Nanoseconds, id: ConnectionId, tail: Vec<u8>) {
+        self.tcp.close(now, &mut self.ledger, id, tail);
+    }
+
     /// Stops listening.
     pub fn close_listener(&mut self, now: Nanoseconds, id: ListenerId) {
         self.tcp.close_listener(now, &mut self.ledger, id);
@@ -277,14 +292,25 @@ impl Stack {
         self.udp.receive(&mut self.datagrams, id, buffer)
     }
 
-    /// UDP sockets with something to receive.
-    pub fn readable_udp(&self) -> Vec<UdpId> {
-        self.udp.readable(&self.datagrams)
+    /// Whether a UDP socket has something to receive.
+    pub fn can_receive_from(&self, id: UdpId) -> bool {
+        self.udp.can_receive(&self.datagrams, id)
     }
 
     /// Whether a UDP socket can queue a datagram.
     pub fn can_send_to(&self, id: UdpId) -> bool {
         self.udp.can_send(&self.datagrams, id)
+    }
+
+    /// UDP sockets whose clients are to be told: that there is something to receive, and that there is
+    /// room to send.
+    pub fn changed_udp(&mut self) -> Vec<(UdpId, bool, bool)> {
+        self.udp.take_changed(&self.datagrams)
+    }
+
+    /// Whether something could be sent if there were room on the wire.
+    pub fn waits_for_room(&self) -> bool {
+        self.datagrams_pending || self.tcp.has_output()
     }
 
     /// Closes a UDP socket.
@@ -390,6 +416,18 @@ impl Stack {
             .set_servers(&mut self.datagrams, self.addresses.name_servers());
         self.tcp.addresses_changed();
     }
+}
+
+fn make_interface(card: Card, now: Nanoseconds, seed: u64) -> Interface {
+    let hardware = HardwareAddress::Ethernet(EthernetAddress(unicast(card.mac)));
+    let mut settings = smoltcp::iface::Config::new(hardware);
+    settings.random_seed = seed;
+    let mut port = Port {
+        wire: &mut Unplugged,
+        frame: None,
+        mtu: card.mtu,
+    };
+    Interface::new(settings, &mut port, instant(now))
 }
 
 /// A group address in place of a card's own is the driver's mistake, and smoltcp would not have it.

@@ -46,6 +46,10 @@ struct Bound {
     owner: Owner,
     handle: SocketHandle,
     port: u16,
+    /// Its client is to be told when there is something to receive.
+    awaits_data: bool,
+    /// Its client is to be told when there is room to send.
+    awaits_room: bool,
 }
 
 /// All UDP sockets.
@@ -82,6 +86,8 @@ impl UdpSockets {
             owner,
             handle,
             port,
+            awaits_data: true,
+            awaits_room: false,
         }))
     }
 
@@ -111,17 +117,19 @@ impl UdpSockets {
         remote: SocketAddr,
         payload: &[u8],
     ) -> Result<(), UdpError> {
-        let bound = self.sockets.get(id).ok_or(UdpError::NoSocket)?;
+        let bound = self.sockets.get_mut(id).ok_or(UdpError::NoSocket)?;
         let socket = set.get_mut::<udp::Socket<'static>>(bound.handle);
         if payload.len() > socket.payload_send_capacity() {
             return Err(UdpError::TooLong);
         }
-        socket
-            .send_slice(payload, IpEndpoint::from(remote))
-            .map_err(|error| match error {
-                udp::SendError::Unaddressable => UdpError::Unreachable,
-                udp::SendError::BufferFull => UdpError::Full,
-            })
+        let sent = socket.send_slice(payload, IpEndpoint::from(remote));
+        sent.map_err(|error| match error {
+            udp::SendError::Unaddressable => UdpError::Unreachable,
+            udp::SendError::BufferFull => {
+                bound.awaits_room = true;
+                UdpError::Full
+            }
+        })
     }
 
     /// Copies the next received datagram into `buffer`, cut off at its end, and tells how many bytes
@@ -132,34 +140,46 @@ impl UdpSockets {
         id: UdpId,
         buffer: &mut [u8],
     ) -> Option<(usize, SocketAddr)> {
-        let bound = self.sockets.get(id)?;
-        let (payload, from) = set
-            .get_mut::<udp::Socket<'static>>(bound.handle)
-            .recv()
-            .ok()?;
+        let bound = self.sockets.get_mut(id)?;
+        let received = set.get_mut::<udp::Socket<'static>>(bound.handle).recv();
+        let Ok((payload, from)) = received else {
+            bound.awaits_data = true;
+            return None;
+        };
         let length = payload.len().min(buffer.len());
         buffer[..length].copy_from_slice(&payload[..length]);
         let sender = SocketAddr::new(from.endpoint.addr.into(), from.endpoint.port);
         Some((length, sender))
     }
 
-    /// Sockets with something to receive.
-    pub(crate) fn readable(&self, set: &SocketSet<'static>) -> Vec<UdpId> {
+    /// Whether a socket has something to receive.
+    pub(crate) fn can_receive(&self, set: &SocketSet<'static>, id: UdpId) -> bool {
         self.sockets
-            .iter()
-            .filter_map(|(id, bound)| {
-                set.get::<udp::Socket<'static>>(bound.handle)
-                    .can_recv()
-                    .then_some(id)
-            })
-            .collect()
+            .get(id)
+            .is_some_and(|bound| socket(set, bound).can_recv())
     }
 
     /// Whether a socket can queue a datagram.
     pub(crate) fn can_send(&self, set: &SocketSet<'static>, id: UdpId) -> bool {
         self.sockets
             .get(id)
-            .is_some_and(|bound| set.get::<udp::Socket<'static>>(bound.handle).can_send())
+            .is_some_and(|bound| socket(set, bound).can_send())
+    }
+
+    /// Sockets of which their clients are to be told: whether there is something to receive, and
+    /// whether there is room to send. Each is told once, until it asked in vain again.
+    pub(crate) fn take_changed(&mut self, set: &SocketSet<'static>) -> Vec<(UdpId, bool, bool)> {
+        let mut changed = Vec::new();
+        for (id, bound) in &mut self.sockets {
+            let readable = bound.awaits_data && socket(set, bound).can_recv();
+            let writable = bound.awaits_room && socket(set, bound).can_send();
+            bound.awaits_data &= !readable;
+            bound.awaits_room &= !writable;
+            if readable || writable {
+                changed.push((id, readable, writable));
+            }
+        }
+        changed
     }
 
     /// Closes a socket.
@@ -186,6 +206,10 @@ impl UdpSockets {
             self.close(set, ledger, id);
         }
     }
+}
+
+fn socket<'a>(set: &'a SocketSet<'static>, bound: &Bound) -> &'a udp::Socket<'static> {
+    set.get(bound.handle)
 }
 
 fn queue() -> udp::PacketBuffer<'static> {

@@ -11,13 +11,16 @@ use smoltcp::time::Duration;
 use super::ListenerId;
 use crate::client::Owner;
 use crate::peek::Flow;
-use crate::time::Nanoseconds;
+use crate::time::{Nanoseconds, SECOND};
 
 /// How long a connection may wait for its peer to complete the handshake. RFC 9293, section 3.8.3
 /// asks for three minutes where a person waits; a server frees its backlog sooner.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long sent data may stay unacknowledged: at least 100 seconds (RFC 1122, section 4.2.3.5, R2).
-pub(super) const DATA_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long sent data or a FIN may stay unacknowledged without a word from the peer: at least 100
+/// seconds (RFC 1122, section 4.2.3.5, R2). A peer whose window is closed answers the probes, and may
+/// do so for ever (section 4.2.2.17); an idle connection waits for nothing, and lives as long as its
+/// ends do. (smoltcp's own timeout would end it.)
+pub(super) const DATA_TIMEOUT: Nanoseconds = 120 * SECOND;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +96,16 @@ pub(super) struct Connection {
     pub(super) listener: Option<ListenerId>,
     /// The application let go of it.
     pub(super) orphan: bool,
+    /// What the application had given to send when it let go, and the socket had no room for yet.
+    pub(super) tail: Vec<u8>,
+    /// Bytes of the tail that the socket has by now.
+    pub(super) tail_given: usize,
     pub(super) established: bool,
     pub(super) aborted: bool,
+    /// The peer kept silent for too long.
+    pub(super) timed_out: bool,
+    /// Since when something sent is unacknowledged and the peer silent.
+    waiting_since: Option<Nanoseconds>,
     /// The last segment closed the socket and was a reset.
     pub(super) reset_by_peer: bool,
     /// Sequence number after the last FIN seen from the peer.
@@ -123,8 +134,12 @@ impl Connection {
             owner,
             listener: None,
             orphan: false,
+            tail: Vec::new(),
+            tail_given: 0,
             established: false,
             aborted: false,
+            timed_out: false,
+            waiting_since: None,
             reset_by_peer: false,
             peer_next: 0,
             last,
@@ -155,7 +170,7 @@ impl Connection {
             );
         if opened {
             self.established = true;
-            self.slot.socket_mut().set_timeout(Some(DATA_TIMEOUT));
+            self.slot.socket_mut().set_timeout(None);
         }
         if self.end.is_none() && matches!(state, State::Closed | State::TimeWait) {
             self.end = self.ending(state);
@@ -167,6 +182,9 @@ impl Connection {
     fn ending(&self, state: State) -> Option<End> {
         if self.aborted {
             return Some(End::Aborted);
+        }
+        if self.timed_out {
+            return Some(End::TimedOut);
         }
         if self.reset_by_peer {
             return Some(if self.established {
@@ -183,6 +201,40 @@ impl Connection {
             return (!self.slot.socket().can_recv()).then_some(End::Finished);
         }
         Some(End::TimedOut)
+    }
+
+    /// Takes note of whether the peer owes an acknowledgement; `heard` says that it just sent something.
+    pub(super) fn note_silence(&mut self, now: Nanoseconds, heard: bool) {
+        let socket = self.slot.socket();
+        let owed = socket.send_queue() > 0
+            || matches!(
+                socket.state(),
+                State::FinWait1 | State::Closing | State::LastAck
+            );
+        if !owed || !self.established {
+            self.waiting_since = None;
+        } else if heard || self.waiting_since.is_none() {
+            self.waiting_since = Some(now);
+        }
+    }
+
+    /// When the peer has been silent for too long.
+    pub(super) fn silent_until(&self) -> Option<Nanoseconds> {
+        self.waiting_since
+            .map(|since| since.saturating_add(DATA_TIMEOUT))
+    }
+
+    /// Gives the socket what it has room for of the tail, and after it the end.
+    pub(super) fn feed_tail(&mut self) {
+        let rest = self.tail.get(self.tail_given..).unwrap_or_default();
+        let socket = self.slot.set.get_mut::<Socket<'static>>(self.slot.handle);
+        if !rest.is_empty() {
+            // A socket that takes nothing any more has ended, and the tail is lost with it.
+            self.tail_given += socket.send_slice(rest).unwrap_or(rest.len());
+        }
+        if self.orphan && self.tail_given >= self.tail.len() {
+            socket.close();
+        }
     }
 
     /// Whether nothing is left to send, to wait for or to read: the socket can be used again.

@@ -332,22 +332,31 @@ impl Table {
         }
     }
 
-    /// Lets a connection go: what was given to send is sent, then it is closed. What the peer still
-    /// sends is not read; where something unread is there already, the peer is reset instead, so that
-    /// it does not take it for processed (RFC 2525, section 2.17).
-    pub fn close(&mut self, now: Nanoseconds, id: ConnectionId) {
+    /// Lets a connection go: what was given to send is sent, then `tail`, then it is closed. What the
+    /// peer still sends is not read; where something unread is there already, the peer is reset
+    /// instead, so that it does not take it for processed (RFC 2525, section 2.17). So it is where the
+    /// owner may not hold a tail of that size.
+    pub fn close(
+        &mut self,
+        now: Nanoseconds,
+        ledger: &mut Ledger,
+        id: ConnectionId,
+        tail: Vec<u8>,
+    ) {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        if connection.slot.socket().can_recv() {
+        let unread = connection.slot.socket().can_recv();
+        if unread || !ledger.charge_bytes(connection.owner, tail.len()) {
             return self.abort(now, id);
         }
         connection.orphan = true;
+        connection.tail = tail;
         // A socket that is closed already owes a reset at most.
         let closed = connection.slot.socket().state() == State::Closed;
         let linger = if closed { ABORT_LINGER } else { LINGER };
         connection.drop_at = Some(now.saturating_add(linger));
-        connection.slot.socket_mut().close();
+        connection.feed_tail();
         self.mark_dirty(id);
     }
 
@@ -387,6 +396,16 @@ impl Table {
         for id in connections {
             self.abort(now, id);
         }
+    }
+
+    /// Has [`Table::next_changed`] give a connection once more.
+    pub fn touch(&mut self, id: ConnectionId) {
+        self.mark_changed(id);
+    }
+
+    /// How many connections [`Table::next_changed`] would give at most.
+    pub fn changed(&self) -> usize {
+        self.changed.len()
     }
 
     /// Takes the next connection that its application should look at: data came, room came, its phase
@@ -433,6 +452,7 @@ impl Table {
         if segment.fin {
             connection.peer_next = segment.end;
         }
+        connection.note_silence(now, true);
         if state == State::TimeWait && before != state && segment.fin {
             // The socket may be given back before its delayed ACK would be sent.
             acknowledge(port.wire, frame, segment, connection.peer_next);
@@ -461,6 +481,7 @@ impl Table {
             };
             connection.dirty = false;
             let sent = dispatch(now, interface, port, connection);
+            connection.note_silence(now, false);
             if sent == BURST || !port.wire.can_transmit() {
                 self.mark_dirty(id);
             }
@@ -483,10 +504,17 @@ impl Table {
             connection.timer = None;
             if connection.drop_at.is_some_and(|drop_at| drop_at <= now) {
                 self.remove(now, ledger, id);
-            } else {
-                self.mark_dirty(id);
-                self.mark_changed(id);
+                continue;
             }
+            if connection
+                .silent_until()
+                .is_some_and(|moment| moment <= now)
+            {
+                connection.timed_out = true;
+                connection.slot.socket_mut().abort();
+            }
+            self.mark_dirty(id);
+            self.mark_changed(id);
         }
     }
 
@@ -626,7 +654,10 @@ impl Table {
                 .insert(now, connection.flow, connection.peer_next);
         }
         self.flows.remove(&connection.flow);
-        ledger.refund(connection.owner, 2 * self.buffer_bytes);
+        ledger.refund(
+            connection.owner,
+            2 * self.buffer_bytes + connection.tail.len(),
+        );
         if self.spare.len() < SPARE {
             connection.slot.renew();
             self.spare.push(connection.slot);
@@ -666,7 +697,11 @@ impl Table {
         if let Some(moment) = connection.timer.take() {
             self.timers.remove(&(moment, id));
         }
-        let mut next = connection.drop_at;
+        let mut next = connection
+            .drop_at
+            .into_iter()
+            .chain(connection.silent_until())
+            .min();
         // One that is dirty has its turn when there is room on the wire, not at a time; in TIME-WAIT
         // smoltcp's timer would throw away what the application has not read yet.
         if !connection.dirty && connection.slot.socket().state() != State::TimeWait {
@@ -715,6 +750,7 @@ fn dispatch<W: Wire>(
     connection: &mut Connection,
 ) -> usize {
     connection.stalled = false;
+    connection.feed_tail();
     if connection.slot.socket().state() == State::TimeWait {
         return 0;
     }

@@ -78,7 +78,7 @@ fn attached() -> (Packets<Shared>, FakeDriver, Shared) {
         Shared::new(shape.pool_bytes()),
         Shared::new(shape.ring_bytes()),
     );
-    let packets = Packets::new(shape, pool.clone(), rings.clone()).unwrap();
+    let packets = Packets::new(shape, pool.clone(), rings.clone()).expect("fits");
     (packets, FakeDriver::new(shape, pool, rings.clone()), rings)
 }
 
@@ -232,7 +232,7 @@ fn hostile_descriptors_are_counted_and_cost_nothing_else() {
     );
     assert_eq!(packets.leaked(), 0);
     assert_eq!(packets.with_driver(), (BUFFERS as usize, BUFFERS as usize));
-    assert!(!packets.is_corrupted());
+    assert!(packets.is_usable());
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_broken_ring_is_noticed_and_mended_by_reclaiming() {
                     packets.wake();
                 }
                 packets.reclaim().unwrap();
-                assert!(!packets.is_corrupted());
+                assert!(packets.is_usable());
                 assert_eq!((packets.leaked(), packets.with_driver().1), (0, 0));
                 assert!(packets.can_transmit());
             }
@@ -283,15 +283,15 @@ impl Host {
         }
     }
 
-    fn restart(&mut self) {
-        self.packets.reclaim().unwrap();
+    fn restart(&mut self, now: u64) {
+        self.packets.reclaim().expect("fits");
         self.driver = FakeDriver::new(
             self.driver.shape,
             self.driver.pool.clone(),
             self.rings.clone(),
         );
         let card = self.stack.card();
-        self.stack.card_returned(card);
+        self.stack.card_returned(now, card);
     }
 }
 
@@ -323,7 +323,7 @@ fn a_transfer_outlives_its_driver_again_and_again() {
         }
         if up.received >= (restarts + 1) * (512 << 10) {
             restarts += 1;
-            a.restart();
+            a.restart(now);
         }
         if !busy && !moved {
             let next = a

@@ -46,7 +46,7 @@ fn mangled_frames_do_no_harm() {
     let (mut here, mut there) = pair.connect(listener, 80);
     let mut chance = Chance(0xfeed_beef);
     let (mut mangled, mut died) = (0, 0);
-    for _ in 0..1_500 {
+    for _ in 0..4_000 {
         pair.a.tcp().send(here, |space| space.len());
         pair.b.tcp().send(there, |space| space.len());
         pair.a.tcp().receive(here, <[u8]>::len);

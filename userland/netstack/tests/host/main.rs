@@ -6,4 +6,5 @@ mod datagrams;
 mod driver;
 mod hostile;
 mod memory;
+mod server;
 mod tcp;

@@ -138,13 +138,13 @@ fn what_was_given_before_the_close_arrives_and_nothing_stays_behind() {
     let mut up = Transfer::new(60_000);
     up.give(&mut pair.a, here);
     let now = pair.now;
-    pair.a.tcp().close(now, here);
+    pair.a.close(now, here, Vec::new());
     pair.until("the data and the end", 5 * SECOND, |pair| {
         up.take(&mut pair.b, there);
         pair.b.tcp().receive_finished(there)
     });
     assert_eq!(up.received, 60_000);
-    pair.b.tcp().close(now, there);
+    pair.b.close(now, there, Vec::new());
     pair.until("both sockets are given back", 5 * SECOND, |pair| {
         pair.a.tcp().connections() == 0 && pair.b.tcp().connections() == 0
     });
@@ -167,7 +167,7 @@ fn received_bytes_wait_for_a_slow_reader_past_both_closes() {
     let mut down = Transfer::new(50_000);
     down.give(&mut pair.b, there);
     let now = pair.now;
-    pair.b.tcp().close(now, there);
+    pair.b.close(now, there, Vec::new());
     pair.pass(40 * SECOND);
     assert_eq!(
         pair.a.tcp().phase(here),
@@ -178,7 +178,7 @@ fn received_bytes_wait_for_a_slow_reader_past_both_closes() {
     assert_eq!(down.received, 50_000);
     pair.pass(SECOND);
     let now = pair.now;
-    pair.a.tcp().close(now, here);
+    pair.a.close(now, here, Vec::new());
     pair.until("the socket is given back", SECOND, |pair| {
         pair.a.tcp().connections() == 0
     });
@@ -194,7 +194,7 @@ fn closing_with_unread_data_resets_the_peer() {
         pair.b.tcp().can_receive(there)
     });
     let now = pair.now;
-    pair.b.tcp().close(now, there);
+    pair.b.close(now, there, Vec::new());
     pair.until("the reset", SECOND, |pair| {
         pair.a.tcp().phase(here) == Some(Phase::Ended(End::Reset))
     });
@@ -216,8 +216,8 @@ fn nobody_listening_is_a_refusal_and_nobody_there_a_timeout() {
         pair.a.tcp().phase(nowhere) == Some(Phase::Ended(End::TimedOut))
     });
     let now = pair.now;
-    pair.a.tcp().close(now, here);
-    pair.a.tcp().close(now, nowhere);
+    pair.a.close(now, here, Vec::new());
+    pair.a.close(now, nowhere, Vec::new());
     pair.pass(5 * SECOND);
     assert_eq!(
         (pair.a.tcp().connections(), pair.a.ledger().bytes()),
@@ -300,17 +300,17 @@ fn a_thousand_short_connections_whoever_closes_first() {
             });
             let now = pair.now;
             if server_closes {
-                pair.b.tcp().close(now, there);
+                pair.b.close(now, there, Vec::new());
                 pair.until("the server's end", SECOND, |p| {
                     p.a.tcp().receive_finished(here)
                 });
-                pair.a.tcp().close(now, here);
+                pair.a.close(now, here, Vec::new());
             } else {
-                pair.a.tcp().close(now, here);
+                pair.a.close(now, here, Vec::new());
                 pair.until("the client's end", SECOND, |p| {
                     p.b.tcp().receive_finished(there)
                 });
-                pair.b.tcp().close(now, there);
+                pair.b.close(now, there, Vec::new());
             }
             assert!(
                 pair.b.tcp().connections() < 8,
@@ -340,7 +340,7 @@ fn a_lost_last_acknowledgement_is_sent_again_from_time_wait() {
     let listener = pair.listen(80, 4);
     let (here, there) = pair.connect(listener, 80);
     let now = pair.now;
-    pair.a.tcp().close(now, here);
+    pair.a.close(now, here, Vec::new());
     pair.until("the first FIN", SECOND, |pair| {
         pair.b.tcp().receive_finished(there)
     });
@@ -376,10 +376,36 @@ fn a_connection_outlives_an_unplugged_cable() {
     pair.pass(3 * SECOND);
     pair.end_a.plugged = true;
     let card = pair.a.card();
-    pair.a.card_returned(card);
+    let now = pair.now;
+    pair.a.card_returned(now, card);
     pair.until("the rest", 20 * SECOND, |pair| {
         up.give(&mut pair.a, here);
         up.take(&mut pair.b, there);
         up.received == up.length
+    });
+}
+
+#[test]
+fn an_idle_connection_lives_and_one_whose_peer_is_silent_dies() {
+    let mut pair = Pair::new();
+    let listener = pair.listen(80, 4);
+    let (here, there) = pair.connect(listener, 80);
+    pair.pass(3_600 * SECOND);
+    let mut up = Transfer::new(1_000);
+    up.give(&mut pair.a, here);
+    pair.until("data after an hour", SECOND, |pair| {
+        up.take(&mut pair.b, there);
+        up.received == up.length
+    });
+    // A closed window is no silence: the peer answers the probes.
+    let mut more = Transfer::new(1 << 20);
+    more.give(&mut pair.a, here);
+    pair.pass(SECOND);
+    more.give(&mut pair.a, here);
+    pair.pass(600 * SECOND);
+    assert_eq!(pair.a.tcp().phase(here), Some(Phase::Open));
+    pair.end_a.outgoing.borrow_mut().faults.loss = 1_000;
+    pair.until("the end of patience", 200 * SECOND, |pair| {
+        pair.a.tcp().phase(here) == Some(Phase::Ended(End::TimedOut))
     });
 }

@@ -1,0 +1,359 @@
+//! The server: clients' sessions above the stack, the driver below it, and the order of work.
+//!
+//! It is woken by calls ([`operations`]), by bits on its bell, by the kernel's word that a badge was
+//! closed, and by time. [`Server::run`] does all that is to do and says when to wake it by time; the
+//! task's loop sleeps in between. Nothing in here waits for the network or for a client, and for the
+//! driver a tenth of a second at most, while there is none.
+
+mod operations;
+mod session;
+mod stream;
+mod system;
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use ipc::badge::Client;
+use ipc::interface::network::{
+    NetworkError, Ping, READY_ACCEPT, READY_RECEIVE, READY_SEND, Resolve, Socket,
+};
+use ipc::server::{Deferred, LaterOperation, Outgoing};
+
+use self::session::{DRIVER_BIT, Endpoint, LIFELINE, NEVER, Session, doorbell_bit};
+pub use self::system::{Attachment, System};
+use crate::config::Config;
+use crate::names::QueryId;
+use crate::packets::Packets;
+use crate::stack::Stack;
+use crate::tcp::{ConnectionId, ListenerId};
+use crate::time::{Nanoseconds, SECOND};
+use crate::udp::UdpId;
+
+/// Sessions at once.
+const MAX_SESSIONS: usize = 64;
+/// Pause between two attempts to find a driver.
+const ATTACH_PAUSE: Nanoseconds = SECOND / 5;
+/// Rounds of work before the loop looks for calls again.
+const ROUNDS: usize = 8;
+/// Shortest sleep: nothing that is due is due more exactly.
+const TICK: Nanoseconds = 50_000;
+
+/// Where the driver stands.
+enum Driver {
+    /// None, or it is not known yet whether one is there: the next attempt is due then.
+    Absent(Nanoseconds),
+    Attached(Attachment),
+}
+
+/// What a stack's socket belongs to: session and socket number.
+type Place = (u64, Socket);
+
+/// The server.
+pub struct Server<S: System> {
+    system: S,
+    stack: Stack,
+    packets: Packets<S::Memory>,
+    driver: Driver,
+    attachments: u32,
+    sessions: BTreeMap<u64, Session<S::Memory>>,
+    streams: BTreeMap<ConnectionId, Place>,
+    listeners: BTreeMap<ListenerId, Place>,
+    datagrams: BTreeMap<UdpId, Place>,
+    pings: BTreeMap<u16, (u64, Deferred<Ping>)>,
+    questions: BTreeMap<QueryId, (u64, Deferred<Resolve>)>,
+    dynamic: bool,
+}
+
+impl<S: System> Server<S> {
+    /// A server without clients, whose packet rings no driver has yet.
+    pub fn new(
+        system: S,
+        config: &Config,
+        packets: Packets<S::Memory>,
+        stack: Stack,
+        now: Nanoseconds,
+    ) -> Server<S> {
+        Server {
+            system,
+            stack,
+            packets,
+            driver: Driver::Absent(now),
+            attachments: 0,
+            sessions: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            datagrams: BTreeMap::new(),
+            pings: BTreeMap::new(),
+            questions: BTreeMap::new(),
+            dynamic: config.is_dynamic(),
+        }
+    }
+
+    /// Begins a session whose calls will have this badge; false when there are too many.
+    #[must_use]
+    pub fn open_session(&mut self, badge: u64, client: Client) -> bool {
+        if self.sessions.len() >= MAX_SESSIONS || badge & LIFELINE != 0 {
+            return false;
+        }
+        self.sessions
+            .insert(badge, Session::new(client, doorbell_bit(badge)));
+        true
+    }
+
+    /// The system around the server.
+    pub fn system(&self) -> &S {
+        &self.system
+    }
+
+    /// The stack.
+    pub fn stack(&mut self) -> &mut Stack {
+        &mut self.stack
+    }
+
+    /// The kernel says that the last handle with this badge is closed: a client is gone, or the
+    /// driver.
+    pub fn badge_closed(&mut self, badge: u64) {
+        if badge & LIFELINE == 0 {
+            return self.end_session(badge);
+        }
+        if badge & !LIFELINE == u64::from(self.attachments) {
+            self.driver_lost("the driver is gone");
+        }
+    }
+
+    /// Bits of the bell were signalled.
+    pub fn signalled(&mut self, bits: u64) {
+        let rung: Vec<u64> = self
+            .sessions
+            .iter()
+            .filter_map(|(badge, session)| (session.doorbell_bits & bits != 0).then_some(*badge))
+            .collect();
+        for badge in rung {
+            self.pump_session(badge);
+        }
+    }
+
+    /// Does what is to do. The result is when to run again if nothing wakes the server before, in
+    /// nanoseconds of the monotonic clock; `now`: at once, after a look for calls.
+    pub fn run(&mut self) -> Nanoseconds {
+        self.find_driver();
+        let now = self.system.now();
+        for _ in 0..ROUNDS {
+            let attached = matches!(self.driver, Driver::Attached(_));
+            let more = attached && self.stack.poll(now, &mut self.packets);
+            self.serve_changed();
+            self.serve_datagrams();
+            self.answer_ended(now);
+            // What the clients' bytes made to send goes out in this round.
+            let more = more | (attached && self.stack.poll(now, &mut self.packets));
+            self.serve_changed();
+            self.flush_events();
+            self.ring_driver();
+            if !more && self.may_sleep() {
+                return self.deadline(now);
+            }
+        }
+        now
+    }
+
+    /// Tells the driver what it sleeps for, or lets it go where it broke a ring.
+    fn ring_driver(&mut self) {
+        let Driver::Attached(attachment) = &self.driver else {
+            return;
+        };
+        if !self.packets.is_usable() {
+            return self.driver_lost("the driver broke a ring");
+        }
+        if self.packets.must_wake() {
+            self.system.signal(attachment.doorbell, attachment.bits);
+        }
+    }
+
+    fn may_sleep(&mut self) -> bool {
+        match self.driver {
+            Driver::Absent(_) => true,
+            Driver::Attached(_) => {
+                let waits_for_room = self.stack.waits_for_room();
+                self.packets.sleep(waits_for_room)
+            }
+        }
+    }
+
+    fn deadline(&mut self, now: Nanoseconds) -> Nanoseconds {
+        let stack = match self.driver {
+            // A stack without a card has nothing to send in time; what waits for an answer is given
+            // up in time all the same.
+            Driver::Absent(attempt) => Some(attempt),
+            Driver::Attached(_) => self.stack.deadline(now),
+        };
+        stack.map_or(NEVER, |moment| moment.max(now + TICK))
+    }
+
+    fn find_driver(&mut self) {
+        let now = self.system.now();
+        let Driver::Absent(attempt) = self.driver else {
+            return;
+        };
+        if attempt > now {
+            return;
+        }
+        self.driver = Driver::Absent(now + ATTACH_PAUSE);
+        // No driver has the rings: the last one's death was told, or none ever had them.
+        if self.packets.reclaim().is_err() {
+            return;
+        }
+        let lifeline = LIFELINE | (u64::from(self.attachments) + 1);
+        match self
+            .system
+            .attach(self.packets.shape(), DRIVER_BIT, lifeline)
+        {
+            Some(attachment) => {
+                self.attachments += 1;
+                self.stack.card_returned(now, attachment.card);
+                self.driver = Driver::Attached(attachment);
+                self.system.log(format_args!(
+                    "attached to the driver, time {}",
+                    self.attachments
+                ));
+            }
+            None => self.packets.detach(),
+        }
+    }
+
+    fn driver_lost(&mut self, why: &str) {
+        let now = self.system.now();
+        let before = core::mem::replace(&mut self.driver, Driver::Absent(now));
+        self.packets.detach();
+        if let Driver::Attached(attachment) = before {
+            self.system.log(format_args!("{why}"));
+            self.system.close(attachment.session);
+            self.system.close(attachment.doorbell);
+        }
+    }
+}
+
+/// Clients.
+impl<S: System> Server<S> {
+    fn end_session(&mut self, badge: u64) {
+        let Some(session) = self.sessions.remove(&badge) else {
+            return;
+        };
+        if let Some(events) = &session.events {
+            self.system.close(events.bell);
+            self.system.close(events.lifeline);
+        }
+        self.streams.retain(|_, place| place.0 != badge);
+        self.listeners.retain(|_, place| place.0 != badge);
+        self.datagrams.retain(|_, place| place.0 != badge);
+        self.stack.drop_owner(self.system.now(), badge);
+        // The right to answer a client that is gone is of no use, and a handle.
+        for (_, call) in self.pings.extract_if(.., |_, call| call.0 == badge) {
+            self.system.close(call.1.abandon());
+        }
+        for (_, call) in self.questions.extract_if(.., |_, call| call.0 == badge) {
+            self.system.close(call.1.abandon());
+        }
+    }
+
+    /// Looks at every stream of a session, and at its event ring.
+    fn pump_session(&mut self, badge: u64) {
+        let Some(session) = self.sessions.get(&badge) else {
+            return;
+        };
+        for socket in session.streams() {
+            self.pump(badge, socket);
+        }
+    }
+
+    /// Moves a stream's bytes and tells its client what came of it.
+    fn pump(&mut self, badge: u64, socket: Socket) {
+        let Some(session) = self.sessions.get_mut(&badge) else {
+            return;
+        };
+        let Some(Endpoint::Stream(stream)) = session.sockets.get_mut(&socket) else {
+            return;
+        };
+        let connection = stream.connection;
+        match stream.pump(self.stack.tcp()) {
+            Ok(pumped) => {
+                session.post(socket, pumped.ready);
+                if pumped.more {
+                    self.stack.tcp().touch(connection);
+                }
+            }
+            Err(_) => {
+                stream.error = Some(NetworkError::RingCorrupted);
+                session.post(socket, ipc::interface::network::READY_ERROR);
+                self.streams.remove(&connection);
+                self.stack.tcp().abort(self.system.now(), connection);
+            }
+        }
+    }
+
+    fn serve_changed(&mut self) {
+        // Those that are touched again meanwhile have their turn in the next round.
+        for _ in 0..self.stack.tcp().changed() {
+            let Some(connection) = self.stack.tcp().next_changed() else {
+                return;
+            };
+            if let Some((badge, socket)) = self.streams.get(&connection).copied() {
+                self.pump(badge, socket);
+            } else if let Some(listener) = self.stack.tcp().waits_at(connection)
+                && self.stack.tcp().can_accept(listener)
+                && let Some((badge, socket)) = self.listeners.get(&listener).copied()
+                && let Some(session) = self.sessions.get_mut(&badge)
+            {
+                session.post(socket, READY_ACCEPT);
+            }
+        }
+    }
+
+    fn serve_datagrams(&mut self) {
+        for (id, readable, writable) in self.stack.changed_udp() {
+            let Some((badge, socket)) = self.datagrams.get(&id).copied() else {
+                continue;
+            };
+            if let Some(session) = self.sessions.get_mut(&badge) {
+                session.post(socket, if readable { READY_RECEIVE } else { 0 });
+                session.post(socket, if writable { READY_SEND } else { 0 });
+            }
+        }
+    }
+
+    fn flush_events(&mut self) {
+        let mut broken = Vec::new();
+        for (badge, session) in &mut self.sessions {
+            let Some(events) = &mut session.events else {
+                continue;
+            };
+            match events.flush() {
+                Ok(true) => self.system.signal(events.bell, events.bits),
+                Ok(false) => {}
+                Err(_) => broken.push(*badge),
+            }
+        }
+        for badge in broken {
+            self.end_session(badge);
+        }
+    }
+
+    fn answer_ended(&mut self, now: Nanoseconds) {
+        while let Some(pinged) = self.stack.next_pinged(now) {
+            if let Some((_, deferred)) = self.pings.remove(&pinged.sequence) {
+                self.answer(deferred, operations::ping_reply(&pinged));
+            }
+        }
+        while let Some(resolved) = self.stack.next_resolved(now) {
+            if let Some((_, deferred)) = self.questions.remove(&resolved.query) {
+                self.answer(deferred, operations::resolve_reply(resolved.answer));
+            }
+        }
+    }
+
+    fn answer<O: LaterOperation>(&self, call: Deferred<O>, result: Result<O::Reply, O::Error>) {
+        let mut buffer = [0; ipc::message::MAX_BYTES];
+        let mut outgoing = Outgoing::new(&mut buffer);
+        let to = call.answer(result, &mut outgoing);
+        self.system.reply(to, &outgoing);
+    }
+}

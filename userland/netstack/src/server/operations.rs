@@ -1,0 +1,543 @@
+//! The operations of the `network` interface, one method each. What each does is said where it is
+//! declared; here is only how.
+
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipc::Handle;
+use ipc::interface::network::{
+    Accepted, Addresses, Counters, Datagram, GRANT_CONNECT, GRANT_LISTEN, InterfaceInfo,
+    MAX_DATAGRAM_BYTES, MAX_HOST_BYTES, NetworkError, NetworkServer, Ping, PingReply, READY_ACCEPT,
+    READY_ERROR, READY_RECEIVE, READY_SEND, Resolve, Shutdown, Socket, SocketState, SocketStatus,
+    StreamGeometry,
+};
+use ipc::ring::{StreamPair, packet_ring_bytes};
+use ipc::server::{Answer, Caller};
+
+use super::session::{Endpoint, Events, Session};
+use super::stream::Stream;
+use super::{Driver, Server, System};
+use crate::names::NameError;
+use crate::ping::{PingError, Pinged, Request};
+use crate::tcp::{ConnectError, ConnectionId, ListenError, Phase};
+use crate::udp::UdpError;
+
+/// Entries of an event ring.
+const EVENT_ENTRIES: core::ops::RangeInclusive<u32> = 16..=1024;
+/// Bytes of a stream ring.
+const RING_BYTES: core::ops::RangeInclusive<u32> = 4096..=1 << 20;
+/// Longest backlog.
+const MAX_BACKLOG: u16 = 1024;
+/// Longest wait for an echo reply in milliseconds.
+const MAX_PING_MS: u32 = 60_000;
+/// Nanoseconds of a millisecond.
+const MILLISECOND: u64 = 1_000_000;
+
+type Result<T> = core::result::Result<T, NetworkError>;
+
+/// The reply to a ping that ended.
+pub(super) fn ping_reply(pinged: &Pinged) -> Result<PingReply> {
+    let echo = pinged.answer.ok_or(NetworkError::TimedOut)?;
+    let bytes = u16::try_from(echo.bytes).unwrap_or(u16::MAX);
+    Ok(PingReply {
+        from: echo.from,
+        bytes,
+        hop_limit: 0,
+        time_ns: echo.round_trip,
+    })
+}
+
+/// The reply to a question for a name.
+pub(super) fn resolve_reply(
+    answer: core::result::Result<alloc::vec::Vec<IpAddr>, NameError>,
+) -> Result<Addresses> {
+    let mut addresses = Addresses::new();
+    for address in answer.map_err(name_error)? {
+        // More than there is room for are left out.
+        let _ = addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+fn name_error(error: NameError) -> NetworkError {
+    match error {
+        NameError::Invalid => NetworkError::OutOfRange,
+        NameError::NoServer => NetworkError::Unreachable,
+        NameError::Busy => NetworkError::Exhausted,
+        NameError::NoSuchHost => NetworkError::NoSuchHost,
+        NameError::TimedOut => NetworkError::TimedOut,
+    }
+}
+
+impl<S: System> Server<S> {
+    fn session(&mut self, badge: u64) -> Result<&mut Session<S::Memory>> {
+        self.sessions
+            .get_mut(&badge)
+            .ok_or(NetworkError::NotAttached)
+    }
+
+    fn permitted(&mut self, badge: u64, grant: u32) -> Result<()> {
+        let may = self.session(badge)?.client.may(grant);
+        may.then_some(()).ok_or(NetworkError::NotPermitted)
+    }
+
+    fn attached(&mut self, badge: u64) -> Result<()> {
+        let attached = self.session(badge)?.events.is_some();
+        attached.then_some(()).ok_or(NetworkError::NotAttached)
+    }
+
+    fn insert(&mut self, badge: u64, endpoint: Endpoint<S::Memory>) -> Result<Socket> {
+        self.session(badge)?
+            .insert(endpoint)
+            .ok_or(NetworkError::Exhausted)
+    }
+
+    /// Maps a stream's rings, checks included; the handle is used up whatever comes.
+    fn map_stream(&self, geometry: StreamGeometry, rings: Handle) -> Result<(S::Memory, u32)> {
+        let capacity = geometry.ring_bytes;
+        if !RING_BYTES.contains(&capacity) || !capacity.is_power_of_two() {
+            self.system.close(rings);
+            return Err(NetworkError::OutOfRange);
+        }
+        let mapped = self.system.map(rings, StreamPair::bytes_needed(capacity));
+        mapped
+            .map(|memory| (memory, capacity))
+            .map_err(kernel_error)
+    }
+
+    /// Gives a session a stream for a connection.
+    fn add_stream(
+        &mut self,
+        badge: u64,
+        connection: ConnectionId,
+        (memory, capacity): (S::Memory, u32),
+        accepted: bool,
+    ) -> Result<Socket> {
+        let made = Stream::new(connection, memory, capacity);
+        let stream = made.map_err(|_| NetworkError::OutOfRange)?;
+        let stream = if accepted { stream.accepted() } else { stream };
+        let socket = self.insert(badge, Endpoint::Stream(stream))?;
+        self.streams.insert(connection, (badge, socket));
+        self.pump(badge, socket);
+        Ok(socket)
+    }
+
+    fn stream_status(&mut self, badge: u64, socket: Socket) -> Result<SocketStatus> {
+        let session = self
+            .sessions
+            .get_mut(&badge)
+            .ok_or(NetworkError::NotAttached)?;
+        let Some(Endpoint::Stream(stream)) = session.sockets.get_mut(&socket) else {
+            return Err(NetworkError::NoSuchSocket);
+        };
+        let tcp = self.stack.tcp();
+        let flow = tcp.flow(stream.connection);
+        let state = match tcp.phase(stream.connection) {
+            Some(Phase::Connecting) => SocketState::Connecting,
+            Some(Phase::Open) if stream.is_closing() => SocketState::Closing,
+            Some(Phase::Open) => SocketState::Connected,
+            Some(Phase::Ended(_)) | None => SocketState::Closed,
+        };
+        Ok(SocketStatus {
+            state,
+            ready: stream.ready(tcp).unwrap_or(READY_ERROR),
+            local: flow.map(|flow| flow.local),
+            peer: flow.map(|flow| flow.remote),
+            error: stream.error,
+        })
+    }
+}
+
+fn kernel_error(error: ipc::Error) -> NetworkError {
+    match error {
+        ipc::Error::InvalidArgument => NetworkError::OutOfRange,
+        _ => NetworkError::Kernel,
+    }
+}
+
+fn any_address(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+}
+
+impl<S: System> NetworkServer for Server<S> {
+    fn info(&mut self, _: &mut Caller<'_>) -> Result<InterfaceInfo> {
+        let attachment = match &self.driver {
+            Driver::Attached(attachment) => Some(*attachment),
+            Driver::Absent(_) => None,
+        };
+        let own = self.stack.addresses().find_map(|cidr| match cidr.address {
+            IpAddr::V4(address) => Some((address, cidr.prefix)),
+            IpAddr::V6(_) => None,
+        });
+        let gateway = self.stack.gateway().and_then(|gateway| match gateway {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+        let card = self.stack.card();
+        let name_servers = self.stack.name_servers().iter().copied().take(4).collect();
+        Ok(InterfaceInfo {
+            attached: attachment.is_some(),
+            link_up: attachment.is_some_and(|driver| self.system.link_up(driver.session)),
+            mac: card.mac,
+            mtu: u16::try_from(card.mtu).unwrap_or(u16::MAX),
+            address: own.map(|(address, _)| address),
+            prefix: own.map_or(0, |(_, prefix)| prefix),
+            gateway,
+            dynamic: self.dynamic,
+            name_servers,
+            counters: self.counters(),
+        })
+    }
+
+    fn attach(
+        &mut self,
+        caller: &mut Caller<'_>,
+        entries: u32,
+        bits: u64,
+        events: Handle,
+        bell: Handle,
+        lifeline: Handle,
+    ) -> Result<(u64, Handle)> {
+        let made = self.make_events(caller.badge(), entries, bits, events, (bell, lifeline));
+        if made.is_err() {
+            self.system.close(bell);
+            self.system.close(lifeline);
+        }
+        made.map(|doorbell_bits| (doorbell_bits, self.system.bell()))
+    }
+
+    fn listen(&mut self, caller: &mut Caller<'_>, port: u16, backlog: u16) -> Result<Socket> {
+        let badge = caller.badge();
+        self.permitted(badge, GRANT_LISTEN)?;
+        self.attached(badge)?;
+        if backlog > MAX_BACKLOG {
+            return Err(NetworkError::OutOfRange);
+        }
+        let id = self
+            .stack
+            .listen(badge, None, port, usize::from(backlog))
+            .map_err(|error| match error {
+                ListenError::InUse => NetworkError::AddressInUse,
+                ListenError::Invalid => NetworkError::OutOfRange,
+                ListenError::Limit => NetworkError::Exhausted,
+            })?;
+        let socket = self.insert(badge, Endpoint::Listener { id, port })?;
+        self.listeners.insert(id, (badge, socket));
+        Ok(socket)
+    }
+
+    fn accept(
+        &mut self,
+        caller: &mut Caller<'_>,
+        listener: Socket,
+        geometry: StreamGeometry,
+        rings: Handle,
+    ) -> Result<Accepted> {
+        let badge = caller.badge();
+        let mapped = self.map_stream(geometry, rings)?;
+        let id = match self.session(badge)?.sockets.get(&listener) {
+            Some(Endpoint::Listener { id, .. }) => *id,
+            Some(_) => return Err(NetworkError::WrongState),
+            None => return Err(NetworkError::NoSuchSocket),
+        };
+        let connection = self
+            .stack
+            .tcp()
+            .accept(id)
+            .ok_or(NetworkError::WouldBlock)?;
+        let flow = self
+            .stack
+            .tcp()
+            .flow(connection)
+            .ok_or(NetworkError::WouldBlock)?;
+        let socket = self.add_stream(badge, connection, mapped, true)?;
+        Ok(Accepted {
+            socket,
+            peer: flow.remote,
+            local: flow.local,
+        })
+    }
+
+    fn connect(
+        &mut self,
+        caller: &mut Caller<'_>,
+        peer: SocketAddr,
+        geometry: StreamGeometry,
+        rings: Handle,
+    ) -> Result<Socket> {
+        let badge = caller.badge();
+        let mapped = self.map_stream(geometry, rings)?;
+        self.permitted(badge, GRANT_CONNECT)?;
+        self.attached(badge)?;
+        let connection = self
+            .stack
+            .connect(badge, peer)
+            .map_err(|error| match error {
+                ConnectError::Unreachable => NetworkError::Unreachable,
+                ConnectError::NoPort | ConnectError::Limit => NetworkError::Exhausted,
+            })?;
+        self.add_stream(badge, connection, mapped, false)
+    }
+
+    fn shutdown(
+        &mut self,
+        caller: &mut Caller<'_>,
+        socket: Socket,
+        direction: Shutdown,
+    ) -> Result<()> {
+        let badge = caller.badge();
+        let stream = match self.session(badge)?.sockets.get_mut(&socket) {
+            Some(Endpoint::Stream(stream)) => stream,
+            Some(_) => return Err(NetworkError::WrongState),
+            None => return Err(NetworkError::NoSuchSocket),
+        };
+        if direction != Shutdown::Receive {
+            stream.shut_send();
+        }
+        if direction != Shutdown::Send {
+            stream.shut_receive();
+        }
+        self.pump(badge, socket);
+        Ok(())
+    }
+
+    fn close(&mut self, caller: &mut Caller<'_>, socket: Socket) -> Result<()> {
+        let now = self.system.now();
+        let session = self.session(caller.badge())?;
+        if let Some(events) = &mut session.events {
+            events.forget(socket);
+        }
+        match session
+            .sockets
+            .remove(&socket)
+            .ok_or(NetworkError::NoSuchSocket)?
+        {
+            Endpoint::Listener { id, .. } => {
+                self.listeners.remove(&id);
+                self.stack.close_listener(now, id);
+            }
+            Endpoint::Stream(stream) => {
+                let connection = stream.connection;
+                self.streams.remove(&connection);
+                match stream.into_tail() {
+                    Some(tail) => self.stack.close(now, connection, tail),
+                    None => self.stack.tcp().abort(now, connection),
+                }
+            }
+            Endpoint::Datagram(id) => {
+                self.datagrams.remove(&id);
+                self.stack.close_udp(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&mut self, caller: &mut Caller<'_>, socket: Socket) -> Result<SocketStatus> {
+        let badge = caller.badge();
+        let (state, ready, local) = match self.session(badge)?.sockets.get(&socket) {
+            None => return Err(NetworkError::NoSuchSocket),
+            Some(Endpoint::Stream(_)) => return self.stream_status(badge, socket),
+            Some(Endpoint::Listener { id, port }) => {
+                let (id, port) = (*id, *port);
+                let ready = if self.stack.tcp().can_accept(id) {
+                    READY_ACCEPT
+                } else {
+                    0
+                };
+                (SocketState::Listening, ready, any_address(port))
+            }
+            Some(Endpoint::Datagram(id)) => {
+                let id = *id;
+                let receive = if self.stack.can_receive_from(id) {
+                    READY_RECEIVE
+                } else {
+                    0
+                };
+                let send = if self.stack.can_send_to(id) {
+                    READY_SEND
+                } else {
+                    0
+                };
+                let port = self.stack.udp().port(id).unwrap_or(0);
+                (SocketState::Datagram, receive | send, any_address(port))
+            }
+        };
+        Ok(SocketStatus {
+            state,
+            ready,
+            local: Some(local),
+            peer: None,
+            error: None,
+        })
+    }
+
+    fn bind(&mut self, caller: &mut Caller<'_>, port: u16) -> Result<Socket> {
+        let badge = caller.badge();
+        // A socket on a port of the client's choice is a service; any port will do for a client.
+        self.permitted(
+            badge,
+            if port == 0 {
+                GRANT_CONNECT
+            } else {
+                GRANT_LISTEN
+            },
+        )?;
+        self.attached(badge)?;
+        let id = self.stack.bind(badge, port).map_err(udp_error)?;
+        let socket = self.insert(badge, Endpoint::Datagram(id))?;
+        self.datagrams.insert(id, (badge, socket));
+        Ok(socket)
+    }
+
+    fn send_to(
+        &mut self,
+        caller: &mut Caller<'_>,
+        socket: Socket,
+        peer: SocketAddr,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let id = self.datagram(caller.badge(), socket)?;
+        if bytes.len() > MAX_DATAGRAM_BYTES {
+            return Err(NetworkError::OutOfRange);
+        }
+        self.stack.send_to(id, peer, bytes).map_err(udp_error)
+    }
+
+    fn receive_from(&mut self, caller: &mut Caller<'_>, socket: Socket) -> Result<Datagram> {
+        let id = self.datagram(caller.badge(), socket)?;
+        let mut bytes = heapless::Vec::new();
+        // The vector has just this room.
+        let _ = bytes.resize(MAX_DATAGRAM_BYTES, 0);
+        let (length, peer) = self
+            .stack
+            .receive_from(id, &mut bytes)
+            .ok_or(NetworkError::WouldBlock)?;
+        bytes.truncate(length);
+        Ok(Datagram { peer, bytes })
+    }
+
+    fn ping(
+        &mut self,
+        caller: &mut Caller<'_>,
+        host: IpAddr,
+        bytes: u16,
+        timeout_ms: u32,
+    ) -> Result<Answer<PingReply>> {
+        let badge = caller.badge();
+        self.permitted(badge, GRANT_CONNECT)?;
+        let in_range = usize::from(bytes) <= MAX_DATAGRAM_BYTES && host_is_single(host);
+        if !in_range || timeout_ms == 0 || timeout_ms > MAX_PING_MS {
+            return Err(NetworkError::OutOfRange);
+        }
+        let now = self.system.now();
+        let deadline = now.saturating_add(u64::from(timeout_ms) * MILLISECOND);
+        let request = Request {
+            owner: badge,
+            target: host,
+            bytes: usize::from(bytes),
+            deadline,
+        };
+        let sequence = self.stack.ping(now, request).map_err(|error| match error {
+            PingError::Unreachable => NetworkError::Unreachable,
+            PingError::Busy => NetworkError::Exhausted,
+        })?;
+        // Without a kept right to answer the reply to the request is dropped when it comes.
+        let (deferred, stashed) = caller
+            .stash::<Ping>()
+            .map_err(|_| NetworkError::Exhausted)?;
+        if let Some((_, forgotten)) = self.pings.insert(sequence, (badge, deferred)) {
+            self.system.close(forgotten.abandon());
+        }
+        Ok(Answer::Later(stashed))
+    }
+
+    fn resolve(&mut self, caller: &mut Caller<'_>, host: &str) -> Result<Answer<Addresses>> {
+        let badge = caller.badge();
+        self.permitted(badge, GRANT_CONNECT)?;
+        if host.len() > MAX_HOST_BYTES {
+            return Err(NetworkError::OutOfRange);
+        }
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(Answer::Now(Addresses::from_iter([address])));
+        }
+        let now = self.system.now();
+        let query = self.stack.resolve(now, badge, host).map_err(name_error)?;
+        let (deferred, stashed) = caller
+            .stash::<Resolve>()
+            .map_err(|_| NetworkError::Exhausted)?;
+        self.questions.insert(query, (badge, deferred));
+        Ok(Answer::Later(stashed))
+    }
+}
+
+fn host_is_single(host: IpAddr) -> bool {
+    !host.is_unspecified() && !host.is_multicast()
+}
+
+fn udp_error(error: UdpError) -> NetworkError {
+    match error {
+        UdpError::InUse => NetworkError::AddressInUse,
+        UdpError::Limit => NetworkError::Exhausted,
+        UdpError::NoSocket => NetworkError::NoSuchSocket,
+        UdpError::Unreachable => NetworkError::Unreachable,
+        UdpError::Full => NetworkError::WouldBlock,
+        UdpError::TooLong => NetworkError::OutOfRange,
+    }
+}
+
+impl<S: System> Server<S> {
+    fn datagram(&mut self, badge: u64, socket: Socket) -> Result<crate::udp::UdpId> {
+        match self.session(badge)?.sockets.get(&socket) {
+            Some(Endpoint::Datagram(id)) => Ok(*id),
+            Some(_) => Err(NetworkError::WrongState),
+            None => Err(NetworkError::NoSuchSocket),
+        }
+    }
+
+    /// Makes a session's event ring; uses `events` up, and the two others on success.
+    fn make_events(
+        &mut self,
+        badge: u64,
+        entries: u32,
+        bits: u64,
+        events: Handle,
+        (bell, lifeline): (Handle, Handle),
+    ) -> Result<u64> {
+        let attached = self.session(badge).map(|session| session.events.is_some());
+        let refusal = match attached {
+            Err(error) => Some(error),
+            Ok(true) => Some(NetworkError::AlreadyAttached),
+            Ok(false) if !EVENT_ENTRIES.contains(&entries) => Some(NetworkError::OutOfRange),
+            Ok(false) => None,
+        };
+        if let Some(error) = refusal {
+            self.system.close(events);
+            return Err(error);
+        }
+        let memory = self
+            .system
+            .map(events, packet_ring_bytes(entries))
+            .map_err(kernel_error)?;
+        let made = Events::new(memory, entries, bell, bits, lifeline);
+        let session = self.session(badge)?;
+        session.events = Some(made.map_err(|_| NetworkError::OutOfRange)?);
+        Ok(session.doorbell_bits)
+    }
+
+    fn counters(&self) -> Counters {
+        let (stack, packets) = (self.stack.counters(), self.packets.counters());
+        let sockets = self
+            .sessions
+            .values()
+            .map(|session| session.sockets.len())
+            .sum::<usize>();
+        Counters {
+            received_packets: stack.received_packets,
+            received_bytes: stack.received_bytes,
+            sent_packets: packets.sent_packets,
+            sent_bytes: packets.sent_bytes,
+            dropped: packets.sent_dropped + packets.refused_descriptors,
+            sockets: u32::try_from(sockets).unwrap_or(u32::MAX),
+            attachments: self.attachments,
+        }
+    }
+}

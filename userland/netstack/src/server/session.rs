@@ -1,0 +1,145 @@
+//! A client's session: its sockets, and the ring of events through which it hears of them.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use ipc::badge::Client;
+use ipc::interface::network::{Event, Socket};
+use ipc::ring::{PacketProducer, RingError, SharedMemory};
+use ipc::{Handle, message};
+
+use super::stream::Stream;
+use crate::tcp::ListenerId;
+use crate::udp::UdpId;
+
+/// A socket as the session holds it.
+pub(super) enum Endpoint<M> {
+    Listener { id: ListenerId, port: u16 },
+    Stream(Stream<M>),
+    Datagram(UdpId),
+}
+
+/// The ring of events, and how its client is woken.
+pub(super) struct Events<M> {
+    ring: PacketProducer<M>,
+    pub(super) bell: Handle,
+    pub(super) bits: u64,
+    pub(super) lifeline: Handle,
+    /// What found no room in the ring yet, joined by socket.
+    pending: BTreeMap<Socket, u32>,
+}
+
+impl<M: SharedMemory + Clone> Events<M> {
+    /// Takes the producer's side of the ring.
+    ///
+    /// Errors: Geometry.
+    pub(super) fn new(
+        memory: M,
+        entries: u32,
+        bell: Handle,
+        bits: u64,
+        lifeline: Handle,
+    ) -> Result<Events<M>, RingError> {
+        let ring = PacketProducer::new(memory, 0, entries)?;
+        Ok(Events {
+            ring,
+            bell,
+            bits,
+            lifeline,
+            pending: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn post(&mut self, socket: Socket, ready: u32) {
+        if ready != 0 {
+            *self.pending.entry(socket).or_default() |= ready;
+        }
+    }
+
+    pub(super) fn forget(&mut self, socket: Socket) {
+        self.pending.remove(&socket);
+    }
+
+    /// Puts into the ring what there is room for; true: the client sleeps and is to be woken.
+    ///
+    /// Errors: Corrupted; the client loses its session.
+    pub(super) fn flush(&mut self) -> Result<bool, RingError> {
+        while let Some((socket, ready)) = self.pending.first_key_value() {
+            let event = Event {
+                socket: *socket,
+                ready: *ready,
+            };
+            if !self.ring.push(event.into())? {
+                // The client tells by its doorbell when it has taken some.
+                if self.ring.sleep(1)? {
+                    break;
+                }
+                continue;
+            }
+            self.pending.pop_first();
+        }
+        self.ring.must_wake()
+    }
+}
+
+/// A session.
+pub(super) struct Session<M> {
+    pub(super) client: Client,
+    pub(super) events: Option<Events<M>>,
+    pub(super) sockets: BTreeMap<Socket, Endpoint<M>>,
+    next: u32,
+    /// The bits that the client signals on the server's bell.
+    pub(super) doorbell_bits: u64,
+}
+
+impl<M: SharedMemory + Clone> Session<M> {
+    pub(super) fn new(client: Client, doorbell_bits: u64) -> Session<M> {
+        Session {
+            client,
+            events: None,
+            sockets: BTreeMap::new(),
+            next: 1,
+            doorbell_bits,
+        }
+    }
+
+    /// Names a new socket. Numbers are not used again; a session that makes four thousand million
+    /// sockets gets no more.
+    pub(super) fn insert(&mut self, endpoint: Endpoint<M>) -> Option<Socket> {
+        let socket = Socket(self.next);
+        self.next = self.next.checked_add(1)?;
+        self.sockets.insert(socket, endpoint);
+        Some(socket)
+    }
+
+    /// The sockets that are streams.
+    pub(super) fn streams(&self) -> Vec<Socket> {
+        self.sockets
+            .iter()
+            .filter_map(|(socket, endpoint)| {
+                matches!(endpoint, Endpoint::Stream(_)).then_some(*socket)
+            })
+            .collect()
+    }
+
+    pub(super) fn post(&mut self, socket: Socket, ready: u32) {
+        if let Some(events) = &mut self.events {
+            events.post(socket, ready);
+        }
+    }
+}
+
+/// Bit of the server's bell that the driver signals.
+pub(super) const DRIVER_BIT: u64 = 1;
+
+/// The bit of the server's bell that a session's client signals. 63 bits serve all sessions: two that
+/// share one are both looked at, which costs time and nothing else.
+pub(super) fn doorbell_bit(session: u64) -> u64 {
+    2 << (session % 63)
+}
+
+/// A badge that no session has: it comes back when a driver with this number dies.
+pub(super) const LIFELINE: u64 = 1 << 63;
+
+/// No deadline.
+pub(super) const NEVER: u64 = message::NEVER;

@@ -1,0 +1,756 @@
+//! The server between fake applications, a fake driver and a peer stack.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use ipc::badge::Client;
+use ipc::interface::network::{
+    Event, GRANT_CONNECT, GRANT_LISTEN, NetworkError, NetworkServer, PingReply, READY_ACCEPT,
+    READY_END, READY_ERROR, READY_RECEIVE, READY_SEND, Shutdown, Socket, StreamGeometry,
+};
+use ipc::ring::{PacketConsumer, StreamConsumer, StreamPair, StreamProducer, packet_ring_bytes};
+use ipc::server::{Answer, Caller, Outgoing, ReplySlot};
+use ipc::{Error, Handle};
+use netstack::packets::{Packets, Shape};
+use netstack::server::{Attachment, Server, System};
+use netstack::stack::Stack;
+use netstack::tcp::{ConnectionId, End, ListenerId, Phase};
+use netstack::time::SECOND;
+use netstack::wire::Wire;
+
+use crate::common::{A, B, CLIENT, Transfer, card, fixed, pattern};
+use crate::driver::FakeDriver;
+use crate::memory::Shared;
+
+const BELL: Handle = Handle(1);
+const BUFFERS: u32 = 64;
+const RING: u32 = 16 * 1024;
+const LIFELINE: u64 = 1 << 63;
+
+/// What the server asked of the system.
+#[derive(Default)]
+struct Record {
+    now: Cell<u64>,
+    memories: RefCell<BTreeMap<u64, Shared>>,
+    signals: RefCell<Vec<(Handle, u64)>>,
+    closed: RefCell<Vec<Handle>>,
+    replies: RefCell<Vec<(Handle, Vec<u8>)>>,
+    next: Cell<u64>,
+    driver_there: Cell<bool>,
+    attached: Cell<Option<u64>>,
+}
+
+impl Record {
+    fn handle(&self) -> Handle {
+        self.next.set(self.next.get() + 1);
+        Handle(1_000 + self.next.get())
+    }
+
+    fn share(&self, memory: &Shared) -> Handle {
+        let handle = self.handle();
+        self.memories.borrow_mut().insert(handle.0, memory.clone());
+        handle
+    }
+}
+
+#[derive(Clone)]
+struct FakeSystem(Rc<Record>);
+
+impl System for FakeSystem {
+    type Memory = Shared;
+
+    fn now(&self) -> u64 {
+        self.0.now.get()
+    }
+
+    fn map(&self, memory: Handle, bytes: usize) -> Result<Shared, Error> {
+        let shared = self
+            .0
+            .memories
+            .borrow_mut()
+            .remove(&memory.0)
+            .ok_or(Error::InvalidHandle)?;
+        let large_enough = ipc::ring::SharedMemory::bytes(&shared) >= bytes;
+        large_enough.then_some(shared).ok_or(Error::InvalidArgument)
+    }
+
+    fn bell(&self) -> Handle {
+        BELL
+    }
+
+    fn signal(&self, notification: Handle, bits: u64) {
+        self.0.signals.borrow_mut().push((notification, bits));
+    }
+
+    fn close(&self, handle: Handle) {
+        self.0.memories.borrow_mut().remove(&handle.0);
+        self.0.closed.borrow_mut().push(handle);
+    }
+
+    fn reply(&self, to: Handle, outgoing: &Outgoing<'_>) {
+        self.0
+            .replies
+            .borrow_mut()
+            .push((to, outgoing.bytes().to_vec()));
+    }
+
+    fn attach(&self, _: Shape, bits: u64, lifeline: u64) -> Option<Attachment> {
+        assert_eq!(bits, 1);
+        self.0.driver_there.get().then(|| {
+            self.0.attached.set(Some(lifeline));
+            let (session, doorbell) = (self.0.handle(), self.0.handle());
+            Attachment {
+                card: card(1),
+                session,
+                doorbell,
+                bits: 4,
+            }
+        })
+    }
+
+    fn link_up(&self, _: Handle) -> bool {
+        true
+    }
+
+    fn log(&self, _: core::fmt::Arguments<'_>) {}
+}
+
+struct Slot<'a>(&'a Record);
+
+impl ReplySlot for Slot<'_> {
+    fn stash(&mut self) -> Result<Handle, Error> {
+        Ok(self.0.handle())
+    }
+}
+
+/// The peer's wire.
+#[derive(Default)]
+struct Pipe {
+    incoming: VecDeque<Vec<u8>>,
+    outgoing: VecDeque<Vec<u8>>,
+}
+
+impl Wire for Pipe {
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        let frame = self.incoming.pop_front()?;
+        buffer[..frame.len()].copy_from_slice(&frame);
+        Some(frame.len())
+    }
+
+    fn can_transmit(&mut self) -> bool {
+        self.outgoing.len() < 64
+    }
+
+    fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut frame = vec![0; length];
+        let result = fill(&mut frame);
+        self.outgoing.push_back(frame);
+        result
+    }
+}
+
+/// Server A, its driver, and the peer B.
+struct World {
+    record: Rc<Record>,
+    server: Server<FakeSystem>,
+    pool: Shared,
+    rings: Shared,
+    driver: Option<FakeDriver>,
+    peer: Stack,
+    pipe: Pipe,
+}
+
+impl World {
+    fn new() -> World {
+        let record = Rc::new(Record::default());
+        record.now.set(SECOND);
+        record.driver_there.set(true);
+        let shape = Shape::new(BUFFERS, 1500);
+        let (pool, rings) = (
+            Shared::new(shape.pool_bytes()),
+            Shared::new(shape.ring_bytes()),
+        );
+        let packets = Packets::new(shape, pool.clone(), rings.clone()).expect("fits");
+        let config = fixed(A, B);
+        let stack = Stack::new(&config, card(1), SECOND, 3);
+        let server = Server::new(
+            FakeSystem(Rc::clone(&record)),
+            &config,
+            packets,
+            stack,
+            SECOND,
+        );
+        let peer = Stack::new(&fixed(B, A), card(2), SECOND, 4);
+        World {
+            record,
+            server,
+            pool,
+            rings,
+            driver: None,
+            peer,
+            pipe: Pipe::default(),
+        }
+    }
+
+    /// Everyone has a turn; the clock goes on when nothing is to do.
+    fn step(&mut self) {
+        let now = self.record.now.get();
+        let wake = self.server.run();
+        if let Some(lifeline) = self.record.attached.take() {
+            assert_ne!(lifeline & LIFELINE, 0);
+            let shape = Shape::new(BUFFERS, 1500);
+            self.driver = Some(FakeDriver::new(
+                shape,
+                self.pool.clone(),
+                self.rings.clone(),
+            ));
+        }
+        let busy = self.peer.poll(now, &mut self.pipe);
+        let mut moved = false;
+        if let Some(driver) = &mut self.driver {
+            while let Some(frame) = driver.sent() {
+                self.pipe.incoming.push_back(frame);
+                moved = true;
+            }
+            while let Some(frame) = self.pipe.outgoing.front()
+                && driver.deliver(frame)
+            {
+                self.pipe.outgoing.pop_front();
+                moved = true;
+            }
+        }
+        if !busy && !moved {
+            let peer = self.peer.deadline(now).unwrap_or(now + SECOND);
+            self.record
+                .now
+                .set(peer.min(wake).clamp(now + 10_000, now + SECOND));
+        }
+    }
+
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&mut World) -> bool) {
+        let end = self.record.now.get() + 60 * SECOND;
+        loop {
+            self.step();
+            if holds(self) {
+                return;
+            }
+            assert!(self.record.now.get() < end, "{what}: not in time");
+        }
+    }
+
+    /// The driver dies, and its next instance is there.
+    fn restart_driver(&mut self, instance: u64) {
+        self.driver = None;
+        self.server.badge_closed(LIFELINE | instance);
+    }
+
+    fn call<R>(
+        &mut self,
+        badge: u64,
+        f: impl FnOnce(&mut Server<FakeSystem>, &mut Caller<'_>) -> R,
+    ) -> R {
+        let record = Rc::clone(&self.record);
+        let mut slot = Slot(&record);
+        f(&mut self.server, &mut Caller::new(badge, &mut slot))
+    }
+
+    fn app(&mut self, badge: u64, grants: u32) -> App {
+        assert!(self.server.open_session(badge, Client { task: 3, grants }));
+        let memory = Shared::new(packet_ring_bytes(16));
+        let (events, bell) = (self.record.share(&memory), self.record.handle());
+        let lifeline = self.record.handle();
+        let attached = self.call(badge, |server, caller| {
+            server.attach(caller, 16, 8, events, bell, lifeline)
+        });
+        let (bits, doorbell) = attached.expect("attached");
+        assert_eq!(doorbell, BELL);
+        let ring = PacketConsumer::new(memory.clone(), 0, 16).expect("fits");
+        App {
+            badge,
+            memory,
+            events: ring,
+            ready: BTreeMap::new(),
+            bits,
+            bell,
+            lifeline,
+        }
+    }
+
+    fn rings(&self) -> (Handle, AppStream) {
+        let memory = Shared::new(StreamPair::bytes_needed(RING));
+        let handle = self.record.share(&memory);
+        let (to_stack, from_stack) = StreamPair::maker(memory.clone(), RING).expect("fits");
+        (
+            handle,
+            AppStream {
+                memory,
+                to_stack,
+                from_stack,
+            },
+        )
+    }
+
+    fn accept(&mut self, app: &App, listener: Socket) -> Option<(Socket, AppStream)> {
+        let (handle, stream) = self.rings();
+        let geometry = StreamGeometry { ring_bytes: RING };
+        let accepted = self.call(app.badge, |server, caller| {
+            server.accept(caller, listener, geometry, handle)
+        });
+        match accepted {
+            Ok(accepted) => Some((accepted.socket, stream)),
+            Err(error) => {
+                assert_eq!(error, NetworkError::WouldBlock);
+                None
+            }
+        }
+    }
+
+    /// The app listens, the peer connects, the app accepts.
+    fn accepted(&mut self, app: &mut App, port: u16) -> (Socket, AppStream, ConnectionId) {
+        let listener = self
+            .call(app.badge, |server, caller| server.listen(caller, port, 8))
+            .expect("listens");
+        let there = self
+            .peer
+            .connect(CLIENT, SocketAddr::from((A, port)))
+            .expect("begun");
+        self.until("an event of the listener", |_| {
+            app.take(listener) & READY_ACCEPT != 0
+        });
+        let (socket, stream) = self.accept(app, listener).expect("one waits");
+        assert!(self.accept(app, listener).is_none());
+        (socket, stream, there)
+    }
+
+    /// The app connects to a listener of the peer's.
+    fn connected(&mut self, app: &mut App, port: u16) -> (Socket, AppStream, ConnectionId) {
+        let listener: ListenerId = self.peer.listen(CLIENT, None, port, 8).expect("listens");
+        let (handle, stream) = self.rings();
+        let geometry = StreamGeometry { ring_bytes: RING };
+        let peer = SocketAddr::from((B, port));
+        let socket = self
+            .call(app.badge, |server, caller| {
+                server.connect(caller, peer, geometry, handle)
+            })
+            .expect("begun");
+        self.until("the connection", |_| app.take(socket) & READY_SEND != 0);
+        let mut there = None;
+        self.until("the connection's other end", |world| {
+            there = world.peer.tcp().accept(listener);
+            there.is_some()
+        });
+        let there = there.expect("accepted");
+        (socket, stream, there)
+    }
+}
+
+/// A fake application.
+struct App {
+    badge: u64,
+    memory: Shared,
+    events: PacketConsumer<Shared>,
+    ready: BTreeMap<Socket, u32>,
+    bits: u64,
+    bell: Handle,
+    lifeline: Handle,
+}
+
+impl App {
+    /// The bits told of a socket since the last question.
+    fn take(&mut self, socket: Socket) -> u32 {
+        while let Some(descriptor) = self.events.pop().expect("whole") {
+            let event = Event::from(descriptor);
+            *self.ready.entry(event.socket).or_default() |= event.ready;
+        }
+        self.ready.remove(&socket).unwrap_or(0)
+    }
+}
+
+/// The application's side of a stream.
+struct AppStream {
+    memory: Shared,
+    to_stack: StreamProducer<Shared>,
+    from_stack: StreamConsumer<Shared>,
+}
+
+/// Sends and checks a pattern through the rings, ringing the bell only when asked to.
+#[derive(Default)]
+struct Flow {
+    sent: usize,
+    received: usize,
+    kicks: usize,
+}
+
+impl Flow {
+    fn give(&mut self, world: &mut World, app: &App, stream: &mut AppStream, length: usize) {
+        let mut buffer = [0; 4_000];
+        while self.sent < length {
+            let count = buffer.len().min(length - self.sent);
+            for (offset, byte) in buffer[..count].iter_mut().enumerate() {
+                *byte = pattern(self.sent + offset);
+            }
+            let written = stream.to_stack.write(&buffer[..count]).expect("whole");
+            self.sent += written;
+            if stream.to_stack.must_wake().expect("whole") {
+                self.kicks += 1;
+                world.server.signalled(app.bits);
+            }
+            if written < count {
+                let _ = stream.to_stack.sleep(RING as usize / 2);
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, world: &mut World, app: &App, stream: &mut AppStream) {
+        let mut buffer = [0; 4_000];
+        loop {
+            let count = stream.from_stack.read(&mut buffer).expect("whole");
+            for (offset, byte) in buffer[..count].iter().enumerate() {
+                assert_eq!(*byte, pattern(self.received + offset));
+            }
+            self.received += count;
+            if stream.from_stack.must_wake().expect("whole") {
+                self.kicks += 1;
+                world.server.signalled(app.bits);
+            }
+            if count == 0 && stream.from_stack.sleep(1).expect("whole") {
+                return;
+            }
+            if stream.from_stack.is_ended().expect("whole") {
+                return;
+            }
+        }
+    }
+}
+
+const ALL: u32 = GRANT_LISTEN | GRANT_CONNECT;
+
+#[test]
+fn a_served_stream_carries_both_ways_and_ends_in_order() {
+    let mut world = World::new();
+    let mut app = world.app(5, ALL);
+    let (socket, mut stream, there) = world.accepted(&mut app, 80);
+    let (mut down, mut up) = (Flow::default(), Transfer::new(400_000));
+    let mut back = Transfer::new(400_000);
+    world.until("both directions", |world| {
+        up.give(&mut world.peer, there);
+        down.take(world, &app, &mut stream);
+        down.give(world, &app, &mut stream, 400_000);
+        back.take(&mut world.peer, there);
+        down.received == 400_000 && back.received == 400_000
+    });
+    // A kick for each few packets at most, not one a write.
+    assert!(down.kicks < 400, "{}", down.kicks);
+    world.peer.tcp().finish_sending(there);
+    world.until("the peer's end", |_| app.take(socket) & READY_END != 0);
+    assert_eq!(stream.from_stack.is_ended(), Ok(true));
+    stream.to_stack.close().unwrap();
+    assert_eq!(
+        stream.to_stack.must_wake(),
+        Ok(true),
+        "the stack waits for more or the end"
+    );
+    world.server.signalled(app.bits);
+    world.until("the own end", |world| {
+        world.peer.tcp().receive_finished(there)
+    });
+    world
+        .call(app.badge, |server, caller| server.close(caller, socket))
+        .unwrap();
+    world.until("the socket is free", |world| {
+        world.server.stack().tcp().connections() == 0
+    });
+    let status = world.call(app.badge, |server, caller| server.status(caller, socket));
+    assert_eq!(status, Err(NetworkError::NoSuchSocket));
+}
+
+#[test]
+fn a_connection_of_the_apps_opens_and_what_is_in_the_ring_at_its_close_arrives() {
+    let mut world = World::new();
+    let mut app = world.app(5, ALL);
+    let (socket, mut stream, there) = world.connected(&mut app, 7);
+    let (mut flow, mut up) = (Flow::default(), Transfer::new(140_000));
+    // The peer does not read: its buffer, the socket's and the ring fill up.
+    for _ in 0..200 {
+        flow.give(&mut world, &app, &mut stream, 140_000);
+        world.step();
+    }
+    assert!(flow.sent > 131_072, "{}", flow.sent);
+    up.length = flow.sent;
+    world
+        .call(app.badge, |server, caller| server.close(caller, socket))
+        .unwrap();
+    world.server.badge_closed(app.badge);
+    world.until("all of it, and the end", |world| {
+        up.take(&mut world.peer, there);
+        world.peer.tcp().receive_finished(there)
+    });
+    assert_eq!(
+        up.received,
+        up.length,
+        "{:?}",
+        world.peer.tcp().phase(there)
+    );
+}
+
+#[test]
+fn refusals_and_resets_are_told_with_their_reason() {
+    let mut world = World::new();
+    let mut app = world.app(5, ALL);
+    let (handle, _stream) = world.rings();
+    let geometry = StreamGeometry { ring_bytes: RING };
+    let nobody = SocketAddr::from((B, 99));
+    let socket = world
+        .call(5, |server, caller| {
+            server.connect(caller, nobody, geometry, handle)
+        })
+        .unwrap();
+    world.until("the refusal", |_| app.take(socket) & READY_ERROR != 0);
+    let error = |world: &mut World, socket| {
+        world
+            .call(5, |server, caller| server.status(caller, socket))
+            .unwrap()
+            .error
+    };
+    assert_eq!(error(&mut world, socket), Some(NetworkError::Refused));
+    let (socket, _, there) = world.accepted(&mut app, 80);
+    let now = world.record.now.get();
+    world.peer.tcp().abort(now, there);
+    world.until("the reset", |_| app.take(socket) & READY_ERROR != 0);
+    assert_eq!(error(&mut world, socket), Some(NetworkError::Reset));
+}
+
+#[test]
+fn what_the_manifest_does_not_grant_is_refused() {
+    let mut world = World::new();
+    let _listener = world.app(1, GRANT_LISTEN);
+    let _caller = world.app(2, GRANT_CONNECT);
+    let geometry = StreamGeometry { ring_bytes: RING };
+    let peer = SocketAddr::from((B, 80));
+    let (handle, _) = world.rings();
+    let connect = world
+        .call(1, |server, caller| {
+            server.connect(caller, peer, geometry, handle)
+        })
+        .err();
+    assert_eq!(connect, Some(NetworkError::NotPermitted));
+    assert!(
+        world.record.memories.borrow().is_empty(),
+        "the rings were let go"
+    );
+    let refused = [
+        world
+            .call(2, |server, caller| server.listen(caller, 80, 1))
+            .err(),
+        world
+            .call(2, |server, caller| server.bind(caller, 53))
+            .err(),
+        world.call(1, |server, caller| server.bind(caller, 0)).err(),
+        world.call(1, |server, caller| {
+            server.ping(caller, B.into(), 0, 1).err()
+        }),
+        world.call(1, |server, caller| server.resolve(caller, "a.b").err()),
+    ];
+    assert_eq!(refused, [Some(NetworkError::NotPermitted); 5]);
+    assert!(world.server.open_session(
+        3,
+        Client {
+            task: 9,
+            grants: ALL
+        }
+    ));
+    let early = world
+        .call(3, |server, caller| server.listen(caller, 80, 1))
+        .err();
+    assert_eq!(early, Some(NetworkError::NotAttached));
+}
+
+#[test]
+fn a_dead_client_leaves_nothing_behind() {
+    let mut world = World::new();
+    let mut app = world.app(5, ALL);
+    let (_, _stream, there) = world.accepted(&mut app, 80);
+    world
+        .call(5, |server, caller| server.bind(caller, 0))
+        .unwrap();
+    let asked = world.call(5, |server, caller| {
+        server.ping(caller, [10, 0, 0, 9].into(), 0, 1_000)
+    });
+    assert!(matches!(asked, Ok(Answer::Later(_))));
+    world.server.badge_closed(5);
+    world.until("the peer's reset", |world| {
+        world.peer.tcp().phase(there) == Some(Phase::Ended(End::Reset))
+    });
+    let stack = world.server.stack();
+    assert_eq!((stack.ledger().bytes(), stack.ledger().sockets(5)), (0, 0));
+    let closed = world.record.closed.borrow();
+    assert!(closed.contains(&app.bell) && closed.contains(&app.lifeline));
+    assert!(
+        world.record.replies.borrow().is_empty(),
+        "nobody is answered any more"
+    );
+    drop(closed);
+    world.app(6, ALL);
+    world
+        .call(6, |server, caller| server.listen(caller, 80, 1))
+        .unwrap();
+}
+
+#[test]
+fn a_driver_that_dies_is_attached_again_and_streams_go_on() {
+    let mut world = World::new();
+    let mut app = world.app(5, ALL);
+    let (_, mut stream, there) = world.accepted(&mut app, 80);
+    let (mut down, mut back) = (Flow::default(), Transfer::new(900_000));
+    let mut instance = 1;
+    world.until("the download", |world| {
+        down.give(world, &app, &mut stream, 900_000);
+        back.take(&mut world.peer, there);
+        if back.received > instance as usize * 150_000 && instance < 6 {
+            world.restart_driver(instance);
+            instance += 1;
+        }
+        back.received == 900_000
+    });
+    assert_eq!(instance, 6);
+    let info = world.call(5, |server, caller| server.info(caller)).unwrap();
+    assert_eq!((info.attached, info.counters.attachments), (true, 6));
+    // The word of an earlier instance's death changes nothing.
+    world.server.badge_closed(LIFELINE | 2);
+    let info = world.call(5, |server, caller| server.info(caller)).unwrap();
+    assert!(info.attached);
+}
+
+#[test]
+fn without_a_driver_calls_are_answered_and_the_search_goes_on() {
+    let mut world = World::new();
+    world.record.driver_there.set(false);
+    let app = world.app(5, ALL);
+    for _ in 0..20 {
+        world.step();
+    }
+    let info = world.call(5, |server, caller| server.info(caller)).unwrap();
+    assert!(!info.attached && !info.link_up);
+    world
+        .call(app.badge, |server, caller| server.listen(caller, 80, 1))
+        .unwrap();
+    assert!(
+        world.server.run() > world.record.now.get(),
+        "it sleeps meanwhile"
+    );
+    world.record.driver_there.set(true);
+    world.until("the driver", |world| world.driver.is_some());
+}
+
+#[test]
+fn a_corrupted_stream_costs_its_socket_and_a_corrupted_event_ring_the_session() {
+    let mut world = World::new();
+    let (mut app, mut other) = (world.app(5, ALL), world.app(6, ALL));
+    let (bad, stream, there) = world.accepted(&mut app, 80);
+    let (_, mut good, good_there) = world.accepted(&mut app, 81);
+    let lie = |memory: &Shared, word: usize| {
+        memory.0[word].store(0xdead_beef, std::sync::atomic::Ordering::Relaxed);
+    };
+    lie(&stream.memory, 0);
+    world.server.signalled(app.bits);
+    world.until("the reset", |world| {
+        world.peer.tcp().phase(there) == Some(Phase::Ended(End::Reset))
+    });
+    assert_ne!(app.take(bad) & READY_ERROR, 0);
+    let status = world
+        .call(5, |server, caller| server.status(caller, bad))
+        .unwrap();
+    assert_eq!(status.error, Some(NetworkError::RingCorrupted));
+    let (mut flow, mut back) = (Flow::default(), Transfer::new(10_000));
+    world.until("the other stream", |world| {
+        flow.give(world, &app, &mut good, 10_000);
+        back.take(&mut world.peer, good_there);
+        back.received == 10_000
+    });
+
+    // Word 16 is the consumer's count; the lie shows when the sleeping client is to be woken.
+    app.take(bad);
+    assert_eq!(app.events.sleep(1), Ok(true));
+    lie(&app.memory, 16);
+    let now = world.record.now.get();
+    world.peer.tcp().abort(now, good_there);
+    world.until("the session's end", |world| {
+        let asked = world.call(5, |server, caller| server.status(caller, bad));
+        asked == Err(NetworkError::NotAttached)
+    });
+    world.accepted(&mut other, 80);
+}
+
+#[test]
+fn events_are_joined_while_the_ring_is_full_and_none_is_lost() {
+    let mut world = World::new();
+    let mut app = world.app(5, ALL);
+    let listeners: Vec<Socket> = (0..40)
+        .map(|port| {
+            world
+                .call(5, |server, caller| server.listen(caller, 1_000 + port, 4))
+                .unwrap()
+        })
+        .collect();
+    for port in 0..40 {
+        world
+            .peer
+            .connect(CLIENT, SocketAddr::from((A, 1_000 + port)))
+            .unwrap();
+    }
+    for _ in 0..50 {
+        world.step();
+    }
+    // The ring holds 16; the others come as it is emptied.
+    let mut told = 0;
+    for _ in 0..20 {
+        told += listeners
+            .iter()
+            .filter(|socket| app.take(**socket) & READY_ACCEPT != 0)
+            .count();
+        if app.events.must_wake().unwrap() {
+            world.server.signalled(app.bits);
+        }
+        world.step();
+    }
+    assert_eq!(told, 40);
+}
+
+#[test]
+fn a_ping_is_answered_when_its_reply_comes() {
+    let mut world = World::new();
+    world.app(5, ALL);
+    world.until("the driver", |world| world.driver.is_some());
+    let asked = world.call(5, |server, caller| server.ping(caller, B.into(), 64, 1_000));
+    assert!(matches!(asked, Ok(Answer::Later(_))));
+    world.until("the answer", |world| {
+        !world.record.replies.borrow().is_empty()
+    });
+    let replies = world.record.replies.borrow();
+    let reply: Result<PingReply, NetworkError> = ipc::codec::decode(&replies[0].1).unwrap();
+    let reply = reply.unwrap();
+    assert_eq!((reply.from, reply.bytes), (IpAddr::from(B), 64));
+}
+
+#[test]
+fn a_closed_direction_stays_closed() {
+    let mut world = World::new();
+    let mut app = world.app(5, ALL);
+    let (socket, mut stream, there) = world.accepted(&mut app, 80);
+    world
+        .call(5, |server, caller| {
+            server.shutdown(caller, socket, Shutdown::Both)
+        })
+        .unwrap();
+    world.until("the end", |world| world.peer.tcp().receive_finished(there));
+    let mut up = Transfer::new(1 << 20);
+    world.until("a megabyte that nobody reads", |world| {
+        up.give(&mut world.peer, there);
+        up.sent == up.length
+    });
+    assert_eq!(stream.from_stack.read(&mut [0; 16]), Ok(0));
+    assert_eq!(app.take(socket) & READY_RECEIVE, 0);
+}

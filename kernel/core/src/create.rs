@@ -9,7 +9,7 @@ use crate::platform::{Access, Caching, Platform};
 use crate::quota::Quota;
 use crate::rendezvous::send_target;
 use crate::sync::Ordering;
-use crate::task::{Task, TaskState};
+use crate::task::Task;
 use crate::thread::{PRIORITIES, Thread, Wait};
 use ipc::layout::{CLOCK_PAGE, PAGE_BYTES, USER_END};
 use ipc::{Error, Rights};
@@ -142,7 +142,7 @@ impl<P: Platform> Kernel<P> {
         max_priority: u64,
     ) -> Outcome {
         let maker = thread.task();
-        if bytes % PAGE_BYTES != 0 || bytes == 0 || max_priority >= PRIORITIES as u64 {
+        if !bytes.is_multiple_of(PAGE_BYTES) || bytes == 0 || max_priority >= PRIORITIES as u64 {
             return Err(Error::InvalidArgument);
         }
         let quota = maker.quota().carve(self, bytes)?;
@@ -164,15 +164,11 @@ impl<P: Platform> Kernel<P> {
             object: held.object,
             rights: held.rights.intersection(rights),
         };
-        // Under the space's lock a task does not begin to die, so its table is not cleared before
-        // the handle is in it.
-        let threads = task.threads();
-        if task.state() != TaskState::Alive {
-            return Err(Error::Destroyed);
-        }
-        let handle = task.handles.insert(self, task.quota(), held);
-        drop(threads);
-        thread.registers.rdi.set(handle?.0);
+        let _hold = task.hold()?;
+        thread
+            .registers
+            .rdi
+            .set(task.handles.insert(self, task.quota(), held)?.0);
         Ok(Next::Return)
     }
 
@@ -189,24 +185,18 @@ impl<P: Platform> Kernel<P> {
         if start.entry >= USER_END || start.stack > USER_END || start.fs_base >= USER_END {
             return Err(Error::InvalidArgument);
         }
-        let quota = task.quota();
-        let thread = self.threads.allocate(self, quota)?;
+        let _hold = task.hold()?;
+        let thread: &'static Thread = self.threads.allocate(self, task.quota())?;
         let prepared = self.prepare_thread(thread, task, start);
         if let Err(error) = prepared {
             self.threads.retire(self, thread);
             return Err(error);
         }
-        let mut threads = task.threads();
-        if task.state() != TaskState::Alive {
-            drop(threads);
-            self.undo_thread(thread, task);
-            return Err(Error::Destroyed);
-        }
         // One reference for the caller, one for the living thread itself, one of it to its task.
         thread.slot.reference();
         task.slot.reference();
         thread.publish(Wait::Start);
-        threads.push_back(thread);
+        task.threads().push_back(thread);
         Ok(thread)
     }
 

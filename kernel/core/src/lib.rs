@@ -49,3 +49,5 @@ pub use kernel::Kernel;
 pub mod fake;
 #[cfg(test)]
 mod random;
+#[cfg(test)]
+mod tests;

@@ -152,7 +152,7 @@ impl MapRequest {
         length: u64,
         access: u64,
     ) -> Result<MapRequest, Error> {
-        if (address | offset | length) % PAGE_BYTES != 0 || length == 0 || access > 3 {
+        if !(address | offset | length).is_multiple_of(PAGE_BYTES) || length == 0 || access > 3 {
             return Err(Error::InvalidArgument);
         }
         let end = address.checked_add(length).ok_or(Error::InvalidArgument)?;
@@ -188,6 +188,7 @@ impl<P: Platform> Kernel<P> {
         memory: &'static Memory,
         request: MapRequest,
     ) -> Outcome {
+        let _hold = task.hold()?;
         let mapping = self.begin_mapping(thread.slot.number(), task, memory, request)?;
         match self.map_step(task, mapping, self.tunables.get(Tunable::MemStepPages)) {
             Ok(true) => Ok(Next::Return),
@@ -209,6 +210,7 @@ impl<P: Platform> Kernel<P> {
         memory: &'static Memory,
         request: MapRequest,
     ) -> Result<(), Error> {
+        let _hold = task.hold()?;
         let mapping = self.begin_mapping(0, task, memory, request)?;
         while !self.map_step(task, mapping, UNMAP_STEP)? {}
         Ok(())
@@ -223,9 +225,6 @@ impl<P: Platform> Kernel<P> {
     ) -> Result<&'static Mapping, Error> {
         let end = request.address + request.pages * PAGE_BYTES;
         let mut space = task.space.lock();
-        if task.state() != TaskState::Alive {
-            return Err(Error::Destroyed);
-        }
         for other in space.iterate() {
             if request.address < other.end() && other.start() < end {
                 let mine = other.start() == request.address

@@ -309,7 +309,7 @@ impl<P: Platform> Kernel<P> {
         flags: u64,
     ) -> Outcome {
         let pages = bytes / PAGE_BYTES;
-        if bytes % PAGE_BYTES != 0 || pages == 0 || pages > MAX_PAGES || flags > 1 {
+        if !bytes.is_multiple_of(PAGE_BYTES) || pages == 0 || pages > MAX_PAGES || flags > 1 {
             return Err(Error::InvalidArgument);
         }
         let quota = thread.task().quota();
@@ -408,7 +408,7 @@ impl<P: Platform> Kernel<P> {
         let leaf = self.platform.words(frame);
         let single = leaf[(page % CHUNK_PAGES) as usize].load(Ordering::Relaxed);
         self.frames.free(Frame((single / PAGE_BYTES) as u32), 0);
-        if page % CHUNK_PAGES == 0 {
+        if page.is_multiple_of(CHUNK_PAGES) {
             self.frames.free(frame, 0);
             chunk.store(0, Ordering::Relaxed);
             credit(1);

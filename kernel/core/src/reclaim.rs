@@ -269,7 +269,7 @@ impl<P: Platform> Kernel<P> {
         frames: u64,
     ) -> bool {
         let done = match task.reclaim_phase.load(Ordering::Relaxed) {
-            0 => self.end_threads_step(task),
+            0 => self.end_threads_step(task) && !task.is_held(),
             1 => {
                 self.move_off(cpu, task);
                 true

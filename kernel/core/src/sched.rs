@@ -120,10 +120,16 @@ impl<P: Platform> Kernel<P> {
             thread.cpu.store(target.index as u32, Ordering::Relaxed);
             thread.migrations.fetch_add(1, Ordering::Relaxed);
         }
-        target.run_queue().push(thread, false);
-        // The target's `running` was stored before it looked at its queue under the lock: either it
-        // has found the thread, or what is read here is what it runs now.
-        if target.running.load(Ordering::Relaxed) <= wanted {
+        // Under the lock: a target that looks into its queue later finds the thread, and then says
+        // itself what it runs; until then it counts as busy with what it was given.
+        let before = {
+            let mut queue = target.run_queue();
+            queue.push(thread, false);
+            let before = target.running.load(Ordering::Relaxed);
+            target.running.store(before.max(wanted), Ordering::Relaxed);
+            before
+        };
+        if before <= wanted {
             target.reschedule.store(true, Ordering::Release);
             if target.index != cpu.index {
                 cpu.counters.ipis.add(1);
@@ -179,9 +185,13 @@ impl<P: Platform> Kernel<P> {
     /// urgent one is ready.
     fn switch_or_queue(&'static self, cpu: &'static Cpu, next: &'static Thread) {
         let wanted = u32::from(next.priority()) + 1;
-        if next.may_run_on(cpu.index) && cpu.run_queue().top() <= wanted {
+        let top = cpu.run_queue().top();
+        if next.may_run_on(cpu.index) && top <= wanted {
             next.activate();
             self.switch_to(cpu, next);
+            if top == wanted && cpu.slice_end.load(Ordering::Relaxed) == NEVER {
+                self.start_slice(cpu);
+            }
         } else {
             self.make_ready(cpu, next);
         }

@@ -224,7 +224,7 @@ impl<T: Slotted> Slab<T> {
             }
             lists.retired_last = Some(object);
             lists.retired += 1;
-            lists.retired % RETIRED_BEFORE_KICK == 0
+            lists.retired.is_multiple_of(RETIRED_BEFORE_KICK)
         };
         if crowded {
             kernel.hasten_epoch();

@@ -17,6 +17,7 @@ use crate::slab::{Slot, Slotted};
 use crate::static_ref::AtomicRef;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Guard, Lock, Ordering, Rank};
 use crate::thread::{IN_TASK, Thread};
+use ipc::Error;
 use ipc::layout::{IPC_BUFFER_STRIDE, IPC_BUFFERS, MAX_THREADS_PER_TASK};
 
 /// Most port ranges of one task.
@@ -48,6 +49,8 @@ pub struct Task {
     pub reclaim_phase: AtomicU8,
     /// Position in the handle table while reclaiming.
     pub reclaim_position: AtomicU32,
+    /// Operations of other tasks that are giving it something.
+    holds: AtomicU32,
     /// CPUs that may hold TLB entries of the address space.
     pub cpus: CpuSet,
     /// The endpoint (or badge) that its faults go to.
@@ -67,6 +70,15 @@ pub struct Task {
     pub slot: Slot<Task>,
 }
 
+/// An operation's hold on a living task, until dropped. It lasts no longer than the kernel entry.
+pub struct Hold(&'static Task);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.holds.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Slotted for Task {
     fn make() -> Task {
         Task {
@@ -75,6 +87,7 @@ impl Slotted for Task {
             max_priority: AtomicU8::new(0),
             reclaim_phase: AtomicU8::new(0),
             reclaim_position: AtomicU32::new(0),
+            holds: AtomicU32::new(0),
             cpus: CpuSet::new(),
             fault: AtomicObject::none(),
             quota: AtomicRef::none(),
@@ -159,10 +172,31 @@ impl Task {
             .compare_exchange(
                 TaskState::Alive as u8,
                 TaskState::Dying as u8,
-                Ordering::AcqRel,
+                Ordering::SeqCst,
                 Ordering::Acquire,
             )
             .is_ok()
+    }
+
+    /// Keeps reclaiming from starting while an operation gives the task threads, mappings or handles.
+    ///
+    /// # Errors
+    /// Destroyed, if its end has begun.
+    pub fn hold(&'static self) -> Result<Hold, Error> {
+        // Either the end of the task sees the hold, or the hold sees the end: both sides write
+        // first and read afterwards, with sequential consistency.
+        self.holds.fetch_add(1, Ordering::SeqCst);
+        let hold = Hold(self);
+        if self.state.load(Ordering::SeqCst) == TaskState::Alive as u8 {
+            Ok(hold)
+        } else {
+            Err(Error::Destroyed)
+        }
+    }
+
+    /// Whether an operation holds it.
+    pub fn is_held(&self) -> bool {
+        self.holds.load(Ordering::SeqCst) != 0
     }
 
     /// Nothing is left.
@@ -179,7 +213,7 @@ impl Task {
     pub fn take_buffer_slot(&self) -> Option<u32> {
         for (position, word) in self.buffer_slots.iter().enumerate() {
             let taken = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bits| {
-                (bits != u64::MAX).then(|| bits | bits + 1)
+                (bits != u64::MAX).then(|| bits | (bits + 1))
             });
             if let Ok(before) = taken {
                 return Some(position as u32 * 64 + before.trailing_ones());

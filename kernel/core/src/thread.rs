@@ -120,7 +120,7 @@ pub struct Thread {
     /// Address of that fault (CR2).
     pub fault_address: AtomicU64,
     /// Run queue, endpoint queue or futex queue: a thread is in one at a time.
-    pub links: Links<Thread>,
+    pub queue_links: Links<Thread>,
     /// The task's list of threads.
     pub task_links: Links<Thread>,
     /// The deadline's place among the timers.
@@ -152,7 +152,7 @@ pub const IN_TASK: usize = 1;
 
 impl Linked<QUEUE> for Thread {
     fn links(&self) -> &Links<Thread> {
-        &self.links
+        &self.queue_links
     }
 }
 
@@ -194,7 +194,7 @@ impl Slotted for Thread {
             operation: AtomicObject::none(),
             fault_vector: AtomicU8::new(0),
             fault_address: AtomicU64::new(0),
-            links: Links::new(),
+            queue_links: Links::new(),
             task_links: Links::new(),
             timer: TimerLinks::new(),
             buffer_frame: AtomicU32::new(0),

@@ -1,0 +1,233 @@
+//! The test bench: a kernel on a fake machine, and threads whose system calls the tests issue.
+
+use crate::cpu::Cpu;
+use crate::create::ThreadStart;
+use crate::fake::{Fake, run_on};
+use crate::frames::{Frame, FrameInfo, FrameTable};
+use crate::handles::Held;
+use crate::kernel::{Kernel, Machine};
+use crate::object::Object;
+use crate::sync::{AtomicU64, Hooks, Ordering, install_hooks};
+use crate::task::Task;
+use crate::thread::Thread;
+use crate::trace::TraceRing;
+use crate::tunables::Tunables;
+use ipc::message::NEVER;
+use ipc::{Error, Handle, Operation, Rights, Tag};
+
+pub(super) type TestKernel = &'static Kernel<Fake>;
+
+const FRAMES: usize = 4096;
+const FIRST_FRAME: u32 = 16;
+
+thread_local! {
+    static HELD: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(0)));
+}
+
+fn held_ranks() -> &'static AtomicU64 {
+    HELD.with(|held| *held)
+}
+
+/// A kernel with this many CPUs online and 16 MiB of RAM.
+pub(super) fn kernel(cpus: usize) -> TestKernel {
+    install_hooks(Hooks {
+        relax: std::thread::yield_now,
+        held: held_ranks,
+    });
+    let infos: Vec<FrameInfo> = (0..FRAMES).map(|_| FrameInfo::NEW).collect();
+    let frames = FrameTable::new(infos.leak());
+    frames.add_range(Frame(FIRST_FRAME), (FRAMES - FIRST_FRAME as usize) as u64);
+    let list: Vec<Cpu> = (0..cpus).map(Cpu::new).collect();
+    let traces: Vec<TraceRing> = (0..cpus).map(|_| TraceRing::new(&[])).collect();
+    let kernel = Box::leak(Box::new(Kernel::new(
+        Fake::machine(Frame(FRAMES as u32)),
+        frames,
+        list.leak(),
+        traces.leak(),
+        Tunables::new(),
+        Machine::default(),
+    )));
+    kernel
+        .root_quota
+        .set_limit(kernel.frames.free_count() * 4096);
+    run_on(0);
+    for cpu in kernel.cpus() {
+        kernel.bring_online(cpu);
+    }
+    kernel
+}
+
+/// Makes a task with a quota of its own.
+pub(super) fn task(kernel: TestKernel, quota: u64) -> &'static Task {
+    let quota = kernel.root_quota.carve(kernel, quota).unwrap();
+    kernel
+        .make_task(&kernel.root_quota, quota, None, 63)
+        .unwrap()
+}
+
+/// Makes and starts a thread.
+pub(super) fn thread(kernel: TestKernel, task: &'static Task, priority: u8) -> &'static Thread {
+    let start = ThreadStart {
+        entry: 0x40_0000,
+        stack: 0x50_0000,
+        arguments: [0; 3],
+        fs_base: 0,
+        priority,
+        uses_fpu: false,
+    };
+    let thread = kernel.make_thread(task, start).unwrap();
+    assert!(kernel.start_thread(thread));
+    kernel.drop_reference(Object::Thread(thread));
+    thread
+}
+
+/// Gives a task a handle.
+pub(super) fn give(
+    kernel: TestKernel,
+    task: &'static Task,
+    object: Object,
+    rights: Rights,
+) -> Handle {
+    task.handles
+        .insert(kernel, task.quota(), Held { object, rights })
+        .unwrap()
+}
+
+/// Lets CPU 0 go on until `thread` runs on it; the others are at its mercy.
+pub(super) fn run(kernel: TestKernel, thread: &'static Thread) {
+    for _ in 0..1000 {
+        let chosen = kernel.leave(&kernel.cpus()[0]);
+        match chosen {
+            Some(current) if core::ptr::eq(current, thread) => return,
+            Some(current) => {
+                // Its status is its own: a test may look at it later.
+                let status = current.registers.rax.get();
+                system_call(kernel, current, Operation::Yield, &[]);
+                current.registers.rax.set(status);
+            }
+            None => panic!("nobody runs"),
+        }
+    }
+    panic!("the thread does not get its turn");
+}
+
+/// Who runs on CPU 0 now.
+pub(super) fn running(kernel: TestKernel) -> Option<&'static Thread> {
+    kernel.leave(&kernel.cpus()[0])
+}
+
+/// Whether this thread is the one.
+pub(super) fn is(found: Option<&'static Thread>, expected: &'static Thread) -> bool {
+    found.is_some_and(|found| core::ptr::eq(found, expected))
+}
+
+fn system_call(
+    kernel: TestKernel,
+    thread: &'static Thread,
+    operation: Operation,
+    arguments: &[u64],
+) {
+    system_call_until(kernel, thread, operation, arguments, NEVER);
+}
+
+/// Issues a system call of the thread that runs on CPU 0, again as often as the kernel asks.
+pub(super) fn system_call_until(
+    kernel: TestKernel,
+    thread: &'static Thread,
+    operation: Operation,
+    arguments: &[u64],
+    deadline: u64,
+) {
+    let r = &thread.registers;
+    let cpu = &kernel.cpus()[0];
+    let current = cpu.current.get();
+    assert!(is(current, thread), "the thread runs");
+    r.rax.set(operation as u64);
+    for (register, value) in [&r.rdi, &r.rsi, &r.rdx, &r.r8, &r.r9, &r.r10]
+        .iter()
+        .zip(arguments)
+    {
+        register.set(*value);
+    }
+    r.r12.set(deadline);
+    for _ in 0..100_000 {
+        let rip = r.rip.get();
+        r.rip.set(rip + 2);
+        kernel.system_call(cpu);
+        if r.rip.get() != rip || !is(cpu.current.get(), thread) {
+            return;
+        }
+        // The operation is to be issued again: interrupts first, as in ring 3.
+        kernel.leave(cpu);
+    }
+    panic!("the operation does not end");
+}
+
+/// Runs the thread, issues a system call, and gives its status and results if it did not block.
+pub(super) fn call(
+    kernel: TestKernel,
+    thread: &'static Thread,
+    operation: Operation,
+    arguments: &[u64],
+) -> Result<[u64; 6], Error> {
+    run(kernel, thread);
+    system_call(kernel, thread, operation, arguments);
+    status(thread)
+}
+
+/// The status and results in a thread's registers.
+pub(super) fn status(thread: &'static Thread) -> Result<[u64; 6], Error> {
+    let r = &thread.registers;
+    match Error::from_code(r.rax.get()) {
+        Some(error) => Err(error),
+        None => Ok([
+            r.rdi.get(),
+            r.rsi.get(),
+            r.rdx.get(),
+            r.r8.get(),
+            r.r9.get(),
+            r.r10.get(),
+        ]),
+    }
+}
+
+/// Issues a system call that blocks: somebody else runs afterwards.
+pub(super) fn block(
+    kernel: TestKernel,
+    thread: &'static Thread,
+    operation: Operation,
+    arguments: &[u64],
+    deadline: u64,
+) {
+    run(kernel, thread);
+    system_call_until(kernel, thread, operation, arguments, deadline);
+    assert!(
+        !is(kernel.cpus()[0].current.get(), thread),
+        "the operation blocks"
+    );
+}
+
+/// Moves time on and lets CPU 0's timer fire.
+pub(super) fn pass(kernel: TestKernel, nanoseconds: u64) {
+    kernel
+        .platform
+        .time
+        .fetch_add(nanoseconds, Ordering::Relaxed);
+    kernel.timer(&kernel.cpus()[0]);
+}
+
+/// Reclaims until nothing is left to reclaim.
+pub(super) fn settle(kernel: TestKernel) {
+    for _ in 0..10_000 {
+        if !kernel.reclaim.is_pending() {
+            return;
+        }
+        kernel.reclaim_step(&kernel.cpus()[0]);
+    }
+    panic!("reclaiming does not end");
+}
+
+/// A tag of a message of `length` bytes with a label.
+pub(super) fn tag(label: u32, length: usize) -> u64 {
+    Tag::new(ipc::Label(label), length, 0).0
+}

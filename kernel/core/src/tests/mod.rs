@@ -1,0 +1,9 @@
+//! Tests of the core as a whole: threads on a fake machine issue system calls, and what they get is
+//! what the ABI says. One file a subject.
+
+mod bench;
+
+mod death;
+mod ipc;
+mod memory;
+mod scheduling;

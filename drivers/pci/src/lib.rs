@@ -2,7 +2,7 @@
 //! exactly its device: registers, interrupts, and memory that the device can reach.
 //!
 //! The library is policy over two traits, [`ConfigSpace`] and [`Platform`], and is tested on the host
-//! against fakes of both; the task binary puts the machine behind them. What a device does with what
+//! against fakes of both; [`run`] puts the machine behind them. What a device does with what
 //! it is given is its driver's business.
 #![cfg_attr(not(test), no_std)]
 
@@ -18,9 +18,11 @@ mod header;
 mod platform;
 mod service;
 mod session;
+mod task;
 
 pub use bar::Bar;
 pub use bus::{Function, enumerate};
 pub use config::{ConfigSpace, MECHANISM1_FIRST_PORT, MECHANISM1_PORTS, Mechanism1};
 pub use platform::{Message, Platform};
 pub use service::PciBus;
+pub use task::run;

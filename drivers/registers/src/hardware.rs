@@ -5,46 +5,53 @@
     reason = "I/O instructions and volatile accesses to device memory have no safe form"
 )]
 
+use alloc::sync::Arc;
 use core::ptr::NonNull;
 
+use runtime::ports::IoPorts;
+use runtime::{Error, Mapping};
 use x86_64::instructions::port::{PortRead, PortWrite};
 
 use crate::window::{Ports, Registers, inside};
 
-/// A range of I/O ports that the task has attached.
+/// A range of I/O ports that the task has attached, for as long as this value lives.
 #[derive(Debug)]
 pub struct PortWindow {
     first: u16,
     count: u16,
+    /// The right to use them.
+    _ports: IoPorts,
 }
 
 impl PortWindow {
-    /// A window of `count` ports from `first`. A task that has not attached them faults at the
-    /// first access; a range that would run past the last port is cut there.
+    /// Attaches a range of ports: `count` from `first`, which is what the handle stands for. An
+    /// access to others is a fault of this task. A range that would run past the last port is cut
+    /// there.
     ///
-    /// # Safety
-    ///
-    /// The ports are a device's that this task drives, and no access to them can change memory
-    /// but by transfers that the task sets up within its DMA memory.
-    pub const unsafe fn new(first: u16, count: u16) -> PortWindow {
+    /// Errors: those of `IoPortsAttach`.
+    pub fn attach(ports: IoPorts, first: u16, count: u16) -> Result<PortWindow, Error> {
+        ports.attach()?;
         let rest = u16::MAX - first;
-        PortWindow {
+        Ok(PortWindow {
             first,
             count: if count > rest { rest } else { count },
-        }
+            _ports: ports,
+        })
     }
 
     fn read<T: PortRead>(&self, offset: u16, nothing: T) -> T {
         if !inside(offset.into(), size_of::<T>(), self.count.into()) {
             return nothing;
         }
-        // SAFETY: the ports lie in the window, which `new`'s caller vouches for.
+        // SAFETY: reading a port changes no memory. A port that the kernel has not opened for this
+        // task is a fault, which ends it.
         unsafe { T::read_from_port(self.first + offset) }
     }
 
     fn write<T: PortWrite>(&self, offset: u16, value: T) {
         if inside(offset.into(), size_of::<T>(), self.count.into()) {
-            // SAFETY: the ports lie in the window, which `new`'s caller vouches for.
+            // SAFETY: writing a port changes no memory of this task but by a transfer of the device
+            // behind it, and those go to memory that pci attached, of which no reference exists.
             unsafe { T::write_to_port(self.first + offset, value) }
         }
     }
@@ -79,20 +86,24 @@ impl Ports for PortWindow {
 pub struct MappedWindow {
     base: NonNull<u8>,
     length: usize,
+    /// What keeps the range mapped; none in tests over ordinary memory.
+    mapping: Option<Arc<Mapping>>,
 }
 
 // SAFETY: the registers belong to no thread; every access is one volatile load or store.
 unsafe impl Send for MappedWindow {}
 
 impl MappedWindow {
-    /// A window of `length` bytes at `base`.
-    ///
-    /// # Safety
-    ///
-    /// The range stays mapped, readable and writable, as long as the window lives; it is device
-    /// memory, of which no reference exists.
-    pub const unsafe fn new(base: NonNull<u8>, length: usize) -> MappedWindow {
-        MappedWindow { base, length }
+    /// All of a mapping of device memory, which is writable; the mapping lives as long as the
+    /// window and its parts. `None` for a mapping at address 0, which does not exist.
+    pub fn new(mapping: Mapping) -> Option<MappedWindow> {
+        let base = NonNull::new(mapping.as_ptr())?;
+        let length = mapping.len() as usize;
+        Some(MappedWindow {
+            base,
+            length,
+            mapping: Some(Arc::new(mapping)),
+        })
     }
 
     /// The part of the window that starts at `offset`, `length` bytes long; `None` where it does
@@ -103,7 +114,11 @@ impl MappedWindow {
         }
         // SAFETY: the offset is inside the mapping, by the check above.
         let base = unsafe { self.base.add(offset) };
-        Some(MappedWindow { base, length })
+        Some(MappedWindow {
+            base,
+            length,
+            mapping: self.mapping.clone(),
+        })
     }
 
     /// Where an access of `T` at `offset` goes, if it is inside and aligned.
@@ -118,8 +133,8 @@ impl MappedWindow {
 
     fn read<T>(&self, offset: usize, nothing: T) -> T {
         match self.place::<T>(offset) {
-            // SAFETY: mapped by `new`'s promise, in the window and aligned by `place`; `T` is an
-            // integer, for which every bit pattern is a value.
+            // SAFETY: in the mapping, which lives as long as this, and aligned, by `place`; `T` is an
+            // integer, for which every bit pattern is a value. No reference to the place exists.
             Some(place) => unsafe { place.read_volatile() },
             None => nothing,
         }
@@ -127,7 +142,7 @@ impl MappedWindow {
 
     fn write<T>(&self, offset: usize, value: T) {
         if let Some(place) = self.place::<T>(offset) {
-            // SAFETY: mapped writable by `new`'s promise, in the window and aligned by `place`.
+            // SAFETY: as for reading. Writing to a mapping that is not writable is a fault.
             unsafe { place.write_volatile(value) }
         }
     }
@@ -164,8 +179,11 @@ mod tests {
     /// A window over ordinary memory: the accesses are the same.
     fn window(memory: &mut [u32]) -> MappedWindow {
         let length = size_of_val(memory);
-        // SAFETY: the memory outlives the window in each test, which touches it only through it.
-        unsafe { MappedWindow::new(NonNull::from(memory).cast(), length) }
+        MappedWindow {
+            base: NonNull::from(memory).cast(),
+            length,
+            mapping: None,
+        }
     }
 
     #[test]

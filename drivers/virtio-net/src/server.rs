@@ -61,11 +61,11 @@ pub struct NetServer<T: PciTransport, P: Platform> {
 }
 
 impl<T: PciTransport, P: Platform> NetServer<T, P> {
-    /// The service of the device behind this transport.
-    pub fn new(platform: P, transport: T) -> Self {
+    /// The service of the device behind this transport; without one every attachment fails.
+    pub fn new(platform: P, transport: Option<T>) -> Self {
         NetServer {
             platform,
-            idle: Some(transport),
+            idle: transport,
             session: None,
             ended: BTreeSet::new(),
             before: Statistics::default(),
@@ -183,7 +183,7 @@ impl<T: PciTransport, P: Platform> NetServer<T, P> {
         rings: Rings<P::Memory>,
         pool: Area,
     ) -> Result<Card<T, P::Memory>, NetDeviceError> {
-        let transport = self.idle.take().ok_or(NetDeviceError::Busy)?;
+        let transport = self.idle.take().ok_or(NetDeviceError::DeviceFailed)?;
         if self.platform.set_bus_master(true).is_err() {
             self.idle = Some(transport);
             return Err(NetDeviceError::Kernel);

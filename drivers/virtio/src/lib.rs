@@ -11,19 +11,23 @@
 
 extern crate alloc;
 
+mod attach;
 pub mod dma;
 mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod feature;
+mod function;
 mod handshake;
 mod legacy;
 mod modern;
 mod queue;
 mod transport;
 
+pub use attach::{Attached, SetupError};
 pub use dma::Area;
 pub use error::VirtioError;
+pub use function::{AnyTransport, Function, InterruptBits};
 pub use handshake::{fail, negotiate, reset, start};
 pub use legacy::LegacyTransport;
 pub use modern::{ModernTransport, ModernWindows};

@@ -92,7 +92,11 @@ fn server() -> (Server, FakeHandle, FakeSystem) {
     let system = FakeSystem::default();
     system.0.borrow_mut().device = Some(device.clone());
     let transport = LegacyTransport::new(device.clone(), Network, InterruptMode::Line);
-    (NetServer::new(system.clone(), transport), device, system)
+    (
+        NetServer::new(system.clone(), Some(transport)),
+        device,
+        system,
+    )
 }
 
 fn call<R>(

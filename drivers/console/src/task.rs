@@ -1,0 +1,153 @@
+//! The task around the service: takes the chip over from the kernel, and puts the runtime behind the
+//! service's wishes.
+
+use ipc::badge::Client;
+use ipc::client::Deadline;
+use ipc::interface::console;
+use ipc::interface::service::ConnectError;
+use ipc::message::NEVER;
+use ipc::server::{Caller, Outcome, Outgoing, Received};
+use ipc::startup::names;
+use ipc::{Error, Handle, Label};
+use registers::hardware::PortWindow;
+use runtime::mapping::SharedMapping;
+use runtime::ports::{Interrupt, IoPorts};
+use runtime::server::{Service, answer, serve};
+use runtime::{Mapping, Memory, Notification, handle, notification, start};
+
+use crate::service::{Console, Platform};
+use crate::uart::{FIRST_PORT, PORTS, Uart};
+
+/// The name of the public endpoint, and of the grants that the manifest may give for it.
+const SERVICE: &str = "console";
+/// The chip's ports and its I/O APIC input, as the startup block names them: COM1 of a PC (IBM PC
+/// Technical Reference, "Asynchronous Communications Adapter").
+const PORT_NAME: &str = "3f8";
+/// See [`PORT_NAME`].
+const INPUT_NAME: &str = "4";
+/// Bit of the notification that the chip's interrupt sets: it is the manifest's first and only one.
+const INTERRUPT: u64 = 1 << 0;
+/// Bit of the clients' doorbell.
+const DOORBELL: u64 = 1 << 1;
+/// Rate of the line in bits a second, where the manifest's argument `rate` says nothing.
+const RATE: u32 = 115_200;
+
+/// The program: serves the first serial interface.
+pub fn run(startup: &'static runtime::entry::Startup<'static>) {
+    let rate = startup
+        .argument("rate")
+        .and_then(|value| value.parse().ok());
+    if let Err(error) = set_up(startup, rate.unwrap_or(RATE)) {
+        runtime::log!("cannot serve the console: {error}");
+    }
+}
+
+fn set_up(startup: &'static runtime::entry::Startup<'static>, rate: u32) -> Result<(), Error> {
+    let public = start::serves(SERVICE).ok_or(Error::InvalidHandle)?;
+    let ports = startup
+        .handle_of(names::PORTS, PORT_NAME)
+        .ok_or(Error::InvalidHandle)?;
+    let interrupt = startup
+        .handle_of(names::INTERRUPT, INPUT_NAME)
+        .ok_or(Error::InvalidHandle)?;
+    let signals = startup
+        .handle(names::INTERRUPTS)
+        .ok_or(Error::InvalidHandle)?;
+    let signals = Notification::from_handle(signals);
+    let ports = PortWindow::attach(IoPorts::from_handle(ports), FIRST_PORT, PORTS)?;
+    let system = System {
+        doorbell: signals.duplicate(ipc::Rights::ALL)?.into_handle(),
+    };
+    let console = Console::new(Uart::start(ports, rate), system);
+    let mut server = Server {
+        console,
+        interrupt: Interrupt::from_handle(interrupt),
+    };
+    let priority = runtime::task::info(start::own_task())?.priority as u8;
+    Err(serve(public, Some(&signals), priority, &mut server))
+}
+
+/// The service as the server loop sees it.
+struct Server {
+    console: Console<PortWindow, System>,
+    interrupt: Interrupt,
+}
+
+impl Service for Server {
+    const INTERFACE: u16 = console::NUMBER;
+
+    fn connect(&mut self, session: u64, client: Client) -> Result<(), ConnectError> {
+        self.console
+            .opened(session, client.may(console::GRANT_READ));
+        Ok(())
+    }
+
+    fn dispatch(
+        &mut self,
+        caller: &mut Caller<'_>,
+        label: Label,
+        request: &[u8],
+        received: &mut Received,
+        outgoing: &mut Outgoing<'_>,
+    ) -> Outcome {
+        console::dispatch(
+            &mut self.console,
+            caller,
+            label,
+            request,
+            received,
+            outgoing,
+        )
+    }
+
+    fn closed(&mut self, session: u64) {
+        self.console.closed(session);
+    }
+
+    fn signal(&mut self, bits: u64) {
+        if bits & INTERRUPT != 0 {
+            // Before the chip is looked at, so that an edge in between is not lost. An input that
+            // is edge-triggered needs none of this, and minds none.
+            let _ = self.interrupt.acknowledge();
+        }
+    }
+
+    fn before_wait(&mut self) -> Deadline {
+        let again = self.console.run();
+        if let Some((deferred, typed)) = self.console.answer() {
+            // A reader that is gone by now loses what it asked for.
+            let _ = answer(deferred, Ok(typed));
+        }
+        if again { Deadline(0) } else { Deadline(NEVER) }
+    }
+}
+
+/// The runtime behind the service's wishes.
+struct System {
+    doorbell: Handle,
+}
+
+impl Platform for System {
+    type Memory = SharedMapping;
+
+    fn map(&mut self, memory: Handle) -> Result<SharedMapping, Error> {
+        let memory = Memory::from_handle(memory);
+        let mapped = Mapping::shared(&memory);
+        // The service closes the handle.
+        let _ = memory.into_handle();
+        mapped
+    }
+
+    fn signal(&mut self, bell: Handle, bits: u64) {
+        // A client that is gone hears nothing; its session is about to end.
+        let _ = notification::signal(bell, bits);
+    }
+
+    fn doorbell(&self) -> (Handle, u64) {
+        (self.doorbell, DOORBELL)
+    }
+
+    fn close(&mut self, handle: Handle) {
+        handle::close(handle);
+    }
+}

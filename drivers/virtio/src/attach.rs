@@ -1,0 +1,108 @@
+//! Memory that both this task and its device reach: mapped here, attached there by pci.
+#![expect(
+    unsafe_code,
+    reason = "only here is known that a mapping and a physical address are the same memory"
+)]
+
+use core::ptr::NonNull;
+
+use ipc::client::{CallError, Deadline};
+use ipc::interface::pci::{PciClient, PciError};
+use ipc::interface::service::ConnectError;
+use runtime::mapping::Access;
+use runtime::{Error, Kernel, Mapping, Memory};
+
+use crate::{Area, VirtioError, dma};
+
+/// Bytes of the arena that a driver's queues are made of: enough for two queues of 4,096, whose rings
+/// take 27 pages each (VIRTIO 1.2, section 2.7).
+const ARENA_BYTES: u64 = 256 * 1024;
+
+/// Why a driver could not get at its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetupError {
+    /// The kernel's answer.
+    Kernel(Error),
+    /// No session with pci.
+    Connect(CallError<ConnectError>),
+    /// pci's answer.
+    Pci(CallError<PciError>),
+    /// The device is not what its kind should be.
+    Device(VirtioError),
+}
+
+impl From<Error> for SetupError {
+    fn from(error: Error) -> SetupError {
+        SetupError::Kernel(error)
+    }
+}
+
+impl From<CallError<PciError>> for SetupError {
+    fn from(error: CallError<PciError>) -> SetupError {
+        SetupError::Pci(error)
+    }
+}
+
+impl From<VirtioError> for SetupError {
+    fn from(error: VirtioError) -> SetupError {
+        SetupError::Device(error)
+    }
+}
+
+/// Memory that the claimed device can reach, mapped into the task.
+#[derive(Debug)]
+pub struct Attached {
+    area: Area,
+    region: u32,
+    /// Goes last.
+    _mapping: Mapping,
+}
+
+impl Attached {
+    /// Maps contiguous memory and lets the device of this pci session reach it.
+    pub fn new(pci: &PciClient<Kernel>, memory: &Memory) -> Result<Attached, SetupError> {
+        let mapping = Mapping::whole(memory, Access::Write)?;
+        let start = NonNull::new(mapping.as_ptr()).ok_or(Error::InvalidArgument)?;
+        // pci keeps what it gets: it gets a handle of its own.
+        let region = pci.dma_attach(Deadline::NEVER, memory.handle())?;
+        let length = mapping.len().min(region.bytes) as usize;
+        // SAFETY: the mapping is writable and of the whole memory, which pci found contiguous at
+        // this address; it lives until `detach`. No reference to mapped memory is ever made, and
+        // what others write there is only ever copied.
+        match unsafe { Area::register(start, length, region.physical) } {
+            Ok(area) => Ok(Attached {
+                area,
+                region: region.region,
+                _mapping: mapping,
+            }),
+            Err(error) => {
+                let _ = pci.dma_detach(Deadline::NEVER, region.region);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Makes the arena of the task's queues. It stays for the life of the task.
+    pub fn arena(pci: &PciClient<Kernel>) -> Result<(), SetupError> {
+        let memory = Memory::create_contiguous(ARENA_BYTES)?;
+        let arena = Attached::new(pci, &memory)?;
+        dma::install_arena(arena.area);
+        core::mem::forget(arena);
+        Ok(())
+    }
+
+    /// The memory as queues take it.
+    pub fn area(&self) -> Area {
+        self.area
+    }
+
+    /// Ends the attachment. The device was stopped and its bus mastering switched off; otherwise pci
+    /// refuses, and keeps the memory until the device is stopped.
+    pub fn detach(self, pci: &PciClient<Kernel>) {
+        // SAFETY: the device was stopped and its queues dropped, by this function's contract. Should
+        // a copy of the area be left, it reaches what is mapped there next, to which no reference
+        // exists either, or nothing, which is a fault.
+        unsafe { self.area.retire() };
+        let _ = pci.dma_detach(Deadline::NEVER, self.region);
+    }
+}

@@ -237,7 +237,7 @@ pub struct RunOptions {
     /// user, or tap:IFNAME for a tap interface of the host
     #[arg(long, value_parser = net, default_value = "user")]
     pub net: Net,
-    /// Forward a port of the host to one of the guest: [ADDR:]HOSTPORT:GUESTPORT; may be repeated
+    /// Forward a port of the host to one of the guest; may be repeated
     /// [default: 127.0.0.1:8080:80 and 127.0.0.1:2222:22]
     #[arg(long, value_name = "[ADDR:]HOSTPORT:GUESTPORT")]
     pub forward: Vec<Forward>,

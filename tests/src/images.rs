@@ -12,6 +12,9 @@ use iso::image::{self, Image, Recipe};
 /// The manifest of the in-emulator suite, from the workspace's root.
 pub const SUITE: &str = "tests/suite/manifest.toml";
 
+/// The manifest of the suite's part that needs much memory.
+pub const LARGE: &str = "tests/suite/large.toml";
+
 /// Something that boots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -21,7 +24,9 @@ pub enum Kind {
     System,
     /// The in-emulator suite.
     Suite,
-    /// The same with a kernel that can be broken on its command line (`mutant=NAME`).
+    /// The part of the suite that needs much memory.
+    Large,
+    /// The suite with a kernel that can be broken on its command line (`mutant=NAME`).
     Mutants,
 }
 
@@ -39,6 +44,7 @@ pub fn image(kind: Kind) -> Result<Image> {
         Kind::Kernel => ("kernel", None, &[]),
         Kind::System => ("system", Some(image::SYSTEM), &[]),
         Kind::Suite => ("suite", Some(SUITE), &[]),
+        Kind::Large => ("large", Some(LARGE), &[]),
         Kind::Mutants => ("mutants", Some(SUITE), &["mutants"]),
     };
     let manifest: Option<PathBuf> = manifest.map(|path| builder.workspace.root.join(path));

@@ -20,8 +20,7 @@ use ipc::startup::{HEAP_START, NamedHandle, Range, STARTUP_BYTES, names, thread_
 /// fn run(startup: &'static runtime::entry::Startup<'static>) { .. }
 /// ```
 ///
-/// The function's return ends the calling thread, and with the last thread the task. On the host
-/// the program does nothing.
+/// The function's return ends the task. On the host the program does nothing.
 #[macro_export]
 macro_rules! task_main {
     ($run:path) => {
@@ -33,7 +32,7 @@ macro_rules! task_main {
             // SAFETY: init started the first thread with these registers (`ipc::startup`).
             let startup = unsafe { $crate::entry::prepare(startup, ipc_buffer) };
             $run(startup);
-            $crate::thread::exit()
+            $crate::thread::finish()
         }
         $crate::host_main!($run, &'static $crate::entry::Startup<'static>);
     };
@@ -59,7 +58,7 @@ macro_rules! init_main {
             let archive =
                 unsafe { $crate::entry::prepare_init(archive, bytes, ipc_buffer, $heap_bytes) };
             $run(archive);
-            $crate::thread::exit()
+            $crate::thread::finish()
         }
         $crate::host_main!($run, &'static [u8]);
     };

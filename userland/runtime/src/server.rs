@@ -29,6 +29,14 @@ pub trait Service {
     /// The number of the interface that sessions speak.
     const INTERFACE: u16;
 
+    /// Called once, before anything else. `sessions` is the sessions' endpoint, from which the service
+    /// can mint send rights of its own, such as a lifeline that it gives to a server below it; that
+    /// one's end arrives at [`Service::closed`]. Sessions are numbered from 1: badges with the highest
+    /// bit set are free for this, but for the largest one of all.
+    fn started(&mut self, sessions: Handle) {
+        let _ = sessions;
+    }
+
     /// A client wants a session; `session` is the badge that its calls will have.
     fn connect(&mut self, session: u64, client: Client) -> Result<(), ConnectError>;
 
@@ -94,6 +102,7 @@ pub fn serve_sessions<S: Service>(
     {
         return error;
     }
+    service.started(sessions.handle());
     let mut server = Server {
         endpoint: sessions.handle(),
         service,

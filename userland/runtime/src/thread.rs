@@ -106,6 +106,18 @@ pub fn exit() -> ! {
     crate::syscall::fault()
 }
 
+/// Ends the task when its function has returned. A task ends with its last thread; one whose other
+/// threads would go on without it ends by a fault.
+pub fn finish() -> ! {
+    match crate::task::info(own_task()) {
+        Ok(info) if info.threads > 1 => {
+            crate::log!("the task's function returned while other threads run");
+            crate::syscall::fault()
+        }
+        _ => exit(),
+    }
+}
+
 /// Lets another thread of the same priority run.
 pub fn yield_now() {
     // It has no errors but the host's.

@@ -46,7 +46,7 @@ fn mangled_frames_do_no_harm() {
     let (mut here, mut there) = pair.connect(listener, 80);
     let mut chance = Chance(0xfeed_beef);
     let (mut mangled, mut died) = (0, 0);
-    for _ in 0..4_000 {
+    for round in 0..4_000 {
         pair.a.tcp().send(here, |space| space.len());
         pair.b.tcp().send(there, |space| space.len());
         pair.a.tcp().receive(here, <[u8]>::len);
@@ -67,15 +67,16 @@ fn mangled_frames_do_no_harm() {
         // A forged segment inside the window is good TCP, and may end the connection.
         let ended = pair.a.tcp().phase(here) != Some(Phase::Open)
             || pair.b.tcp().phase(there) != Some(Phase::Open);
-        if ended {
-            died += 1;
+        // And a forged acknowledgement may leave it in a state that only time would end.
+        if ended || round % 100 == 99 {
+            died += u32::from(ended);
             pair.a.tcp().abort(now, here);
             pair.b.tcp().abort(now, there);
             (here, there) = pair.connect(listener, 80);
         }
     }
     assert!(
-        mangled > 500 && died < 150,
+        mangled > 500 && died < 400,
         "{mangled} mangled, {died} died"
     );
     let (_, again) = pair.connect(listener, 80);

@@ -80,6 +80,11 @@ impl Config {
     /// Takes one argument into account. A bad one changes nothing.
     pub fn apply(&mut self, argument: &str) -> Result<(), BadArgument> {
         let (name, value) = argument.split_once('=').ok_or(BadArgument)?;
+        self.set(name, value)
+    }
+
+    /// Takes one argument into account, as the startup block has it.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), BadArgument> {
         match name {
             "ip" if value == "dhcp" => self.addresses.clear(),
             "ip" => self.add_address(value)?,

@@ -17,6 +17,7 @@ mod peek;
 pub mod ping;
 pub mod server;
 pub mod stack;
+pub mod task;
 pub mod tcp;
 pub mod time;
 pub mod udp;

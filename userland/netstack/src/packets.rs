@@ -17,7 +17,7 @@ use ipc::ring::{
     packet_ring_bytes,
 };
 
-use crate::wire::Wire;
+use crate::wire::{ETHERNET_HEADER_BYTES, Wire};
 
 /// Bytes before each packet that the driver may write its header to. With the 14 bytes of the
 /// Ethernet header the IP header comes to lie at 78: two bytes past a multiple of four cost x86
@@ -45,6 +45,11 @@ impl Shape {
             buffers,
             buffer_bytes,
         }
+    }
+
+    /// Largest packet that a buffer holds.
+    pub fn mtu(self) -> usize {
+        (self.buffer_bytes - HEADROOM) as usize - ETHERNET_HEADER_BYTES
     }
 
     /// Bytes of the pool.

@@ -55,6 +55,8 @@ pub struct Server<S: System> {
     packets: Packets<S::Memory>,
     driver: Driver,
     attachments: u32,
+    /// The badge of the lifeline that was given away last.
+    lifeline: u64,
     sessions: BTreeMap<u64, Session<S::Memory>>,
     streams: BTreeMap<ConnectionId, Place>,
     listeners: BTreeMap<ListenerId, Place>,
@@ -79,6 +81,7 @@ impl<S: System> Server<S> {
             packets,
             driver: Driver::Absent(now),
             attachments: 0,
+            lifeline: LIFELINE,
             sessions: BTreeMap::new(),
             streams: BTreeMap::new(),
             listeners: BTreeMap::new(),
@@ -116,7 +119,7 @@ impl<S: System> Server<S> {
         if badge & LIFELINE == 0 {
             return self.end_session(badge);
         }
-        if badge & !LIFELINE == u64::from(self.attachments) {
+        if badge == self.lifeline {
             self.driver_lost("the driver is gone");
         }
     }

@@ -1,4 +1,4 @@
-//! The task binary.
+//! The network stack's program: the library's server, and nothing else.
 #![cfg_attr(target_os = "none", no_std, no_main)]
-#[cfg(not(target_os = "none"))]
-fn main() {}
+
+runtime::task_main!(netstack::task::run);

@@ -1,0 +1,269 @@
+//! The task: the server on the runtime library.
+
+use alloc::boxed::Box;
+use core::cell::Cell;
+use core::time::Duration;
+
+use ipc::badge::Client;
+use ipc::interface::net_device::{self, Link, NetDeviceClient};
+use ipc::interface::network;
+use ipc::interface::service::ConnectError;
+use ipc::server::{Caller, Outcome, Outgoing, Received};
+use ipc::{Deadline, Error, Handle, Label};
+use runtime::entry::Startup;
+use runtime::mapping::SharedMapping;
+use runtime::server::{Service, serve};
+use runtime::service::connect;
+use runtime::{Kernel, Mapping, Memory, Notification, clock, endpoint, handle, notification};
+
+use crate::config::Config;
+use crate::packets::{Packets, Shape};
+use crate::server::{Attachment, Server, System};
+use crate::stack::{Card, Stack};
+use crate::time::Nanoseconds;
+
+/// Buffers each way where the arguments say nothing. 256 hold 0.3 ms of a 10 Gbit/s line.
+const BUFFERS: u32 = 256;
+/// Packet size that buffers are made for.
+const MTU: usize = 1500;
+/// Part of the heap that is not for clients' buffers: the stack's own tables and spare sockets.
+const HEAP_KEPT: u64 = 3 << 20;
+/// How long the search for a driver may keep clients waiting.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a driver may take to start its card.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a driver may take to say how its cable is.
+const LINK_PATIENCE: Duration = Duration::from_millis(20);
+
+/// Serves until the kernel refuses to go on. Arguments: see [`crate::config`], and
+///
+/// | argument | meaning |
+/// |---|---|
+/// | `device=virtio-net` | the driver to use, as the manifest names it |
+/// | `packets=256` | packet buffers each way, a power of two from 16 to 2,048 |
+pub fn run(startup: &'static Startup<'static>) {
+    let config = configure(startup);
+    let Some(public) = runtime::start::serves("netstack") else {
+        runtime::log!("the manifest gives no endpoint to serve");
+        return;
+    };
+    let service = match NetworkService::new(startup, &config) {
+        Ok(service) => service,
+        Err(error) => {
+            runtime::log!("no memory for the packets: {error}");
+            return;
+        }
+    };
+    let mut service = Box::new(service);
+    let bell = service.bell();
+    let priority = runtime::task::info(runtime::start::own_task()).map_or(0, |info| info.priority);
+    let priority = u8::try_from(priority).unwrap_or(0);
+    let error = serve(public, Some(&bell), priority, &mut *service);
+    runtime::log!("stopped serving: {error}");
+}
+
+fn configure(startup: &Startup<'_>) -> Config {
+    let mut config = Config::default();
+    let room = startup.heap.bytes.saturating_sub(HEAP_KEPT);
+    config.limits.total_bytes = usize::try_from(room).unwrap_or(usize::MAX);
+    config.limits.client_bytes = config.limits.total_bytes / 4 * 3;
+    for argument in &startup.arguments {
+        let own = matches!(argument.name, "device" | "packets");
+        if !own && config.set(argument.name, argument.value).is_err() {
+            runtime::log!(
+                "argument {}={} is not understood",
+                argument.name,
+                argument.value
+            );
+        }
+    }
+    config
+}
+
+/// The kernel's objects and the driver's session.
+struct Surroundings {
+    bell: Handle,
+    device: Handle,
+    pool: Memory,
+    rings: Memory,
+    /// The endpoint that lifelines come from; told when the service begins.
+    sessions: Cell<Handle>,
+}
+
+impl System for Surroundings {
+    type Memory = SharedMapping;
+
+    fn now(&self) -> Nanoseconds {
+        clock::now()
+    }
+
+    fn map(&self, memory: Handle, bytes: usize) -> Result<SharedMapping, Error> {
+        // The mapping keeps the frames; the handle is closed at the end of this function.
+        let memory = Memory::from_handle(memory);
+        let large_enough = memory.info()?.bytes >= bytes as u64;
+        if !large_enough {
+            return Err(Error::InvalidArgument);
+        }
+        Mapping::shared(&memory)
+    }
+
+    fn bell(&self) -> Handle {
+        self.bell
+    }
+
+    fn signal(&self, to: Handle, bits: u64) {
+        // A notification that is gone had an owner that is gone; the closed badge tells of that.
+        let _ = notification::signal(to, bits);
+    }
+
+    fn close(&self, closed: Handle) {
+        handle::close(closed);
+    }
+
+    fn reply(&self, to: Handle, outgoing: &Outgoing<'_>) {
+        if endpoint::reply(to, outgoing).is_err() {
+            handle::close(to);
+        }
+    }
+
+    fn attach(&self, shape: Shape, bits: u64, lifeline: u64) -> Option<Attachment> {
+        let session = connect(
+            self.device,
+            net_device::NUMBER,
+            clock::after(CONNECT_PATIENCE),
+        )
+        .ok()?;
+        let lifeline = endpoint::mint(self.sessions.get(), lifeline).ok()?;
+        let client = NetDeviceClient::new(Kernel, session.handle());
+        let attached = client.attach(
+            clock::after(ATTACH_PATIENCE),
+            shape.geometry(),
+            bits,
+            self.pool.handle(),
+            self.rings.handle(),
+            self.bell,
+            lifeline,
+        );
+        // Where it did not move to the driver it must not stay here.
+        handle::close(lifeline);
+        match attached {
+            Ok((card, doorbell)) => Some(Attachment {
+                card: Card {
+                    mac: card.mac,
+                    mtu: usize::from(card.mtu),
+                },
+                session: session.into_handle(),
+                doorbell,
+                bits: card.doorbell_bits,
+            }),
+            Err(error) => {
+                runtime::log!("the driver does not attach: {error}");
+                None
+            }
+        }
+    }
+
+    fn link_up(&self, session: Handle) -> bool {
+        let client = NetDeviceClient::new(Kernel, session);
+        client.link(clock::after(LINK_PATIENCE)) == Ok(Link::Up)
+    }
+
+    fn log(&self, line: core::fmt::Arguments<'_>) {
+        runtime::log!("{line}");
+    }
+}
+
+/// The server as the runtime's loop drives it.
+struct NetworkService {
+    server: Server<Surroundings>,
+    bell: Notification,
+}
+
+impl NetworkService {
+    fn new(startup: &Startup<'_>, config: &Config) -> Result<NetworkService, Error> {
+        let bell = Notification::create()?;
+        let device = startup.handle(startup.argument("device").unwrap_or("virtio-net"));
+        let buffers = startup
+            .argument("packets")
+            .and_then(|value| value.parse().ok());
+        let buffers = buffers
+            .filter(|buffers: &u32| buffers.is_power_of_two() && (16..=2048).contains(buffers));
+        let shape = Shape::new(buffers.unwrap_or(BUFFERS), MTU);
+        let pool = Memory::create_contiguous(shape.pool_bytes() as u64)?;
+        let rings = Memory::create(shape.ring_bytes() as u64)?;
+        let (shared_pool, shared_rings) = (Mapping::shared(&pool)?, Mapping::shared(&rings)?);
+        let packets =
+            Packets::new(shape, shared_pool, shared_rings).map_err(|_| Error::InvalidArgument)?;
+        let now = clock::now();
+        // Until a driver tells its own, any address will do: nothing is sent.
+        let stack = Stack::new(
+            config,
+            Card {
+                mac: [2, 0, 0, 0, 0, 1],
+                mtu: MTU,
+            },
+            now,
+            seed(now),
+        );
+        let surroundings = Surroundings {
+            bell: bell.handle(),
+            device: device.unwrap_or(Handle::NONE),
+            pool,
+            rings,
+            sessions: Cell::new(Handle::NONE),
+        };
+        let server = Server::new(surroundings, config, packets, stack, now);
+        Ok(NetworkService { server, bell })
+    }
+
+    /// The notification to bind; its handle is the service's.
+    fn bell(&mut self) -> Notification {
+        core::mem::replace(&mut self.bell, Notification::from_handle(Handle::NONE))
+    }
+}
+
+impl Service for NetworkService {
+    const INTERFACE: u16 = network::NUMBER;
+
+    fn started(&mut self, sessions: Handle) {
+        self.server.system().sessions.set(sessions);
+    }
+
+    fn connect(&mut self, session: u64, client: Client) -> Result<(), ConnectError> {
+        let open = self.server.open_session(session, client);
+        open.then_some(()).ok_or(ConnectError::Exhausted)
+    }
+
+    fn dispatch(
+        &mut self,
+        caller: &mut Caller<'_>,
+        label: Label,
+        request: &[u8],
+        received: &mut Received,
+        outgoing: &mut Outgoing<'_>,
+    ) -> Outcome {
+        network::dispatch(&mut self.server, caller, label, request, received, outgoing)
+    }
+
+    fn closed(&mut self, session: u64) {
+        self.server.badge_closed(session);
+    }
+
+    fn signal(&mut self, bits: u64) {
+        self.server.signalled(bits);
+    }
+
+    fn before_wait(&mut self) -> Deadline {
+        Deadline(self.server.run())
+    }
+}
+
+/// A seed that differs from boot to boot: the two clocks, well mixed (the finaliser of splitmix64). It
+/// is as hard to guess as the boot time in nanoseconds, no harder; README's caveats say so.
+fn seed(now: Nanoseconds) -> u64 {
+    let mut mixed = now ^ clock::wall().unwrap_or(0).rotate_left(32);
+    for multiplier in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(multiplier);
+    }
+    mixed ^ mixed >> 31
+}

@@ -21,6 +21,7 @@ mod heap;
 pub mod log;
 pub mod mapping;
 pub mod memory;
+pub mod net;
 pub mod notification;
 #[cfg(target_os = "none")]
 mod panic;

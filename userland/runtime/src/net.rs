@@ -1,0 +1,232 @@
+//! Sockets: the application's side of interface `network`. One thread waits for the events of all its
+//! sockets ([`Network::wait`]); nothing else here waits, but for the network stack's answer to a call.
+
+mod stream;
+
+use crate::endpoint::{self, Endpoint};
+use crate::mapping::{Mapping, SharedMapping};
+use crate::memory::Memory;
+use crate::notification::{Notification, signal};
+use crate::service::{Session, connect_to};
+use crate::transport::Kernel;
+use core::net::SocketAddr;
+use ipc::Error;
+use ipc::client::{CallError, Deadline};
+use ipc::interface::network::{self, Event, NetworkClient, NetworkError, Socket, StreamGeometry};
+use ipc::interface::service::ConnectError;
+use ipc::message::MAX_BYTES;
+use ipc::ring::{PacketConsumer, RingError, StreamPair, packet_ring_bytes};
+
+pub use stream::{Doorbell, Stream};
+
+/// Entries of the event ring.
+const EVENTS: u32 = 128;
+/// What the network stack sets in this side's notification.
+const BELL_BITS: u64 = 1;
+/// Badge of the send right whose closing tells that the network stack died.
+const LIFELINE: u64 = 1;
+
+/// Why an operation on sockets failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetError {
+    /// The session could not be made.
+    Connect(CallError<ConnectError>),
+    /// The network stack refused, or did not answer.
+    Call(CallError<NetworkError>),
+    /// The kernel refused.
+    Kernel(Error),
+    /// The network stack corrupted a ring.
+    Ring(RingError),
+}
+
+impl core::fmt::Display for NetError {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            NetError::Connect(error) => error.fmt(formatter),
+            NetError::Call(error) => error.fmt(formatter),
+            NetError::Kernel(error) => error.fmt(formatter),
+            NetError::Ring(error) => error.fmt(formatter),
+        }
+    }
+}
+
+impl core::error::Error for NetError {}
+
+impl From<CallError<ConnectError>> for NetError {
+    fn from(error: CallError<ConnectError>) -> Self {
+        NetError::Connect(error)
+    }
+}
+
+impl From<CallError<NetworkError>> for NetError {
+    fn from(error: CallError<NetworkError>) -> Self {
+        NetError::Call(error)
+    }
+}
+
+impl From<Error> for NetError {
+    fn from(error: Error) -> Self {
+        NetError::Kernel(error)
+    }
+}
+
+impl From<RingError> for NetError {
+    fn from(error: RingError) -> Self {
+        NetError::Ring(error)
+    }
+}
+
+impl NetError {
+    /// Whether nothing is ready yet: an event will say when.
+    pub fn would_block(&self) -> bool {
+        *self == NetError::Call(CallError::Service(NetworkError::WouldBlock))
+    }
+}
+
+/// What [`Network::wait`] brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Something is ready at a socket.
+    Socket(Event),
+    /// Other bits of the own notification: see [`Network::bell`].
+    Signal(u64),
+    /// The deadline passed.
+    TimedOut,
+    /// The network stack died, and all sockets with it: make another [`Network`].
+    Lost,
+}
+
+/// A session with the network stack, attached to by one thread.
+#[derive(Debug)]
+pub struct Network {
+    session: Session,
+    events: PacketConsumer<SharedMapping>,
+    bell: Notification,
+    lifeline: Endpoint,
+    _doorbell: Notification,
+    knock: Doorbell,
+}
+
+impl Network {
+    /// Makes a session with the service of this name and attaches the event ring. The calling thread
+    /// is the one that waits: its bound notification becomes [`Network::bell`].
+    pub fn open(service: &str, deadline: Deadline) -> Result<Network, NetError> {
+        let session = connect_to(service, network::NUMBER, deadline)?;
+        let memory = Memory::create(packet_ring_bytes(EVENTS) as u64)?;
+        let events = PacketConsumer::new(Mapping::shared(&memory)?, 0, EVENTS)?;
+        let bell = Notification::create()?;
+        let lifeline = Endpoint::create()?;
+        let line = lifeline.mint(LIFELINE)?;
+        let stub = NetworkClient::new(Kernel, session.handle());
+        let (bits, doorbell) = stub.attach(
+            deadline,
+            EVENTS,
+            BELL_BITS,
+            memory.handle(),
+            bell.handle(),
+            line.handle(),
+        )?;
+        // It has moved; what is left here names nothing.
+        drop(line);
+        bell.bind()?;
+        let doorbell = Notification::from_handle(doorbell);
+        let knock = Doorbell {
+            notification: doorbell.handle(),
+            bits,
+        };
+        Ok(Network {
+            session,
+            events,
+            bell,
+            lifeline,
+            _doorbell: doorbell,
+            knock,
+        })
+    }
+
+    /// The operations of the interface, for those that need nothing of this module: `info`, `ping`,
+    /// `resolve`, `listen`, `shutdown`, `close`, `status`, datagrams.
+    pub fn stub(&self) -> NetworkClient<Kernel> {
+        NetworkClient::new(Kernel, self.session.handle())
+    }
+
+    /// The notification that wakes [`Network::wait`]. Others may be given it, with bits from 1 on;
+    /// bit 0 is the network stack's.
+    pub fn bell(&self) -> &Notification {
+        &self.bell
+    }
+
+    /// Waits for the next event.
+    ///
+    /// Errors: Ring, when the network stack corrupted the ring; Kernel.
+    pub fn wait(&mut self, deadline: Deadline) -> Result<Wake, NetError> {
+        loop {
+            if let Some(descriptor) = self.events.pop()? {
+                if self.events.must_wake()? {
+                    self.knock.ring();
+                }
+                return Ok(Wake::Socket(descriptor.into()));
+            }
+            if !self.events.sleep(1)? {
+                continue;
+            }
+            let woken = endpoint::receive(self.lifeline.handle(), deadline, &mut [0; MAX_BYTES]);
+            self.events.wake()?;
+            match woken {
+                Ok(endpoint::Event::Signal(bits)) if bits & !BELL_BITS != 0 => {
+                    return Ok(Wake::Signal(bits & !BELL_BITS));
+                }
+                Ok(endpoint::Event::Closed(_)) => return Ok(Wake::Lost),
+                Ok(_) => {}
+                Err(Error::TimedOut) => return Ok(Wake::TimedOut),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes a connection from a listener. `ring_bytes` is the capacity of each of the stream's two
+    /// rings, a power of two from 4,096. Errors: Call; see [`NetError::would_block`].
+    pub fn accept(
+        &self,
+        deadline: Deadline,
+        listener: Socket,
+        ring_bytes: u32,
+    ) -> Result<(Stream<SharedMapping>, SocketAddr), NetError> {
+        let (memory, mapping) = Self::rings(ring_bytes)?;
+        let geometry = StreamGeometry { ring_bytes };
+        let accepted = self
+            .stub()
+            .accept(deadline, listener, geometry, memory.handle())?;
+        let stream = Stream::new(accepted.socket, mapping, ring_bytes, self.knock)?;
+        Ok((stream, accepted.peer))
+    }
+
+    /// Starts a connection; an event says when it stands.
+    pub fn connect(
+        &self,
+        deadline: Deadline,
+        peer: SocketAddr,
+        ring_bytes: u32,
+    ) -> Result<Stream<SharedMapping>, NetError> {
+        let (memory, mapping) = Self::rings(ring_bytes)?;
+        let geometry = StreamGeometry { ring_bytes };
+        let socket = self
+            .stub()
+            .connect(deadline, peer, geometry, memory.handle())?;
+        Ok(Stream::new(socket, mapping, ring_bytes, self.knock)?)
+    }
+
+    /// The memory of a stream. Its handle is closed when the network stack has its own.
+    fn rings(ring_bytes: u32) -> Result<(Memory, SharedMapping), NetError> {
+        let memory = Memory::create(StreamPair::bytes_needed(ring_bytes) as u64)?;
+        let mapping = Mapping::shared(&memory)?;
+        Ok((memory, mapping))
+    }
+}
+
+impl Doorbell {
+    /// Wakes the other side. That it is gone is told elsewhere.
+    fn ring(&self) {
+        let _ = signal(self.notification, self.bits);
+    }
+}

@@ -27,6 +27,8 @@ pub(crate) struct State {
     pub(crate) empty_pending: bool,
     /// Every look at the line status sends a byte.
     pub(crate) drains_by_itself: bool,
+    /// What goes into the transmit FIFO comes back at once.
+    pub(crate) echoes: bool,
     /// The receive FIFO never gets empty.
     pub(crate) babbles: bool,
 }
@@ -117,6 +119,9 @@ impl Ports for FakeUart {
                 assert!(state.fifo.len() < 16, "the transmit FIFO overflowed");
                 state.empty_pending = false;
                 state.fifo.push_back(value);
+                if state.echoes && state.received.len() < 16 {
+                    state.received.push_back(value);
+                }
             }
             1 if divisor => state.divisor = state.divisor & 0x00ff | u16::from(value) << 8,
             1 => {

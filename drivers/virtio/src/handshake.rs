@@ -199,15 +199,29 @@ mod tests {
 
     #[test]
     fn a_notification_register_outside_its_window_is_refused() {
-        let fake = FakeDevice::modern(0, &[16, 16]);
-        let mut windows = fake.windows();
-        windows.notify_multiplier = u32::MAX;
-        let mut transport = ModernTransport::new(windows, Network, InterruptMode::Line).unwrap();
-        negotiate(&mut transport, feature::VERSION_1).unwrap();
-        let _queue = open(&mut transport, 1, false).unwrap();
-        assert_eq!(start(&mut transport), Err(VirtioError::BadWindow));
-        transport.notify(1);
-        assert_eq!(fake.notifications(1), 0);
-        super::reset(&mut transport).unwrap();
+        // Two queues 4 bytes apart have a window of 8: the second register may begin at 6 at most.
+        for (multiplier, good) in [
+            (4, true),
+            (6, true),
+            (8, false),
+            (3, false),
+            (1 << 31, false),
+        ] {
+            let fake = FakeDevice::modern(0, &[16, 16]);
+            let mut windows = fake.windows();
+            windows.notify_multiplier = multiplier;
+            let mut transport =
+                ModernTransport::new(windows, Network, InterruptMode::Line).unwrap();
+            negotiate(&mut transport, feature::VERSION_1).unwrap();
+            let _queue = open(&mut transport, 1, false).unwrap();
+            let started = start(&mut transport);
+            assert_eq!(started.is_ok(), good, "multiplier {multiplier}");
+            if !good {
+                assert_eq!(started, Err(VirtioError::BadWindow));
+                transport.notify(1);
+                assert_eq!(fake.notifications(1), 0);
+            }
+            super::reset(&mut transport).unwrap();
+        }
     }
 }

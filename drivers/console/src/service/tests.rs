@@ -204,6 +204,16 @@ fn typed_bytes_answer_the_read_that_waits() {
 }
 
 #[test]
+fn what_is_typed_while_the_chip_is_served_makes_no_edge_and_is_taken_all_the_same() {
+    let mut bench = bench();
+    bench.chip.state().echoes = true;
+    bench.write(1, b"echo");
+    assert!(!bench.console.run());
+    assert!(!bench.chip.interrupts(), "no edge would come");
+    assert_eq!(bench.read(1, 9), Ok(Some(b"echo".to_vec())));
+}
+
+#[test]
 fn one_session_reads_and_only_if_it_may() {
     let mut bench = bench();
     assert_eq!(bench.read(3, 1), Err(ConsoleError::NotPermitted));

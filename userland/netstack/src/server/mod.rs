@@ -35,6 +35,8 @@ const MAX_SESSIONS: usize = 64;
 const ATTACH_PAUSE: Nanoseconds = SECOND / 5;
 /// Rounds of work before the loop looks for calls again.
 const ROUNDS: usize = 8;
+/// Smallest packet size that is believed (RFC 791, section 3.2: every host takes 576 bytes).
+const SMALLEST_MTU: usize = 576;
 /// Shortest sleep: nothing that is due is due more exactly.
 const TICK: Nanoseconds = 50_000;
 
@@ -205,14 +207,15 @@ impl<S: System> Server<S> {
         if self.packets.reclaim().is_err() {
             return;
         }
-        let lifeline = LIFELINE | (u64::from(self.attachments) + 1);
-        match self
-            .system
-            .attach(self.packets.shape(), DRIVER_BIT, lifeline)
-        {
+        // A number of its own for each attempt: the end of one that failed is no news of the next.
+        self.lifeline += 1;
+        let shape = self.packets.shape();
+        match self.system.attach(shape, DRIVER_BIT, self.lifeline) {
             Some(attachment) => {
                 self.attachments += 1;
-                self.stack.card_returned(now, attachment.card);
+                let mut card = attachment.card;
+                card.mtu = card.mtu.clamp(SMALLEST_MTU, shape.mtu());
+                self.stack.card_returned(now, card);
                 self.driver = Driver::Attached(attachment);
                 self.system.log(format_args!(
                     "attached to the driver, time {}",

@@ -33,7 +33,8 @@ interface! {
     ///
     /// Arguments: `limit` the most bytes to take, 1 to 256. Result: at least one byte. Errors:
     /// NotPermitted (no grant to read), ReaderBusy (another session reads), OutOfRange. Cost: one
-    /// call. A caller that gives up by deadline loses no byte.
+    /// call. What is typed between a caller's giving up by deadline and its next call is lost in
+    /// part: whoever cannot wait for ever attaches rings.
     ///
     /// Example: `let typed = console.read(Deadline::NEVER, 64)?;`
     2 later Read fn read(limit: u16) -> Typed;

@@ -146,8 +146,8 @@ pub struct DmaRegion {
 interface! {
     /// The PCI bus. A session claims at most one function; the operations from `read_config` on are
     /// about that one and fail with NotClaimed before. When the session ends - closed, or its task
-    /// died - pci resets the function, switches its bus mastering off and only then lets the DMA
-    /// memory go.
+    /// died - pci switches the function's bus mastering and interrupts off, only then lets the DMA
+    /// memory go, and destroys what it has handed out.
     Pci = 4, client PciClient, server PciServer, error PciError;
 
     /// Lists the functions found at start.
@@ -160,8 +160,8 @@ interface! {
 
     /// Claims the first unclaimed function that matches.
     ///
-    /// Arguments: `wanted`. Result: the function. It is reset as far as PCI can, its bus mastering
-    /// is off, its memory and port decoding on. Errors: NotPermitted, AlreadyClaimed (this session
+    /// Arguments: `wanted`. Result: the function. Its bus mastering and interrupts are off, its
+    /// memory and port decoding on; resetting it is its driver's first act. Errors: NotPermitted, AlreadyClaimed (this session
     /// has one), NoSuchDevice, DeviceBusy (all that match are claimed). Cost: one call.
     ///
     /// Example: `let card = pci.claim(deadline, Match { vendor: Some(0x1af4), ..Match::default() })?;`
@@ -230,11 +230,11 @@ interface! {
     /// Example: `pci.dma_detach(deadline, region.region)?;`
     9 fn dma_detach(region: u32) -> ();
 
-    /// Stops the device: bus mastering off, function-level reset where there is one, every DMA
-    /// region let go.
+    /// Stops the device: bus mastering off, every DMA region let go. There is no function-level
+    /// reset: it takes 100 ms (PCI Express Base 6.0, 6.6.2) in which pci would serve nobody.
     ///
     /// Arguments: none. Result: none; the function stays claimed. Errors: NotClaimed. Cost: one
-    /// call; up to 100 ms where the device has a function-level reset (PCI Express Base 6.6.2).
+    /// call, and a system call a region.
     ///
     /// Example: `pci.reset(deadline)?;`
     10 fn reset() -> ();

@@ -6,11 +6,14 @@ use heapless::Vec;
 /// Most return addresses that are reported.
 pub const MAX_FRAMES: usize = 16;
 
+/// Return addresses.
+pub type Addresses = Vec<u64, MAX_FRAMES>;
+
 /// The return addresses of a stack, the innermost first.
 ///
 /// `read` gives the quadword of the stack at an address, or `None` outside of the stack. Programs
 /// keep frame pointers: at the frame pointer lies the caller's, above it the return address.
-pub fn walk(frame_pointer: u64, read: impl Fn(u64) -> Option<u64>) -> Vec<u64, MAX_FRAMES> {
+pub fn walk(frame_pointer: u64, read: impl Fn(u64) -> Option<u64>) -> Addresses {
     let mut addresses = Vec::new();
     let mut frame = frame_pointer;
     while frame != 0 && frame.is_multiple_of(8) && !addresses.is_full() {

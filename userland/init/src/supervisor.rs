@@ -173,8 +173,16 @@ impl<'a> Supervisor<'a> {
     }
 
     /// The task does not answer any more.
-    pub fn silent(&mut self, life: Life) -> bool {
-        self.end(life, Cause::Silent)
+    pub fn silent(&mut self, task: usize) {
+        if let Some(life) = self.entries.get(task).map(|entry| entry.life(task)) {
+            self.end(life, Cause::Silent);
+        }
+    }
+
+    /// Whether this is the task's present life.
+    pub fn is_present(&self, life: Life) -> bool {
+        let entry = self.entries.get(usize::from(life.task));
+        entry.is_some_and(|entry| entry.life == life.number)
     }
 
     /// The kernel reclaimed the task: its badge is closed.
@@ -421,7 +429,8 @@ mod tests {
         supervisor.closed(life(1, 0), NOW);
         supervisor.closed(life(7, 0), NOW);
         assert!(!supervisor.faulted(life(1, 0), FaultMessage::default()));
-        assert!(!supervisor.silent(life(9, 0)));
+        assert!(!supervisor.is_present(life(1, 0)) && supervisor.is_present(life(1, 1)));
+        supervisor.silent(9);
         assert_eq!(supervisor.kill("nobody"), Err(KillError::Unknown));
         assert_eq!(actions(&mut supervisor), []);
         assert_eq!(
@@ -466,6 +475,13 @@ mod tests {
             supervisor.status(0).unwrap().state,
             State::Running { since: NOW }
         );
+    }
+
+    #[test]
+    fn a_silent_task_is_destroyed() {
+        let mut supervisor = running(&two());
+        supervisor.silent(1);
+        assert_eq!(actions(&mut supervisor), [Action::Destroy(life(1, 0))]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod completion;
 pub mod editor;
 pub mod history;
 pub mod key;
+pub mod report;
 pub mod text;
 
 /// What the shell prints when it waits for a command.

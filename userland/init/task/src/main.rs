@@ -1,4 +1,57 @@
-//! The task binary.
+//! Init: the first task, which starts all others as the manifest says and starts them again when they
+//! die. What is decided is in the library `init`; here it is done. `userland/init/README.md` has the
+//! rules.
 #![cfg_attr(target_os = "none", no_std, no_main)]
-#[cfg(not(target_os = "none"))]
-fn main() {}
+
+extern crate alloc;
+
+mod desk;
+mod logs;
+mod maker;
+mod system;
+
+use alloc::vec::Vec;
+
+use init::archive::Archive;
+use ipc::layout::init_handles;
+use ipc::manifest::{FILE, Task, Tasks};
+use runtime::{log, server, system as kernel};
+
+use crate::system::System;
+
+// The heap holds the manifest, the joined log and a little for each task.
+runtime::init_main!(run, 512 * 1024);
+
+/// Starts the system and looks after it. Returns only when it cannot.
+fn run(archive: &'static [u8]) {
+    let reason = match prepare(archive) {
+        Ok(mut system) => system.serve(),
+        Err(reason) => reason,
+    };
+    log!("init: {reason}; nothing can run without it");
+    // Without the right to it the kernel deals with the end of init in its own way.
+    let _ = kernel::power(init_handles::SYSTEM_CONTROL, false);
+}
+
+/// Reads archive and manifest.
+fn prepare(archive: &'static [u8]) -> Result<System, alloc::string::String> {
+    let archive =
+        Archive::read(archive).map_err(|error| alloc::format!("the boot archive: {error}"))?;
+    let manifest = archive
+        .find(FILE)
+        .ok_or("the boot archive has no manifest")?;
+    let tasks: Vec<Task<'static>> = Tasks::read(manifest)
+        .and_then(Iterator::collect)
+        .map_err(|error| alloc::format!("{error}"))?;
+    log!("init: the manifest has {} tasks", tasks.len());
+    System::new(archive, tasks).map_err(|error| alloc::format!("cannot begin: {error}"))
+}
+
+/// Serves until the kernel refuses to go on.
+impl System {
+    fn serve(&mut self) -> alloc::string::String {
+        let (endpoint, bell) = self.doors();
+        let error = server::serve_sessions(&endpoint, Some(&bell), self);
+        alloc::format!("cannot go on: {error}")
+    }
+}

@@ -49,10 +49,10 @@ _start:
     mov edi, offset early_directories + {LOW}
     mov eax, 0x83
     mov ecx, 4 * 512
-1:  mov [edi], eax
+6:  mov [edi], eax
     add edi, 8
     add eax, 0x200000
-    loop 1b
+    loop 6b
     mov edi, offset early_pointers + {LOW}
     mov eax, offset early_directories + {LOW} + 3
     mov ecx, 4
@@ -84,8 +84,9 @@ _start:
     mov cr0, eax
 
     lgdt [early_gdt_pointer]
+    mov eax, offset long_mode
     push 8
-    push offset long_mode
+    push eax
     retf
 
 no_long_mode:
@@ -149,6 +150,11 @@ start_ap_high:
 // cs = page / 16, ip = 0. Straight from real mode to 64-bit mode (AMD APM volume 2, section 14.6).
 .section .rodata.trampoline, "a"
 .balign 16
+.set GDT, trampoline_gdt - trampoline
+.set GDT_POINTER, trampoline_gdt_pointer - trampoline
+.set GDT_BASE, trampoline_gdt_base - trampoline
+.set TARGET, trampoline_target - trampoline
+.set LONG, trampoline_long - trampoline
 .global trampoline
 trampoline:
 .code16
@@ -159,11 +165,11 @@ trampoline:
     movzx ebx, ax
     shl ebx, 4
     // Addresses that depend on where the page is: every processor stores the same.
-    lea eax, [ebx + (trampoline_gdt - trampoline)]
-    mov ds:[trampoline_gdt_base - trampoline], eax
-    lea eax, [ebx + (trampoline_long - trampoline)]
-    mov ds:[trampoline_target - trampoline], eax
-    lgdt ds:[trampoline_gdt_pointer - trampoline]
+    lea eax, [ebx + GDT]
+    mov ds:[GDT_BASE], eax
+    lea eax, [ebx + LONG]
+    mov ds:[TARGET], eax
+    lgdt ds:[GDT_POINTER]
 
     mov eax, ds:[{PARAMETERS} + {EARLY_ROOT}]
     mov cr3, eax
@@ -217,7 +223,6 @@ trampoline_end:
 early_root: .skip 4096
 early_pointers: .skip 4096
 early_directories: .skip 4 * 4096
-.skip 0
 boot_stack: .skip {STACK_BYTES}
 boot_stack_end:
 .text

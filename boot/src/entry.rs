@@ -37,7 +37,7 @@ global_asm!(
     include_str!("entry.S"),
     // What turns a linked address into the physical one when added, modulo 2^64.
     LOW = const KERNEL_BASE.wrapping_neg(),
-    STACK_BYTES = const 64 * 1024,
+    STACK_BYTES = const 128 * 1024,
     PARAMETERS = const PARAMETERS,
     ARGUMENT = const offset_of!(Parameters, argument),
     STACK = const offset_of!(Parameters, stack),

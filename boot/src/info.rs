@@ -69,7 +69,10 @@ impl CommandLine {
     /// A copy of the bytes, cut at [`MAX_COMMAND_LINE`] and at the first that is not ASCII.
     pub fn copy(text: &[u8]) -> CommandLine {
         let mut bytes = heapless::Vec::new();
-        for byte in text.iter().take_while(|byte| byte.is_ascii() && **byte != 0) {
+        for byte in text
+            .iter()
+            .take_while(|byte| byte.is_ascii() && **byte != 0)
+        {
             if bytes.push(*byte).is_err() {
                 break;
             }
@@ -104,7 +107,10 @@ pub struct BootInfo {
 impl BootInfo {
     pub(crate) fn new(door: Door, kernel: Range) -> Result<BootInfo, BootError> {
         let mut reserved = Ranges::new();
-        reserved.add(Range { start: 0, end: PAGE })?;
+        reserved.add(Range {
+            start: 0,
+            end: PAGE,
+        })?;
         reserved.add(kernel.outer_pages())?;
         Ok(BootInfo {
             door,
@@ -116,7 +122,12 @@ impl BootInfo {
         })
     }
 
-    pub(crate) fn reserve(&mut self, start: u64, length: u64, what: &'static str) -> Result<(), BootError> {
+    pub(crate) fn reserve(
+        &mut self,
+        start: u64,
+        length: u64,
+        what: &'static str,
+    ) -> Result<(), BootError> {
         let range = Range::of(start, length).ok_or(BootError::OutOfReach(what))?;
         Ok(self.reserved.add(range.outer_pages())?)
     }
@@ -137,7 +148,9 @@ impl BootInfo {
             return Err(BootError::NoMemoryMap);
         }
         match self.archive {
-            Some(archive) if !self.ram.contains(archive.outer_pages()) => Err(BootError::OutOfReach("module")),
+            Some(archive) if !self.ram.contains(archive.outer_pages()) => {
+                Err(BootError::OutOfReach("module"))
+            }
             _ => Ok(self),
         }
     }
@@ -164,13 +177,20 @@ pub(crate) struct MapBuilder {
 
 impl MapBuilder {
     pub(crate) fn new() -> MapBuilder {
-        MapBuilder { usable: Ranges::new(), other: Ranges::new() }
+        MapBuilder {
+            usable: Ranges::new(),
+            other: Ranges::new(),
+        }
     }
 
     /// Adds an entry. `usable` is the firmware's word for RAM that is free for all use.
     pub(crate) fn add(&mut self, start: u64, length: u64, usable: bool) -> Result<(), BootError> {
         let range = Range::of(start, length).ok_or(BootError::Malformed("memory map"))?;
-        if usable { self.usable.add(range)? } else { self.other.add(range.outer_pages())? }
+        if usable {
+            self.usable.add(range)?
+        } else {
+            self.other.add(range.outer_pages())?
+        }
         Ok(())
     }
 
@@ -202,9 +222,18 @@ mod tests {
         assert_eq!(
             ram.as_slice(),
             [
-                Range { start: 0, end: 0x9_f000 },
-                Range { start: 0x10_0000, end: 0x18_0000 },
-                Range { start: 0x18_1000, end: 0x20_0000 },
+                Range {
+                    start: 0,
+                    end: 0x9_f000
+                },
+                Range {
+                    start: 0x10_0000,
+                    end: 0x18_0000
+                },
+                Range {
+                    start: 0x18_1000,
+                    end: 0x20_0000
+                },
             ]
         );
     }
@@ -212,13 +241,22 @@ mod tests {
     #[test]
     fn an_entry_past_the_end_of_memory_is_refused() {
         let mut map = MapBuilder::new();
-        assert_eq!(map.add(u64::MAX - 1, 5, true), Err(BootError::Malformed("memory map")));
+        assert_eq!(
+            map.add(u64::MAX - 1, 5, true),
+            Err(BootError::Malformed("memory map"))
+        );
     }
 
     #[test]
     fn command_lines_are_cut() {
-        assert_eq!(CommandLine::copy(b"panic=halt\0rest").as_str(), "panic=halt");
+        assert_eq!(
+            CommandLine::copy(b"panic=halt\0rest").as_str(),
+            "panic=halt"
+        );
         assert_eq!(CommandLine::copy(b"a\xffb").as_str(), "a");
-        assert_eq!(CommandLine::copy(&[b'x'; 5000]).as_str().len(), MAX_COMMAND_LINE);
+        assert_eq!(
+            CommandLine::copy(&[b'x'; 5000]).as_str().len(),
+            MAX_COMMAND_LINE
+        );
     }
 }

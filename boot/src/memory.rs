@@ -21,7 +21,10 @@ pub struct Range {
 impl Range {
     /// The range of `length` bytes at `start`; `None` where it would pass the end of the address space.
     pub fn of(start: u64, length: u64) -> Option<Range> {
-        Some(Range { start, end: start.checked_add(length)? })
+        Some(Range {
+            start,
+            end: start.checked_add(length)?,
+        })
     }
 
     /// Length in bytes.
@@ -46,14 +49,23 @@ impl Range {
 
     /// The whole pages inside.
     pub fn inner_pages(self) -> Range {
-        let start = self.start.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
-        Range { start, end: (self.end / PAGE * PAGE).max(start) }
+        let start = self
+            .start
+            .checked_next_multiple_of(PAGE)
+            .unwrap_or(u64::MAX);
+        Range {
+            start,
+            end: (self.end / PAGE * PAGE).max(start),
+        }
     }
 
     /// The pages that it touches.
     pub fn outer_pages(self) -> Range {
         let last = u64::MAX / PAGE * PAGE;
-        Range { start: self.start / PAGE * PAGE, end: self.end.checked_next_multiple_of(PAGE).unwrap_or(last) }
+        Range {
+            start: self.start / PAGE * PAGE,
+            end: self.end.checked_next_multiple_of(PAGE).unwrap_or(last),
+        }
     }
 }
 
@@ -70,7 +82,9 @@ pub struct Ranges {
 impl Ranges {
     /// An empty list.
     pub const fn new() -> Ranges {
-        Ranges { list: heapless::Vec::new() }
+        Ranges {
+            list: heapless::Vec::new(),
+        }
     }
 
     /// The ranges, in order of address.
@@ -102,12 +116,17 @@ impl Ranges {
         self.list.retain(|held| {
             let apart = held.end < joined.start || joined.end < held.start;
             if !apart {
-                joined = Range { start: held.start.min(joined.start), end: held.end.max(joined.end) };
+                joined = Range {
+                    start: held.start.min(joined.start),
+                    end: held.end.max(joined.end),
+                };
             }
             apart
         });
         let place = self.list.iter().position(|held| held.start > joined.start);
-        self.list.insert(place.unwrap_or(self.list.len()), joined).map_err(|_| TooManyRanges)
+        self.list
+            .insert(place.unwrap_or(self.list.len()), joined)
+            .map_err(|_| TooManyRanges)
     }
 
     /// Takes a range out, cutting what it overlaps.
@@ -122,9 +141,16 @@ impl Ranges {
                 continue;
             }
             self.list.remove(place);
-            for rest in
-                [Range { start: held.start, end: range.start }, Range { start: range.end, end: held.end }]
-            {
+            for rest in [
+                Range {
+                    start: held.start,
+                    end: range.start,
+                },
+                Range {
+                    start: range.end,
+                    end: held.end,
+                },
+            ] {
                 if !rest.is_empty() {
                     self.list.insert(place, rest).map_err(|_| TooManyRanges)?;
                     place += 1;
@@ -148,18 +174,28 @@ mod tests {
     fn list(ranges: &[(u64, u64)]) -> Ranges {
         let mut list = Ranges::new();
         for (start, end) in ranges {
-            list.add(Range { start: *start, end: *end }).unwrap();
+            list.add(Range {
+                start: *start,
+                end: *end,
+            })
+            .unwrap();
         }
         list
     }
 
     fn pairs(list: &Ranges) -> Vec<(u64, u64)> {
-        list.as_slice().iter().map(|range| (range.start, range.end)).collect()
+        list.as_slice()
+            .iter()
+            .map(|range| (range.start, range.end))
+            .collect()
     }
 
     #[test]
     fn adding_sorts_and_joins() {
-        assert_eq!(pairs(&list(&[(40, 50), (10, 20), (20, 25), (24, 30)])), [(10, 30), (40, 50)]);
+        assert_eq!(
+            pairs(&list(&[(40, 50), (10, 20), (20, 25), (24, 30)])),
+            [(10, 30), (40, 50)]
+        );
         assert_eq!(pairs(&list(&[(10, 20), (30, 40), (0, 100)])), [(0, 100)]);
         assert_eq!(pairs(&list(&[(10, 20), (30, 40), (20, 30)])), [(10, 40)]);
         assert_eq!(pairs(&list(&[(5, 5), (7, 6)])), []);
@@ -169,10 +205,25 @@ mod tests {
     fn removing_cuts() {
         let mut ranges = list(&[(0, 100), (200, 300)]);
         ranges.remove(Range { start: 40, end: 60 }).unwrap();
-        ranges.remove(Range { start: 90, end: 210 }).unwrap();
-        ranges.remove(Range { start: 290, end: 400 }).unwrap();
+        ranges
+            .remove(Range {
+                start: 90,
+                end: 210,
+            })
+            .unwrap();
+        ranges
+            .remove(Range {
+                start: 290,
+                end: 400,
+            })
+            .unwrap();
         assert_eq!(pairs(&ranges), [(0, 40), (60, 90), (210, 290)]);
-        ranges.remove(Range { start: 0, end: u64::MAX }).unwrap();
+        ranges
+            .remove(Range {
+                start: 0,
+                end: u64::MAX,
+            })
+            .unwrap();
         assert_eq!(pairs(&ranges), []);
     }
 
@@ -180,21 +231,33 @@ mod tests {
     fn random_operations_agree_with_a_bit_map() {
         let mut seed = 1u64;
         let mut random = move |below: u64| {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            seed = seed
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (seed >> 33) % below
         };
         let (mut ranges, mut map) = (Ranges::new(), [false; 200]);
         for _ in 0..5000 {
             let start = random(200);
-            let range = Range { start, end: (start + random(30)).min(200) };
+            let range = Range {
+                start,
+                end: (start + random(30)).min(200),
+            };
             let adds = random(2) == 0;
-            if adds { ranges.add(range).unwrap() } else { ranges.remove(range).unwrap() }
+            if adds {
+                ranges.add(range).unwrap()
+            } else {
+                ranges.remove(range).unwrap()
+            }
             map[range.start as usize..range.end as usize].fill(adds);
             for pair in ranges.as_slice().windows(2) {
                 assert!(pair[0].end < pair[1].start, "sorted and apart: {ranges:?}");
             }
             for (address, held) in map.iter().enumerate() {
-                let one = Range { start: address as u64, end: address as u64 + 1 };
+                let one = Range {
+                    start: address as u64,
+                    end: address as u64 + 1,
+                };
                 assert_eq!(ranges.contains(one), *held, "{address} after {range:?}");
             }
         }
@@ -204,18 +267,45 @@ mod tests {
     fn a_full_list_says_so() {
         let mut ranges = Ranges::new();
         for index in 0..MAX_RANGES as u64 {
-            ranges.add(Range { start: index * 10, end: index * 10 + 5 }).unwrap();
+            ranges
+                .add(Range {
+                    start: index * 10,
+                    end: index * 10 + 5,
+                })
+                .unwrap();
         }
-        assert_eq!(ranges.add(Range { start: 1 << 40, end: 1 << 41 }), Err(TooManyRanges));
-        assert_eq!(ranges.add(Range { start: 5, end: 10 }), Ok(()), "joining makes room");
+        assert_eq!(
+            ranges.add(Range {
+                start: 1 << 40,
+                end: 1 << 41
+            }),
+            Err(TooManyRanges)
+        );
+        assert_eq!(
+            ranges.add(Range { start: 5, end: 10 }),
+            Ok(()),
+            "joining makes room"
+        );
     }
 
     #[test]
     fn rounding_to_pages_never_overflows() {
-        let odd = Range { start: 1, end: 8191 };
-        assert_eq!(odd.outer_pages(), Range { start: 0, end: 8192 });
+        let odd = Range {
+            start: 1,
+            end: 8191,
+        };
+        assert_eq!(
+            odd.outer_pages(),
+            Range {
+                start: 0,
+                end: 8192
+            }
+        );
         assert!(odd.inner_pages().is_empty());
-        let last = Range { start: u64::MAX - 5, end: u64::MAX };
+        let last = Range {
+            start: u64::MAX - 5,
+            end: u64::MAX,
+        };
         assert!(last.inner_pages().is_empty());
         assert!(last.outer_pages().end <= u64::MAX / 4096 * 4096);
     }

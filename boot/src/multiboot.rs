@@ -3,7 +3,10 @@
 //!
 //! The crate asserts what a malformed structure would break, so the shape of every tag that is used
 //! is checked here first.
-#![expect(unsafe_code, reason = "crate multiboot2 takes the boot information by pointer")]
+#![expect(
+    unsafe_code,
+    reason = "crate multiboot2 takes the boot information by pointer"
+)]
 
 use crate::info::{BootError, BootInfo, CommandLine, Door, MapBuilder};
 use crate::memory::Range;
@@ -31,11 +34,15 @@ const TAG_RSDP_2: u32 = 15;
 /// What is wrong with it.
 pub fn read(memory: &impl Physical, address: u64, kernel: Range) -> Result<BootInfo, BootError> {
     const WHAT: &str = "boot information";
-    let head = memory.bytes(address, TAG_BYTES).ok_or(BootError::OutOfReach(WHAT))?;
+    let head = memory
+        .bytes(address, TAG_BYTES)
+        .ok_or(BootError::OutOfReach(WHAT))?;
     let total = u32_at(head, 0)
         .filter(|total| (16..=MOST_BYTES).contains(total) && total % 8 == 0)
         .ok_or(BootError::Malformed(WHAT))?;
-    let bytes = memory.bytes(address, total as usize).ok_or(BootError::OutOfReach(WHAT))?;
+    let bytes = memory
+        .bytes(address, total as usize)
+        .ok_or(BootError::OutOfReach(WHAT))?;
     let rsdp_offset = check_tags(bytes)?;
 
     // SAFETY: `bytes` is readable and unchanged for as long as `loader` lives, and as long as the
@@ -51,14 +58,26 @@ pub fn read(memory: &impl Physical, address: u64, kernel: Range) -> Result<BootI
         info.command_line = CommandLine::copy(line.as_bytes());
     }
     for module in loader.module_tags() {
-        let (start, end) = (u64::from(module.start_address()), u64::from(module.end_address()));
-        let length = end.checked_sub(start).ok_or(BootError::Malformed("module"))?;
+        let (start, end) = (
+            u64::from(module.start_address()),
+            u64::from(module.end_address()),
+        );
+        let length = end
+            .checked_sub(start)
+            .ok_or(BootError::Malformed("module"))?;
         info.module(start, length)?;
     }
-    let areas = loader.memory_map_tag().ok_or(BootError::NoMemoryMap)?.memory_areas();
+    let areas = loader
+        .memory_map_tag()
+        .ok_or(BootError::NoMemoryMap)?
+        .memory_areas();
     let mut map = MapBuilder::new();
     for area in areas {
-        map.add(area.start_address(), area.size(), area.typ() == MemoryAreaType::Available)?;
+        map.add(
+            area.start_address(),
+            area.size(),
+            area.typ() == MemoryAreaType::Available,
+        )?;
     }
     info.ram = map.finish()?;
     info.complete()
@@ -81,7 +100,9 @@ fn check_tags(bytes: &[u8]) -> Result<Option<usize>, BootError> {
             TAG_END => return Ok(rsdp.map(|(_, offset)| offset)),
             TAG_MODULE if size < 16 => return Err(BootError::Malformed("module")),
             TAG_MAP => {
-                let entries = size.checked_sub(16).ok_or(BootError::Malformed("memory map"))?;
+                let entries = size
+                    .checked_sub(16)
+                    .ok_or(BootError::Malformed("memory map"))?;
                 let entry_bytes = u32_at(bytes, offset + 8).map(|bytes| bytes as usize);
                 if entry_bytes != Some(MAP_ENTRY_BYTES) || entries % MAP_ENTRY_BYTES != 0 {
                     return Err(BootError::Malformed("memory map"));
@@ -101,7 +122,10 @@ mod tests {
     use crate::physical::Physical;
     use crate::{BootError, Range};
 
-    const KERNEL: Range = Range { start: 0x20_0000, end: 0x28_0000 };
+    const KERNEL: Range = Range {
+        start: 0x20_0000,
+        end: 0x28_0000,
+    };
     const ADDRESS: u64 = 0x1_0000;
 
     /// Boot information at an address divisible by eight, as the specification wants it.
@@ -111,8 +135,9 @@ mod tests {
         fn bytes(&self, address: u64, length: usize) -> Option<&[u8]> {
             let start = usize::try_from(address.checked_sub(ADDRESS)?).ok()?;
             // SAFETY: any quadword is eight initialised bytes.
-            let bytes =
-                unsafe { core::slice::from_raw_parts(self.0.as_ptr().cast::<u8>(), self.0.len() * 8) };
+            let bytes = unsafe {
+                core::slice::from_raw_parts(self.0.as_ptr().cast::<u8>(), self.0.len() * 8)
+            };
             bytes.get(start..start.checked_add(length)?)
         }
     }
@@ -146,7 +171,10 @@ mod tests {
     }
 
     fn module_tag(start: u32, end: u32) -> Vec<u8> {
-        tag(3, &[&start.to_le_bytes()[..], &end.to_le_bytes(), b"archive\0"].concat())
+        tag(
+            3,
+            &[&start.to_le_bytes()[..], &end.to_le_bytes(), b"archive\0"].concat(),
+        )
     }
 
     fn information(tags: &[Vec<u8>]) -> Vec<u8> {
@@ -165,7 +193,14 @@ mod tests {
             tag(1, b"panic=reboot\0"),
             module_tag(0x30_0000, 0x30_0123),
             module_tag(0x31_0000, 0x31_1000),
-            map_tag(24, &[(0, 0x9_f000, 1), (0x10_0000, 0x40_0000, 1), (0x50_0000, 0x1000, 3)]),
+            map_tag(
+                24,
+                &[
+                    (0, 0x9_f000, 1),
+                    (0x10_0000, 0x40_0000, 1),
+                    (0x50_0000, 0x1000, 3),
+                ],
+            ),
             tag(14, &[1; 20]),
             tag(15, &[2; 36]),
         ])
@@ -180,13 +215,38 @@ mod tests {
         let memory = memory(&good());
         let info = read(&memory, ADDRESS, KERNEL).unwrap();
         assert_eq!(info.command_line.as_str(), "panic=reboot");
-        assert_eq!(info.archive, Some(Range { start: 0x30_0000, end: 0x30_0123 }));
-        assert_eq!(memory.bytes(info.rsdp.unwrap(), 36).unwrap(), [2; 36], "the newer of the two");
-        assert!(info.reserved.contains(Range { start: 0x31_0000, end: 0x31_1000 }));
-        assert!(info.reserved.contains(Range { start: 0x1_0000, end: 0x1_1000 }));
+        assert_eq!(
+            info.archive,
+            Some(Range {
+                start: 0x30_0000,
+                end: 0x30_0123
+            })
+        );
+        assert_eq!(
+            memory.bytes(info.rsdp.unwrap(), 36).unwrap(),
+            [2; 36],
+            "the newer of the two"
+        );
+        assert!(info.reserved.contains(Range {
+            start: 0x31_0000,
+            end: 0x31_1000
+        }));
+        assert!(info.reserved.contains(Range {
+            start: 0x1_0000,
+            end: 0x1_1000
+        }));
         assert_eq!(
             info.ram.as_slice(),
-            [Range { start: 0, end: 0x9_f000 }, Range { start: 0x10_0000, end: 0x50_0000 }]
+            [
+                Range {
+                    start: 0,
+                    end: 0x9_f000
+                },
+                Range {
+                    start: 0x10_0000,
+                    end: 0x50_0000
+                }
+            ]
         );
     }
 
@@ -194,12 +254,18 @@ mod tests {
     fn bad_ones_are_refused() {
         let map = || map_tag(24, &[(0x10_0000, 0x40_0000, 1)]);
         assert_eq!(result(&information(&[])), Err(BootError::NoMemoryMap));
-        assert_eq!(result(&information(&[map_tag(24, &[])])), Err(BootError::NoMemoryMap));
+        assert_eq!(
+            result(&information(&[map_tag(24, &[])])),
+            Err(BootError::NoMemoryMap)
+        );
         assert_eq!(
             result(&information(&[map_tag(40, &[(0, 0x1000, 1)])])),
             Err(BootError::Malformed("memory map"))
         );
-        assert_eq!(result(&information(&[tag(6, &[0; 4])])), Err(BootError::Malformed("memory map")));
+        assert_eq!(
+            result(&information(&[tag(6, &[0; 4])])),
+            Err(BootError::Malformed("memory map"))
+        );
         assert_eq!(
             result(&information(&[map(), module_tag(0x30_0000, 0x20_0000)])),
             Err(BootError::Malformed("module"))
@@ -208,11 +274,17 @@ mod tests {
             result(&information(&[map(), module_tag(0x60_0000, 0x61_0000)])),
             Err(BootError::OutOfReach("module"))
         );
-        assert_eq!(result(&information(&[map(), tag(3, &[])])), Err(BootError::Malformed("module")));
+        assert_eq!(
+            result(&information(&[map(), tag(3, &[])])),
+            Err(BootError::Malformed("module"))
+        );
         let mut long = good();
         long[0] = 0xf8;
         long[1] = 0xff;
-        assert_eq!(result(&long), Err(BootError::OutOfReach("boot information")));
+        assert_eq!(
+            result(&long),
+            Err(BootError::OutOfReach("boot information"))
+        );
     }
 
     #[test]

@@ -25,17 +25,23 @@ const TYPE_RAM: u32 = 1;
 /// What is wrong with it. A version 0 structure has no memory map and is refused.
 pub fn read(memory: &impl Physical, address: u64, kernel: Range) -> Result<BootInfo, BootError> {
     const WHAT: &str = "start info";
-    let base = memory.bytes(address, START_INFO_BYTES[0]).ok_or(BootError::OutOfReach(WHAT))?;
+    let base = memory
+        .bytes(address, START_INFO_BYTES[0])
+        .ok_or(BootError::OutOfReach(WHAT))?;
     if u32_at(base, 0) != Some(MAGIC) {
         return Err(BootError::UnknownLoader);
     }
     if u32_at(base, 4) == Some(0) {
         return Err(BootError::NoMemoryMap);
     }
-    let start = memory.bytes(address, START_INFO_BYTES[1]).ok_or(BootError::OutOfReach(WHAT))?;
+    let start = memory
+        .bytes(address, START_INFO_BYTES[1])
+        .ok_or(BootError::OutOfReach(WHAT))?;
     let field = |offset| u64_at(start, offset).ok_or(BootError::Malformed(WHAT));
     let count = |offset| {
-        u32_at(start, offset).filter(|count| *count <= MOST_ENTRIES).ok_or(BootError::Malformed(WHAT))
+        u32_at(start, offset)
+            .filter(|count| *count <= MOST_ENTRIES)
+            .ok_or(BootError::Malformed(WHAT))
     };
 
     let mut info = BootInfo::new(Door::Pvh, kernel)?;
@@ -44,7 +50,9 @@ pub fn read(memory: &impl Physical, address: u64, kernel: Range) -> Result<BootI
     match field(24)? {
         0 => {}
         line => {
-            let text = memory.text(line, MAX_COMMAND_LINE).ok_or(BootError::OutOfReach("command line"))?;
+            let text = memory
+                .text(line, MAX_COMMAND_LINE)
+                .ok_or(BootError::OutOfReach("command line"))?;
             info.command_line = CommandLine::copy(text);
         }
     }
@@ -53,12 +61,19 @@ pub fn read(memory: &impl Physical, address: u64, kernel: Range) -> Result<BootI
     info.complete()
 }
 
-fn read_modules(memory: &impl Physical, info: &mut BootInfo, list: u64, count: u32) -> Result<(), BootError> {
+fn read_modules(
+    memory: &impl Physical,
+    info: &mut BootInfo,
+    list: u64,
+    count: u32,
+) -> Result<(), BootError> {
     const WHAT: &str = "module list";
     if count == 0 {
         return Ok(());
     }
-    let bytes = memory.bytes(list, count as usize * MODULE_BYTES).ok_or(BootError::OutOfReach(WHAT))?;
+    let bytes = memory
+        .bytes(list, count as usize * MODULE_BYTES)
+        .ok_or(BootError::OutOfReach(WHAT))?;
     info.reserve(list, bytes.len() as u64, WHAT)?;
     for entry in bytes.chunks_exact(MODULE_BYTES) {
         let (Some(start), Some(length)) = (u64_at(entry, 0), u64_at(entry, 8)) else {
@@ -69,12 +84,20 @@ fn read_modules(memory: &impl Physical, info: &mut BootInfo, list: u64, count: u
     Ok(())
 }
 
-fn read_map(memory: &impl Physical, info: &mut BootInfo, table: u64, count: u32) -> Result<(), BootError> {
+fn read_map(
+    memory: &impl Physical,
+    info: &mut BootInfo,
+    table: u64,
+    count: u32,
+) -> Result<(), BootError> {
     const WHAT: &str = "memory map";
-    let bytes = memory.bytes(table, count as usize * MAP_ENTRY_BYTES).ok_or(BootError::OutOfReach(WHAT))?;
+    let bytes = memory
+        .bytes(table, count as usize * MAP_ENTRY_BYTES)
+        .ok_or(BootError::OutOfReach(WHAT))?;
     let mut map = MapBuilder::new();
     for entry in bytes.chunks_exact(MAP_ENTRY_BYTES) {
-        let (Some(start), Some(length), Some(kind)) = (u64_at(entry, 0), u64_at(entry, 8), u32_at(entry, 16))
+        let (Some(start), Some(length), Some(kind)) =
+            (u64_at(entry, 0), u64_at(entry, 8), u32_at(entry, 16))
         else {
             return Err(BootError::Malformed(WHAT));
         };
@@ -90,7 +113,10 @@ mod tests {
     use crate::physical::fake::Pieces;
     use crate::{BootError, Range};
 
-    const KERNEL: Range = Range { start: 0x20_0000, end: 0x28_0123 };
+    const KERNEL: Range = Range {
+        start: 0x20_0000,
+        end: 0x28_0123,
+    };
 
     fn words32(words: &[u32]) -> Vec<u8> {
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -124,18 +150,45 @@ mod tests {
         let info = read(&machine(), 0x1000, KERNEL).unwrap();
         assert_eq!(info.command_line.as_str(), "sched.slice_us=500");
         assert_eq!(info.rsdp, Some(0xf_5000));
-        assert_eq!(info.archive, Some(Range { start: 0x3f0_0000, end: 0x3f0_1234 }));
+        assert_eq!(
+            info.archive,
+            Some(Range {
+                start: 0x3f0_0000,
+                end: 0x3f0_1234
+            })
+        );
         assert_eq!(
             info.ram.as_slice(),
-            [Range { start: 0, end: 0x9_f000 }, Range { start: 0x10_0000, end: 0x400_0000 }]
+            [
+                Range {
+                    start: 0,
+                    end: 0x9_f000
+                },
+                Range {
+                    start: 0x10_0000,
+                    end: 0x400_0000
+                }
+            ]
         );
         assert_eq!(
             info.free().unwrap().as_slice(),
             [
-                Range { start: 0x3000, end: 0x9_f000 },
-                Range { start: 0x10_0000, end: 0x20_0000 },
-                Range { start: 0x28_1000, end: 0x3f0_0000 },
-                Range { start: 0x3f0_2000, end: 0x400_0000 },
+                Range {
+                    start: 0x3000,
+                    end: 0x9_f000
+                },
+                Range {
+                    start: 0x10_0000,
+                    end: 0x20_0000
+                },
+                Range {
+                    start: 0x28_1000,
+                    end: 0x3f0_0000
+                },
+                Range {
+                    start: 0x3f0_2000,
+                    end: 0x400_0000
+                },
             ]
         );
     }
@@ -148,18 +201,39 @@ mod tests {
             read(&machine, 0x1000, KERNEL).map(|_| ())
         };
         assert_eq!(change(0, vec![0; 56]), Err(BootError::UnknownLoader));
-        assert_eq!(change(0, words32(&[MAGIC, 1])), Err(BootError::OutOfReach("start info")));
-        assert_eq!(change(0, words32(&[MAGIC, 0, 0, 0, 0, 0, 0, 0, 0, 0])), Err(BootError::NoMemoryMap));
-        assert_eq!(change(0, start_info(u32::MAX, 3)), Err(BootError::Malformed("start info")));
-        assert_eq!(change(0, start_info(2, 3)), Err(BootError::OutOfReach("module list")));
-        assert_eq!(change(0, start_info(1, 4)), Err(BootError::OutOfReach("memory map")));
+        assert_eq!(
+            change(0, words32(&[MAGIC, 1])),
+            Err(BootError::OutOfReach("start info"))
+        );
+        assert_eq!(
+            change(0, words32(&[MAGIC, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+            Err(BootError::NoMemoryMap)
+        );
+        assert_eq!(
+            change(0, start_info(u32::MAX, 3)),
+            Err(BootError::Malformed("start info"))
+        );
+        assert_eq!(
+            change(0, start_info(2, 3)),
+            Err(BootError::OutOfReach("module list"))
+        );
+        assert_eq!(
+            change(0, start_info(1, 4)),
+            Err(BootError::OutOfReach("memory map"))
+        );
         assert_eq!(change(0, start_info(1, 0)), Err(BootError::NoMemoryMap));
         assert_eq!(
             change(1, words64(&[0x3f0_0000, u64::MAX, 0, 0])),
             Err(BootError::OutOfReach("module"))
         );
-        assert_eq!(change(1, words64(&[0x500_0000, 5, 0, 0])), Err(BootError::OutOfReach("module")));
-        assert_eq!(change(3, words64(&[1, u64::MAX, 1, 0, 0, 0, 0, 0, 0])), Err(BootError::Malformed("memory map")));
+        assert_eq!(
+            change(1, words64(&[0x500_0000, 5, 0, 0])),
+            Err(BootError::OutOfReach("module"))
+        );
+        assert_eq!(
+            change(3, words64(&[1, u64::MAX, 1, 0, 0, 0, 0, 0, 0])),
+            Err(BootError::Malformed("memory map"))
+        );
     }
 
     #[test]

@@ -48,17 +48,27 @@ impl Fadt {
         const BAD: AcpiError = AcpiError::Malformed("FACP");
         let flags = u32_at(table, 112).ok_or(BAD)?;
         let narrow_dsdt = u32_at(table, 40).ok_or(BAD)?;
-        let port = |offset| u32_at(table, offset).and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+        let port = |offset| {
+            u32_at(table, offset)
+                .and_then(|port| u16::try_from(port).ok())
+                .unwrap_or(0)
+        };
         let enable_port = port(48);
         let enable_value = table.get(52).copied().unwrap_or(0);
         Ok(Fadt {
-            dsdt: u64_at(table, 140).filter(|address| *address != 0).unwrap_or(u64::from(narrow_dsdt)),
+            dsdt: u64_at(table, 140)
+                .filter(|address| *address != 0)
+                .unwrap_or(u64::from(narrow_dsdt)),
             pm_timer: port(76),
             pm_timer_is_wide: flags & TIMER_32_BITS != 0,
             pm1a_control: port(64),
             pm1b_control: port(68),
             enable: (enable_port != 0 && enable_value != 0).then_some((enable_port, enable_value)),
-            reset: if flags & RESET_SUPPORTED != 0 { reset_register(table) } else { None },
+            reset: if flags & RESET_SUPPORTED != 0 {
+                reset_register(table)
+            } else {
+                None
+            },
         })
     }
 }
@@ -85,7 +95,10 @@ pub struct Sleep {
 /// 20.2.5): name, package operator, package length of one to four bytes, number of elements, elements.
 pub fn soft_off(dsdt: &[u8]) -> Option<Sleep> {
     let body = dsdt.get(HEADER_BYTES..)?;
-    let mut places = body.windows(5).enumerate().filter(|(_, window)| *window == b"_S5_\x12");
+    let mut places = body
+        .windows(5)
+        .enumerate()
+        .filter(|(_, window)| *window == b"_S5_\x12");
     places.find_map(|(place, _)| {
         let package = body.get(place + 5..)?;
         // The top two bits of the first byte say how many more bytes the length has.
@@ -116,7 +129,8 @@ mod tests {
 
     fn fadt(length: usize) -> Vec<u8> {
         let mut body = vec![0; 244 - 36];
-        let mut put = |offset: usize, bytes: &[u8]| body[offset - 36..][..bytes.len()].copy_from_slice(bytes);
+        let mut put =
+            |offset: usize, bytes: &[u8]| body[offset - 36..][..bytes.len()].copy_from_slice(bytes);
         put(40, &0x7fe_0000u32.to_le_bytes());
         put(48, &0xb2u32.to_le_bytes());
         put(52, &[0xf1]);
@@ -145,9 +159,18 @@ mod tests {
     #[test]
     fn soft_off_is_found_in_either_form() {
         let aml = |package: &[u8]| table("DSDT", &[b"\x08\\_S4_\x08_S5_\x12", package].concat());
-        assert_eq!(soft_off(&aml(&[6, 4, 0, 0, 0, 0])), Some(Sleep { pm1a: 0, pm1b: 0 }));
-        assert_eq!(soft_off(&aml(&[8, 4, 0x0a, 5, 0x0a, 6, 0, 0])), Some(Sleep { pm1a: 5, pm1b: 6 }));
-        assert_eq!(soft_off(&aml(&[0x47, 0, 4, 1, 0, 0, 0])), Some(Sleep { pm1a: 1, pm1b: 0 }));
+        assert_eq!(
+            soft_off(&aml(&[6, 4, 0, 0, 0, 0])),
+            Some(Sleep { pm1a: 0, pm1b: 0 })
+        );
+        assert_eq!(
+            soft_off(&aml(&[8, 4, 0x0a, 5, 0x0a, 6, 0, 0])),
+            Some(Sleep { pm1a: 5, pm1b: 6 })
+        );
+        assert_eq!(
+            soft_off(&aml(&[0x47, 0, 4, 1, 0, 0, 0])),
+            Some(Sleep { pm1a: 1, pm1b: 0 })
+        );
         assert_eq!(soft_off(&aml(&[8, 4, 0x0a, 9, 0])), None, "three bits");
         assert_eq!(soft_off(&aml(&[])), None);
         assert_eq!(soft_off(b"_S5_\x12"), None);

@@ -13,7 +13,9 @@ pub fn hpet_address(table: &[u8]) -> Result<u64, AcpiError> {
     if table.get(40) != Some(&0) {
         return Err(BAD);
     }
-    u64_at(table, 44).filter(|address| *address != 0 && address % 8 == 0).ok_or(BAD)
+    u64_at(table, 44)
+        .filter(|address| *address != 0 && address % 8 == 0)
+        .ok_or(BAD)
 }
 
 #[cfg(test)]

@@ -65,7 +65,10 @@ impl Madt {
     pub fn read(table: &[u8]) -> Result<Madt, AcpiError> {
         const BAD: AcpiError = AcpiError::Malformed("APIC");
         let address = u32_at(table, HEADER_BYTES).ok_or(BAD)?;
-        let mut madt = Madt { local_apic: u64::from(address), ..Madt::default() };
+        let mut madt = Madt {
+            local_apic: u64::from(address),
+            ..Madt::default()
+        };
         let mut rest = table.get(HEADER_BYTES + 8..).ok_or(BAD)?;
         while let [kind, length, ..] = *rest {
             let length = usize::from(length);
@@ -85,7 +88,10 @@ impl Madt {
             LOCAL_APIC => self.processor(u32::from(*entry.get(3)?), u32_at(entry, 4)?),
             LOCAL_X2APIC => self.processor(u32_at(entry, 4)?, u32_at(entry, 8)?),
             IO_APIC => {
-                let io_apic = IoApic { address: u64::from(u32_at(entry, 4)?), first_line: u32_at(entry, 8)? };
+                let io_apic = IoApic {
+                    address: u64::from(u32_at(entry, 4)?),
+                    first_line: u32_at(entry, 8)?,
+                };
                 // A seventeenth is left out: no machine has one.
                 let _ = self.io_apics.push(io_apic);
             }
@@ -109,7 +115,10 @@ impl Madt {
 
     fn processor(&mut self, apic: u32, flags: u32) {
         // Firmware may list a processor in both forms.
-        if flags & ENABLED != 0 && !self.processors.contains(&apic) && self.processors.push(apic).is_err() {
+        if flags & ENABLED != 0
+            && !self.processors.contains(&apic)
+            && self.processors.push(apic).is_err()
+        {
             self.unlisted += 1;
         }
     }
@@ -139,12 +148,28 @@ mod tests {
     fn every_kind_is_read() {
         let madt = Madt::read(&table("APIC", &body())).unwrap();
         assert_eq!(madt.processors, [0, 4, 0x12c]);
-        assert_eq!(madt.io_apics, [IoApic { address: 0xfec0_0000, first_line: 0 }]);
+        assert_eq!(
+            madt.io_apics,
+            [IoApic {
+                address: 0xfec0_0000,
+                first_line: 0
+            }]
+        );
         assert_eq!(
             madt.overrides,
             [
-                Override { source: 9, line: 9, active_low: false, level: true },
-                Override { source: 0, line: 2, active_low: false, level: false },
+                Override {
+                    source: 9,
+                    line: 9,
+                    active_low: false,
+                    level: true
+                },
+                Override {
+                    source: 0,
+                    line: 2,
+                    active_low: false,
+                    level: false
+                },
             ]
         );
         assert_eq!(madt.local_apic, 0x1_fee0_0000);

@@ -44,7 +44,9 @@ impl fmt::Display for AcpiError {
         match self {
             AcpiError::NoRootPointer => formatter.write_str("no ACPI root pointer"),
             AcpiError::Missing(table) => write!(formatter, "no ACPI table {table}"),
-            AcpiError::OutOfReach(table) => write!(formatter, "ACPI table {table} is outside memory"),
+            AcpiError::OutOfReach(table) => {
+                write!(formatter, "ACPI table {table} is outside memory")
+            }
             AcpiError::Malformed(table) => write!(formatter, "ACPI table {table} is malformed"),
         }
     }
@@ -75,13 +77,22 @@ impl<'a, M: Physical> Tables<'a, M> {
         let pointer = root_pointer(memory, rsdp).ok_or(AcpiError::NoRootPointer)?;
         // Revision 2 and later have a table of 64-bit addresses (section 5.2.5.3).
         let wide = pointer.get(15).is_some_and(|revision| *revision >= 2);
-        let extended = if wide { u64_at(pointer, 24).filter(|address| *address != 0) } else { None };
+        let extended = if wide {
+            u64_at(pointer, 24).filter(|address| *address != 0)
+        } else {
+            None
+        };
         let (address, signature, entry_bytes) = match extended {
             Some(address) => (address, "XSDT", 8),
             None => (u64::from(u32_at(pointer, 16).unwrap_or(0)), "RSDT", 4),
         };
         let table = checked(memory, address, signature)?;
-        Ok(Tables { memory, rsdp, entries: &table[HEADER_BYTES..], entry_bytes })
+        Ok(Tables {
+            memory,
+            rsdp,
+            entries: &table[HEADER_BYTES..],
+            entry_bytes,
+        })
     }
 
     /// Physical address of the root pointer.
@@ -100,7 +111,11 @@ impl<'a, M: Physical> Tables<'a, M> {
                 _ => u32_at(entry, 0).map(u64::from),
             };
             let Some(address) = address else { continue };
-            if self.memory.bytes(address, 4).is_some_and(|found| found == signature.as_bytes()) {
+            if self
+                .memory
+                .bytes(address, 4)
+                .is_some_and(|found| found == signature.as_bytes())
+            {
                 return checked(self.memory, address, signature);
             }
         }
@@ -117,12 +132,20 @@ impl<'a, M: Physical> Tables<'a, M> {
 }
 
 /// A table of known signature, verified.
-fn checked<'a>(memory: &'a impl Physical, address: u64, signature: &'static str) -> Result<&'a [u8], AcpiError> {
-    let header = memory.bytes(address, HEADER_BYTES).ok_or(AcpiError::OutOfReach(signature))?;
+fn checked<'a>(
+    memory: &'a impl Physical,
+    address: u64,
+    signature: &'static str,
+) -> Result<&'a [u8], AcpiError> {
+    let header = memory
+        .bytes(address, HEADER_BYTES)
+        .ok_or(AcpiError::OutOfReach(signature))?;
     let length = u32_at(header, 4)
         .filter(|length| (HEADER_BYTES as u32..=MOST_BYTES).contains(length))
         .ok_or(AcpiError::Malformed(signature))?;
-    let table = memory.bytes(address, length as usize).ok_or(AcpiError::OutOfReach(signature))?;
+    let table = memory
+        .bytes(address, length as usize)
+        .ok_or(AcpiError::OutOfReach(signature))?;
     if !table.starts_with(signature.as_bytes()) || sum(table) != 0 {
         return Err(AcpiError::Malformed(signature));
     }
@@ -138,11 +161,15 @@ fn root_pointer(memory: &impl Physical, address: u64) -> Option<&[u8]> {
     if short[15] < 2 {
         return Some(short);
     }
-    memory.bytes(address, RSDP_BYTES[1]).filter(|long| sum(long) == 0)
+    memory
+        .bytes(address, RSDP_BYTES[1])
+        .filter(|long| sum(long) == 0)
 }
 
 fn scan(memory: &impl Physical) -> Option<u64> {
-    let segment = memory.bytes(EBDA_POINTER, 2).and_then(|bytes| bytes.first_chunk());
+    let segment = memory
+        .bytes(EBDA_POINTER, 2)
+        .and_then(|bytes| bytes.first_chunk());
     let ebda = segment.map_or(0, |bytes| u64::from(u16::from_le_bytes(*bytes)) << 4);
     let areas = [(ebda, ebda + 1024), BIOS_AREA];
     areas
@@ -186,7 +213,13 @@ pub(crate) mod tests {
         low[0x1230..0x1230 + pointer.len()].copy_from_slice(&pointer);
         Pieces(vec![
             (0xe_0000, low),
-            (0x1000, table("RSDT", &[0x3000u32.to_le_bytes(), 0x4000u32.to_le_bytes()].concat())),
+            (
+                0x1000,
+                table(
+                    "RSDT",
+                    &[0x3000u32.to_le_bytes(), 0x4000u32.to_le_bytes()].concat(),
+                ),
+            ),
             (0x2000, table("XSDT", &0x4000u64.to_le_bytes())),
             (0x3000, table("HPET", &[0; 20])),
             (0x4000, table("APIC", &[0; 8])),
@@ -209,7 +242,10 @@ pub(crate) mod tests {
     fn damage_is_noticed() {
         let mut no_pointer = machine(rsdp(2, 0x1000, 0x2000));
         no_pointer.0[0].1[0x1231] ^= 1;
-        assert_eq!(Tables::find(&no_pointer, None).map(|_| ()).unwrap_err(), AcpiError::NoRootPointer);
+        assert_eq!(
+            Tables::find(&no_pointer, None).map(|_| ()).unwrap_err(),
+            AcpiError::NoRootPointer
+        );
         for position in 0..44 {
             let mut bad = machine(rsdp(2, 0x1000, 0x2000));
             bad.0[4].1[position] ^= 0x10;

@@ -1,0 +1,256 @@
+//! Where ring 3 enters the kernel and leaves it: the assembly (entry.S) and the first Rust functions
+//! that it calls, which say to the core what happened and ask it what to resume. No policy here.
+#![expect(
+    unsafe_code,
+    reason = "the entry assembly and the registers it is entered by"
+)]
+
+use crate::cpuid::{self, Feature};
+use crate::percpu::{self, PerCpu};
+use crate::{apic, gdt, idt, kernel, panic, timer};
+use core::arch::{asm, global_asm};
+use core::mem::offset_of;
+use kernel_core::registers::Registers;
+use kernel_core::sync::Ordering;
+use x86_64::VirtAddr;
+use x86_64::registers::control::{Cr2, Efer, EferFlags};
+use x86_64::registers::model_specific::{FsBase, KernelGsBase, LStar, SFMask, Star};
+use x86_64::registers::rflags::RFlags;
+
+global_asm!(
+    include_str!("entry.S"),
+    THIS = const percpu::OFFSET_THIS,
+    USER_STACK = const percpu::OFFSET_USER_STACK,
+    KERNEL_STACK = const percpu::OFFSET_KERNEL_STACK,
+    REGISTERS_END = const percpu::OFFSET_REGISTERS_END,
+    END = const size_of::<Registers>(),
+    FS_BASE = const offset_of!(Registers, fs_base),
+    GS_BASE = const offset_of!(Registers, gs_base),
+    ENTRY = const offset_of!(Registers, entry),
+    R12 = const offset_of!(Registers, r12),
+    R13 = const offset_of!(Registers, r13),
+    R14 = const offset_of!(Registers, r14),
+    R15 = const offset_of!(Registers, r15),
+    RBX = const offset_of!(Registers, rbx),
+    RBP = const offset_of!(Registers, rbp),
+    RDI = const offset_of!(Registers, rdi),
+    RSI = const offset_of!(Registers, rsi),
+    RDX = const offset_of!(Registers, rdx),
+    R8 = const offset_of!(Registers, r8),
+    R9 = const offset_of!(Registers, r9),
+    R10 = const offset_of!(Registers, r10),
+    R11 = const offset_of!(Registers, r11),
+    RCX = const offset_of!(Registers, rcx),
+    RAX = const offset_of!(Registers, rax),
+    ERROR_CODE = const offset_of!(Registers, error_code),
+    RIP = const offset_of!(Registers, rip),
+    CS = const offset_of!(Registers, cs),
+    RFLAGS = const offset_of!(Registers, rflags),
+    RSP = const offset_of!(Registers, rsp),
+    SS = const offset_of!(Registers, ss),
+    USER_CODE = const gdt::USER_CODE,
+    USER_DATA = const gdt::USER_DATA,
+    FSGSBASE = const Feature::FsGsBase as u32,
+    SMAP = const Feature::Smap as u32,
+    DEBUG = const idt::DEBUG,
+    NMI = const idt::NMI,
+    DOUBLE_FAULT = const idt::DOUBLE_FAULT,
+    MACHINE_CHECK = const idt::MACHINE_CHECK,
+    FIRST_INTERRUPT = const idt::FIRST_INTERRUPT,
+    system_call = sym system_call,
+    trap = sym trap,
+    fatal_exception = sym fatal_exception,
+    non_maskable = sym non_maskable,
+);
+
+/// The pushes of entry.S's `trap_in_ring_3`, from the end of the structure down.
+const _: () = {
+    let order = [
+        offset_of!(Registers, ss),
+        offset_of!(Registers, rsp),
+        offset_of!(Registers, rflags),
+        offset_of!(Registers, cs),
+        offset_of!(Registers, rip),
+        offset_of!(Registers, error_code),
+        offset_of!(Registers, rax),
+        offset_of!(Registers, rcx),
+        offset_of!(Registers, r11),
+        offset_of!(Registers, r10),
+        offset_of!(Registers, r9),
+        offset_of!(Registers, r8),
+        offset_of!(Registers, rdx),
+        offset_of!(Registers, rsi),
+        offset_of!(Registers, rdi),
+        offset_of!(Registers, rbp),
+        offset_of!(Registers, rbx),
+        offset_of!(Registers, r15),
+        offset_of!(Registers, r14),
+        offset_of!(Registers, r13),
+        offset_of!(Registers, r12),
+        offset_of!(Registers, entry),
+        offset_of!(Registers, gs_base),
+        offset_of!(Registers, fs_base),
+    ];
+    let mut place = 0;
+    while place < order.len() {
+        assert!(order[place] == size_of::<Registers>() - 8 * (place + 1));
+        place += 1;
+    }
+};
+
+/// Bytes of a stub in entry.S.
+const STUB_BYTES: usize = 16;
+
+unsafe extern "C" {
+    static stubs: u8;
+    static syscall_entry: u8;
+}
+
+/// Address of a vector's stub.
+pub(crate) fn stub(vector: u8) -> u64 {
+    ((&raw const stubs).addr() + STUB_BYTES * usize::from(vector)) as u64
+}
+
+/// Opens SYSCALL on this CPU (AMD APM volume 2, section 6.1.1).
+pub(crate) fn enable_system_calls() {
+    // SAFETY: the selectors are those of this CPU's descriptor table; SCE only allows SYSCALL.
+    unsafe {
+        Star::write_raw(gdt::USER_BASE, gdt::KERNEL_CODE);
+        Efer::update(|flags| flags.insert(EferFlags::SYSTEM_CALL_EXTENSIONS));
+    }
+    LStar::write(VirtAddr::new_truncate(
+        (&raw const syscall_entry).addr() as u64
+    ));
+    // Interrupts, single step and nested-task off, string operations upwards, no access to user
+    // pages (AC), I/O privilege 0.
+    SFMask::write(
+        RFlags::INTERRUPT_FLAG
+            | RFlags::TRAP_FLAG
+            | RFlags::DIRECTION_FLAG
+            | RFlags::NESTED_TASK
+            | RFlags::ALIGNMENT_CHECK
+            | RFlags::IOPL_HIGH
+            | RFlags::IOPL_LOW,
+    );
+}
+
+/// SYSCALL, with the thread's registers saved.
+extern "C" fn system_call(cpu: &'static PerCpu) -> &'static Registers {
+    let core = kernel::cpu(cpu);
+    kernel::get().system_call(core);
+    resume(cpu)
+}
+
+/// An interrupt from either ring or an exception from ring 3, with the thread's registers saved.
+extern "C" fn trap(cpu: &'static PerCpu, vector: u32) -> &'static Registers {
+    let core = kernel::cpu(cpu);
+    match vector as u8 {
+        vector @ 0..idt::FIRST_INTERRUPT => {
+            let address = if vector == idt::PAGE_FAULT {
+                Cr2::read_raw()
+            } else {
+                0
+            };
+            let error_code = cpu
+                .registers()
+                .map_or(0, |registers| registers.error_code.get());
+            kernel::get().fault(core, vector, error_code, address);
+        }
+        idt::TIMER => {
+            apic::end_of_interrupt();
+            if timer::expired(cpu) {
+                kernel::get().timer(core);
+            }
+        }
+        idt::KICK => {
+            apic::end_of_interrupt();
+            kernel::get().kicked(core);
+        }
+        vector @ kernel_core::platform::FIRST_DEVICE_VECTOR
+            ..=kernel_core::platform::LAST_DEVICE_VECTOR => kernel::get().interrupt(core, vector),
+        // Acknowledging a spurious interrupt would acknowledge another one (Intel SDM volume 3A,
+        // section 11.9); the legacy controllers are masked, what they still raise is spurious too.
+        idt::APIC_ERROR => apic::end_of_interrupt(),
+        _ => {}
+    }
+    resume(cpu)
+}
+
+/// What this CPU does next: back to the assembly with a thread's registers, or idle.
+#[inline(always)]
+fn resume(cpu: &'static PerCpu) -> &'static Registers {
+    match kernel::get().leave(kernel::cpu(cpu)) {
+        Some(thread) => {
+            let registers = thread.registers();
+            cpu.set_registers(registers);
+            if !cpuid::has(Feature::FsGsBase) {
+                load_bases(cpu, registers);
+            }
+            registers
+        }
+        None => idle(cpu),
+    }
+}
+
+/// Lets this CPU, which starts, take up work.
+pub(crate) fn begin(cpu: &'static PerCpu) -> ! {
+    let registers = resume(cpu);
+    // SAFETY: `resume` of entry.S wants the registers in rax and this CPU's state loaded.
+    unsafe { asm!("jmp resume", in("rax") registers, options(noreturn)) }
+}
+
+/// Loads FS and GS base on a CPU without FSGSBASE, where ring 3 cannot set them: only when another
+/// thread comes to run. (Loading a selector clears them, which harms only the thread that did it.)
+#[cold]
+fn load_bases(cpu: &PerCpu, registers: &'static Registers) {
+    let address = core::ptr::from_ref(registers).addr() as u64;
+    if cpu.bases_of.swap(address, Ordering::Relaxed) != address {
+        FsBase::write(VirtAddr::new_truncate(registers.fs_base.get()));
+        // The exit path swaps it in.
+        KernelGsBase::write(VirtAddr::new_truncate(registers.gs_base.get()));
+    }
+}
+
+/// Halts until an interrupt, which enters the kernel as if from ring 3 but drops this frame. An
+/// interrupt that is pending is not lost: STI takes effect after the instruction that follows it.
+fn idle(cpu: &PerCpu) -> ! {
+    let stack = cpu.kernel_stack.load(Ordering::Relaxed);
+    // SAFETY: the stack is this CPU's own and nothing on it is used again.
+    unsafe {
+        asm!("mov rsp, {stack}", "xor ebp, ebp", "2: sti", "hlt", "jmp 2b", stack = in(reg) stack,
+            options(noreturn));
+    }
+}
+
+/// What the CPU and a stub of entry.S have pushed when ring 0 took an exception.
+#[repr(C)]
+struct Frame {
+    rax: u64,
+    error_code: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+/// An exception in ring 0, a double fault, or a machine check: a broken invariant or machine.
+extern "C" fn fatal_exception(vector: u32, frame: &Frame, frame_pointer: u64) -> ! {
+    percpu::recover();
+    let from_ring_3 = frame.cs & 3 != 0;
+    panic::exception(&panic::Exception {
+        vector,
+        error_code: frame.error_code,
+        address: Cr2::read_raw(),
+        instruction_pointer: frame.rip,
+        stack_pointer: frame.rsp,
+        flags: frame.rflags,
+        frame_pointer: if from_ring_3 { 0 } else { frame_pointer },
+    })
+}
+
+/// An NMI: how a panic stops the other CPUs; else the machine's complaint, which nobody here can
+/// judge. May run between any two instructions: takes no lock and knows no per-CPU state.
+extern "C" fn non_maskable() {
+    panic::stop_if_panicking();
+}

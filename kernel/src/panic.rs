@@ -1,0 +1,162 @@
+//! A broken invariant of the kernel: say where, on which CPU, in which thread, and how it came to
+//! that; stop the other CPUs; then do what the tunable `panic.action` says.
+#![expect(unsafe_code, reason = "walks the stack")]
+
+use crate::uart::{self, Uart};
+use crate::{apic, kernel, paging, percpu, power};
+use core::arch::asm;
+use core::fmt::{self, Write as _};
+use core::panic::PanicInfo;
+use kernel_core::sync::{AtomicBool, AtomicU32, Ordering};
+use x86_64::instructions::{hlt, interrupts};
+
+/// Most callers that a backtrace lists.
+const DEPTH: usize = 24;
+
+/// An exception that ends the kernel.
+pub(crate) struct Exception {
+    /// Vector.
+    pub(crate) vector: u32,
+    /// Error code, 0 where the vector has none.
+    pub(crate) error_code: u64,
+    /// CR2: the address, for a page fault.
+    pub(crate) address: u64,
+    /// Address of the instruction.
+    pub(crate) instruction_pointer: u64,
+    /// Stack pointer.
+    pub(crate) stack_pointer: u64,
+    /// RFLAGS.
+    pub(crate) flags: u64,
+    /// RBP; 0 if it is ring 3's.
+    pub(crate) frame_pointer: u64,
+}
+
+/// No CPU has panicked. Else it holds the panicking CPU's number + 1.
+static PANICKING: AtomicU32 = AtomicU32::new(0);
+/// Whether `percpu::this` can be asked.
+static CPU_KNOWN: AtomicBool = AtomicBool::new(false);
+
+/// From now on a panic knows on which CPU it is. Called once the boot CPU has its GS base.
+pub(crate) fn cpu_is_known() {
+    CPU_KNOWN.store(true, Ordering::Relaxed);
+}
+
+/// In an NMI: stops this CPU for good if another one has panicked.
+pub(crate) fn stop_if_panicking() {
+    if PANICKING.load(Ordering::Acquire) != 0 {
+        stop();
+    }
+}
+
+fn stop() -> ! {
+    loop {
+        interrupts::disable();
+        hlt();
+    }
+}
+
+/// Makes this CPU the one that speaks. A second CPU that panics stays silent; a panic within the
+/// panic halts at once.
+fn begin() -> u32 {
+    interrupts::disable();
+    let cpu = if CPU_KNOWN.load(Ordering::Relaxed) {
+        percpu::this().index.load(Ordering::Relaxed)
+    } else {
+        0
+    };
+    match PANICKING.compare_exchange(0, cpu + 1, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
+        Err(first) => {
+            if first == cpu + 1 {
+                uart::write_bytes(b"\nuzura: panic within a panic\nuzura: halted\n");
+            }
+            stop()
+        }
+    }
+    apic::stop_others();
+    // The other CPU's unfinished line stays on its own.
+    uart::write_bytes(b"\n");
+    cpu
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let cpu = begin();
+    let frame_pointer: u64;
+    // SAFETY: reads a register.
+    unsafe {
+        asm!("mov {}, rbp", out(reg) frame_pointer, options(nomem, nostack, preserves_flags))
+    };
+    report(cpu, frame_pointer, |out| {
+        write!(out, "{}", info.message())?;
+        info.location()
+            .map_or(Ok(()), |place| write!(out, ", at {place}"))
+    })
+}
+
+/// Ends the kernel after an exception in ring 0.
+pub(crate) fn exception(exception: &Exception) -> ! {
+    let cpu = begin();
+    report(cpu, exception.frame_pointer, |out| {
+        let Exception {
+            vector,
+            error_code,
+            address,
+            instruction_pointer,
+            stack_pointer,
+            flags,
+            ..
+        } = exception;
+        write!(
+            out,
+            "exception {vector} (error code {error_code:#x}, address {address:#x})"
+        )?;
+        write!(
+            out,
+            " at {instruction_pointer:#x}, rsp {stack_pointer:#x}, rflags {flags:#x}"
+        )
+    })
+}
+
+fn report(cpu: u32, frame_pointer: u64, what: impl Fn(&mut Uart) -> fmt::Result) -> ! {
+    // Failure to write is not possible, and there would be nobody to tell.
+    let _ = write_report(&mut Uart, cpu, frame_pointer, what);
+    power::act(kernel::panic_action())
+}
+
+fn write_report(
+    out: &mut Uart,
+    cpu: u32,
+    frame_pointer: u64,
+    what: impl Fn(&mut Uart) -> fmt::Result,
+) -> fmt::Result {
+    out.write_str("uzura: panic: ")?;
+    what(out)?;
+    write!(out, "\nuzura: panic: on CPU {cpu}, ")?;
+    match kernel::current_thread() {
+        Some(thread) => writeln!(out, "in thread {thread}")?,
+        None => writeln!(out, "in no thread")?,
+    }
+    out.write_str("uzura: panic: called from")?;
+    backtrace(out, frame_pointer)?;
+    out.write_str("\n")
+}
+
+/// Return addresses along the frame pointers: each frame holds the caller's rbp, then the return
+/// address (System V ABI, AMD64 supplement, section 3.2.2).
+fn backtrace(out: &mut Uart, mut frame_pointer: u64) -> fmt::Result {
+    for _ in 0..DEPTH {
+        if !frame_pointer.is_multiple_of(8) || !paging::is_stack(frame_pointer, 16) {
+            break;
+        }
+        // SAFETY: sixteen bytes of a mapped kernel stack, aligned.
+        let [next, address] = unsafe { *(frame_pointer as *const [u64; 2]) };
+        write!(out, " {address:#x}")?;
+        // Callers lie further up; anything else is no chain.
+        if next <= frame_pointer {
+            break;
+        }
+        frame_pointer = next;
+    }
+    Ok(())
+}

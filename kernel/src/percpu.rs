@@ -1,0 +1,158 @@
+//! What one CPU owns in the mechanism, found through its GS base while it is in ring 0: the pointer
+//! that the entry code switches stacks by, the task state segment, the descriptor table.
+//!
+//! Every field that changes is atomic, because other CPUs hold references; only the CPU itself
+//! touches them, unless a field says otherwise, so that accesses are relaxed.
+#![expect(unsafe_code, reason = "reads the GS base's target and loads it")]
+
+use crate::gdt::{self, TaskState};
+use core::arch::asm;
+use core::mem::offset_of;
+use kernel_core::platform::PortRange;
+use kernel_core::registers::Registers;
+use kernel_core::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use x86_64::registers::model_specific::GsBase;
+use x86_64::{VirtAddr, instructions::tables};
+
+/// Most port ranges that one task has attached; `ipc` documents the number.
+pub(crate) const MAX_PORT_RANGES: usize = 8;
+
+/// One CPU.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(crate) struct PerCpu {
+    /// Its own address, so that one load through GS gives a reference.
+    pub(crate) this: AtomicU64,
+    /// Where the entry code keeps ring 3's stack pointer for two instructions.
+    pub(crate) user_stack: AtomicU64,
+    /// End (exclusive) of the kernel stack.
+    pub(crate) kernel_stack: AtomicU64,
+    /// The core's state of this CPU: address of its `kernel_core::cpu::Cpu`, 0 before it has one.
+    pub(crate) core: AtomicU64,
+    /// The CPU's number, dense from 0.
+    pub(crate) index: AtomicU32,
+    /// Its local APIC's identifier.
+    pub(crate) apic: AtomicU32,
+    /// Added to the TSC to make it agree with CPU 0's.
+    pub(crate) tsc_offset: AtomicU64,
+    /// The timer's deadline in nanoseconds, `u64::MAX` for none.
+    pub(crate) deadline: AtomicU64,
+    /// The ranks of the locks it holds (debug builds).
+    pub(crate) held_locks: AtomicU64,
+    /// Whether CR0.TS is set: ring 3 may not use the FPU.
+    pub(crate) fpu_refused: AtomicBool,
+    /// Set by the CPU itself once it is ready; read by the CPU that starts it.
+    pub(crate) online: AtomicBool,
+    /// The thread registers whose FS and GS base are loaded, on CPUs without FSGSBASE; 0 for none.
+    pub(crate) bases_of: AtomicU64,
+    /// The port ranges that the bitmap allows: first and count packed, see `ports`.
+    pub(crate) ports: [AtomicU64; MAX_PORT_RANGES],
+    /// The descriptor table.
+    pub(crate) gdt: [AtomicU64; gdt::ENTRIES],
+    /// The task state segment, bitmap included.
+    pub(crate) task_state: TaskState,
+}
+
+/// Offsets that entry.S uses.
+pub(crate) const OFFSET_THIS: usize = offset_of!(PerCpu, this);
+pub(crate) const OFFSET_USER_STACK: usize = offset_of!(PerCpu, user_stack);
+pub(crate) const OFFSET_KERNEL_STACK: usize = offset_of!(PerCpu, kernel_stack);
+/// RSP0 is the end of the current thread's registers: for the CPU's own pushes and for SYSCALL.
+pub(crate) const OFFSET_REGISTERS_END: usize =
+    offset_of!(PerCpu, task_state) + offset_of!(TaskState, rsp0);
+
+/// The CPU that boots; the others' are made when they are started.
+static BOOT_CPU: PerCpu = PerCpu::new();
+
+impl PerCpu {
+    /// A CPU that was not started.
+    pub(crate) const fn new() -> PerCpu {
+        PerCpu {
+            this: AtomicU64::new(0),
+            user_stack: AtomicU64::new(0),
+            kernel_stack: AtomicU64::new(0),
+            core: AtomicU64::new(0),
+            index: AtomicU32::new(0),
+            apic: AtomicU32::new(0),
+            tsc_offset: AtomicU64::new(0),
+            deadline: AtomicU64::new(u64::MAX),
+            held_locks: AtomicU64::new(0),
+            fpu_refused: AtomicBool::new(false),
+            online: AtomicBool::new(false),
+            bases_of: AtomicU64::new(0),
+            ports: [const { AtomicU64::new(0) }; MAX_PORT_RANGES],
+            gdt: gdt::TABLE,
+            task_state: TaskState::new(),
+        }
+    }
+
+    /// Makes this CPU known to itself through its GS base.
+    pub(crate) fn load(&'static self) {
+        let address = core::ptr::from_ref(self).expose_provenance() as u64;
+        self.this.store(address, Ordering::Relaxed);
+        GsBase::write(VirtAddr::new_truncate(address));
+    }
+
+    /// The current thread's registers; `None` before the first thread.
+    pub(crate) fn registers(&self) -> Option<&'static Registers> {
+        let end = self.task_state.rsp0.load(Ordering::Relaxed);
+        let start = (end as usize).checked_sub(size_of::<Registers>())?;
+        // SAFETY: RSP0 is 0 or was stored by `set_registers`, from a `&'static Registers`.
+        Some(unsafe { &*core::ptr::with_exposed_provenance(start) })
+    }
+
+    /// Says into which registers this CPU's next entry from ring 3 goes.
+    #[inline(always)]
+    pub(crate) fn set_registers(&self, registers: &'static Registers) {
+        // The CPU aligns RSP0 down to 16 before it pushes (Intel SDM volume 3A, section 6.14.2).
+        const {
+            assert!(size_of::<Registers>().is_multiple_of(16) && align_of::<Registers>() >= 16);
+        }
+        let start = core::ptr::from_ref(registers).expose_provenance();
+        self.task_state
+            .rsp0
+            .store((start + size_of::<Registers>()) as u64, Ordering::Relaxed);
+    }
+
+    /// Whether a port range is installed at this place, and which.
+    pub(crate) fn port_range(&self, place: usize) -> PortRange {
+        let packed = self.ports[place].load(Ordering::Relaxed);
+        PortRange {
+            first: (packed >> 32) as u16,
+            count: packed as u32,
+        }
+    }
+
+    /// Notes which port range is installed at this place.
+    pub(crate) fn note_port_range(&self, place: usize, range: PortRange) {
+        let packed = u64::from(range.first) << 32 | u64::from(range.count);
+        self.ports[place].store(packed, Ordering::Relaxed);
+    }
+}
+
+/// Makes the boot CPU known to itself; the first thing it does.
+pub(crate) fn load_boot_cpu() {
+    BOOT_CPU.load();
+}
+
+/// The CPU that calls.
+#[inline(always)]
+pub(crate) fn this() -> &'static PerCpu {
+    let address: usize;
+    // SAFETY: in ring 0 the GS base is the address of this CPU's `PerCpu` from `load` on (entry.S
+    // swaps it in before any Rust code runs), whose first field is its own address.
+    unsafe {
+        asm!("mov {}, gs:[{this}]", out(reg) address, this = const OFFSET_THIS,
+            options(pure, nomem, nostack, preserves_flags));
+        &*core::ptr::with_exposed_provenance(address)
+    }
+}
+
+/// Loads the GS base again in an exception from ring 0, which may have come while ring 3's was
+/// loaded. The descriptor table's address says which CPU this is: it lies in the CPU's `PerCpu`.
+pub(crate) fn recover() {
+    let table = tables::sgdt().base.as_u64();
+    GsBase::write(VirtAddr::new_truncate(
+        table - offset_of!(PerCpu, gdt) as u64,
+    ));
+}

@@ -1,0 +1,213 @@
+//! The start of the machine, in order: what the boot loader and the firmware say, memory, interrupt
+//! controllers, time, the other CPUs; then the core takes over.
+#![expect(
+    unsafe_code,
+    reason = "the entry point, and promises about memory that only hold at boot"
+)]
+
+use crate::boot_memory::BootMemory;
+use crate::paging::{self, Tables};
+use crate::uart::{self, say};
+use crate::{
+    apic, calibrate, clock, cpuid, gdt, idt, ioapic, kernel, panic, patch, percpu, physical, power,
+    rtc, smp, timer,
+};
+use boot::acpi::{self, AcpiError, Fadt, Madt};
+use boot::entry::EARLY_END;
+use boot::{BootError, BootInfo, PAGE, Range};
+use kernel_core::frames::Frame;
+use kernel_core::sync;
+
+/// What the firmware's tables say.
+struct Firmware {
+    root: u64,
+    madt: Madt,
+    fadt: Option<Fadt>,
+    hpet: Option<u64>,
+}
+
+/// The kernel's first Rust function, on the early page tables: `magic` and `info` as the loader left
+/// them.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_start(magic: u32, info: u32) -> ! {
+    uart::initialise();
+    uart::write_bytes(concat!("uzura ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
+    percpu::load_boot_cpu();
+    panic::cpu_is_known();
+    let cpu = percpu::this();
+    if let Err(missing) = cpuid::detect() {
+        panic!("this processor lacks {missing}; choose another CPU model");
+    }
+    patch::apply();
+    gdt::load(cpu);
+    idt::fill();
+    idt::load();
+    paging::enable_protection();
+
+    // SAFETY: the early page tables are loaded until `load_tables`, after the last use; no memory that
+    // a loader or the firmware filled is handed out before.
+    let early = unsafe { physical::EarlyMemory::new() };
+    let info = read_boot_info(&early, magic, info).unwrap_or_else(|error| panic!("{error}"));
+    let firmware = read_firmware(&early, info.rsdp);
+    let free = info.free().unwrap_or_else(|error| panic!("{error}"));
+    say_memory(&info);
+
+    // SAFETY: free RAM, and the early tables map what is below 4 GiB.
+    let mut memory = unsafe { BootMemory::new(free, EARLY_END) };
+    let trampoline = memory.take_low_page();
+    load_tables(&info, &mut memory);
+    smp::prepare(cpu, &mut Tables::again(&mut memory));
+    apic::initialise(&mut Tables::again(&mut memory));
+    smp::set_up_this_cpu(cpu);
+    smp::enlist(cpu);
+    start_clock(&firmware, &mut memory);
+    let inputs = ioapic::initialise(&mut Tables::again(&mut memory), &firmware.madt);
+    let agree = start_processors(&firmware.madt, trampoline, &mut memory, inputs);
+    paging::keep(kept_ranges(&info, &firmware.madt));
+    let page = Frame::from_address(memory.take(PAGE)).unwrap_or(Frame(0));
+    clock::fill_page(page, agree);
+    kernel::start(&info, firmware.root, memory)
+}
+
+fn read_boot_info(
+    memory: &physical::EarlyMemory,
+    magic: u32,
+    info: u32,
+) -> Result<BootInfo, BootError> {
+    match magic {
+        boot::multiboot::MAGIC => boot::multiboot::read(memory, u64::from(info), paging::image()),
+        _ => boot::pvh::read(memory, u64::from(info), paging::image()),
+    }
+}
+
+/// Reads the firmware's tables. What is missing is said; the machine then has one CPU, or no soft off.
+fn read_firmware(memory: &physical::EarlyMemory, rsdp: Option<u64>) -> Firmware {
+    let mut firmware = Firmware {
+        root: 0,
+        madt: Madt::default(),
+        fadt: None,
+        hpet: None,
+    };
+    let tables = match acpi::Tables::find(memory, rsdp) {
+        Ok(tables) => tables,
+        Err(error) => {
+            say!("{error}: one CPU, no device interrupts, no soft off");
+            return firmware;
+        }
+    };
+    firmware.root = tables.root();
+    firmware.hpet = calibrate::hpet_of(&tables);
+    let complain = |error: AcpiError, lost: &str| say!("{error}: {lost}");
+    match tables.table("APIC").and_then(Madt::read) {
+        Ok(madt) => firmware.madt = madt,
+        Err(error) => complain(error, "one CPU, no device interrupts"),
+    }
+    match tables.table("FACP").and_then(Fadt::read) {
+        Ok(fadt) => {
+            let soft_off = tables.dsdt(&fadt).ok().and_then(acpi::soft_off);
+            power::remember(fadt, soft_off);
+            firmware.fadt = Some(fadt);
+        }
+        Err(error) => complain(error, "no soft off"),
+    }
+    firmware
+}
+
+fn say_memory(info: &BootInfo) {
+    let archive = info.archive.map_or(0, |archive| archive.bytes() >> 10);
+    say!(
+        "booted by {}; memory: {} MiB, boot archive: {archive} KiB",
+        info.door,
+        info.ram.bytes() >> 20
+    );
+}
+
+/// Builds the kernel's page tables and leaves the early ones.
+fn load_tables(info: &BootInfo, memory: &mut BootMemory) {
+    let mut tables = Tables::new(memory);
+    tables.map_image();
+    for range in info.ram.as_slice() {
+        tables.map_ram(*range);
+    }
+    paging::load(paging::root());
+    physical::direct_map_is_loaded();
+    // SAFETY: the tables that were just loaded map all RAM.
+    unsafe { memory.lift_limit() };
+}
+
+fn start_clock(firmware: &Firmware, memory: &mut BootMemory) {
+    let mut tables = Tables::again(memory);
+    let Some(rate) = calibrate::tsc_rate(&mut tables, firmware.fadt.as_ref(), firmware.hpet) else {
+        panic!(
+            "no timer to measure the TSC by: give the machine an HPET, an ACPI PM timer or a PIT"
+        );
+    };
+    clock::start(rate.hz);
+    kernel::set_clock_source(rate.source);
+    match timer::calibrate() {
+        None => say!(
+            "clock: TSC at {} kHz, by {}; timer: TSC deadline",
+            rate.hz / 1000,
+            rate.source
+        ),
+        Some(hz) => {
+            say!(
+                "clock: TSC at {} kHz, by {}; timer: local APIC at {} kHz",
+                rate.hz / 1000,
+                rate.source,
+                hz / 1000
+            );
+        }
+    }
+    match rtc::seconds() {
+        Some(seconds) => clock::set_wall(seconds),
+        None => say!("no real-time clock: wall time is unknown"),
+    }
+}
+
+/// Starts the other CPUs; whether all TSCs agree.
+fn start_processors(
+    madt: &Madt,
+    trampoline: Option<u64>,
+    memory: &mut BootMemory,
+    inputs: u32,
+) -> bool {
+    sync::install_hooks(sync::Hooks {
+        relax: kernel::relax,
+        held: || &percpu::this().held_locks,
+    });
+    let listed = madt.processors.len() + madt.unlisted;
+    let agree = match trampoline {
+        Some(page) => smp::start_others(&madt.processors, page, memory),
+        None => {
+            if listed > 1 {
+                say!("no free page below 1 MiB to start other processors from");
+            }
+            true
+        }
+    };
+    say!(
+        "CPUs: {} of {}, {}, {inputs} interrupt lines",
+        smp::count(),
+        listed.max(1),
+        apic::mode()
+    );
+    agree
+}
+
+/// What no driver may map: RAM, page 0, the APICs.
+fn kept_ranges(info: &BootInfo, madt: &Madt) -> boot::Ranges {
+    let mut kept = info.ram.clone();
+    let mut keep = |start, bytes| {
+        if let Some(range) = Range::of(start, bytes) {
+            kept.add(range.outer_pages())
+                .unwrap_or_else(|_| panic!("{}", BootError::TooManyRanges));
+        }
+    };
+    keep(0, PAGE);
+    keep(madt.local_apic, PAGE);
+    for io_apic in &madt.io_apics {
+        keep(io_apic.address, PAGE);
+    }
+    kept
+}

@@ -1,0 +1,74 @@
+//! This CPU's timer: one deadline at a time, from the local APIC. In TSC deadline mode the hardware
+//! takes the deadline as it is; else its 32-bit counter is given as many ticks as it can hold, at the
+//! finest rate that reaches the deadline, and long waits are chained.
+
+use crate::cpuid::{self, Feature};
+use crate::percpu::{self, PerCpu};
+use crate::{apic, clock};
+use kernel_core::sync::{AtomicU64, Ordering};
+
+/// Timer ticks per nanosecond, times 2^32, at divider 1. Set once; 0 in TSC deadline mode.
+static TICKS: AtomicU64 = AtomicU64::new(0);
+/// Largest divider of the counter: 2^7.
+const LARGEST_SHIFT: u32 = 7;
+/// How long the counter's rate is measured, in nanoseconds.
+const MEASURE: u64 = 10_000_000;
+
+/// Measures the counter's rate against the clock, where it is used. Returns it in Hz.
+pub(crate) fn calibrate() -> Option<u64> {
+    if cpuid::has(Feature::TscDeadline) {
+        return None;
+    }
+    apic::start_timer(u32::MAX, 0);
+    let start = clock::now();
+    clock::spin(MEASURE);
+    let (left, end) = (apic::timer_count(), clock::now());
+    apic::start_timer(0, 0);
+    let hz = u128::from(u32::MAX - left) * u128::from(clock::SECOND) / u128::from(end - start);
+    TICKS.store(
+        ((hz << 32) / u128::from(clock::SECOND)) as u64,
+        Ordering::Relaxed,
+    );
+    u64::try_from(hz).ok()
+}
+
+/// Replaces this CPU's deadline; `u64::MAX` for none.
+pub(crate) fn set(deadline: u64) {
+    let cpu = percpu::this();
+    cpu.deadline.store(deadline, Ordering::Relaxed);
+    if deadline != u64::MAX {
+        arm(deadline);
+    } else if cpuid::has(Feature::TscDeadline) {
+        apic::set_deadline(0);
+    } else {
+        apic::start_timer(0, 0);
+    }
+}
+
+fn arm(deadline: u64) {
+    if cpuid::has(Feature::TscDeadline) {
+        // 0 would disarm it.
+        return apic::set_deadline(clock::tsc_at(deadline).max(1));
+    }
+    let left = deadline.saturating_sub(clock::now());
+    let ticks = u128::from(left) * u128::from(TICKS.load(Ordering::Relaxed)) >> 32;
+    let shift = (0..LARGEST_SHIFT).find(|shift| ticks >> shift <= u128::from(u32::MAX));
+    let shift = shift.unwrap_or(LARGEST_SHIFT);
+    let count = u32::try_from(ticks >> shift).unwrap_or(u32::MAX);
+    apic::start_timer(count.saturating_add(1), shift);
+}
+
+/// In the timer's interrupt: whether the deadline has come. If it has not, the timer runs on.
+pub(crate) fn expired(cpu: &PerCpu) -> bool {
+    let deadline = cpu.deadline.load(Ordering::Relaxed);
+    if deadline == u64::MAX {
+        // Disarmed while the interrupt was under way.
+        return false;
+    }
+    if clock::now() >= deadline {
+        cpu.deadline.store(u64::MAX, Ordering::Relaxed);
+        return true;
+    }
+    arm(deadline);
+    false
+}

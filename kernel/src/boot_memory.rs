@@ -72,6 +72,26 @@ impl BootMemory {
         Some(start)
     }
 
+    /// Places `number` values for good, each made from its index.
+    pub(crate) fn place<T: Sync>(
+        &mut self,
+        number: usize,
+        make: impl FnMut(usize) -> T,
+    ) -> &'static [T] {
+        let start = self.take((number * size_of::<T>()) as u64);
+        // SAFETY: whole pages that were free until now, large enough; mapped at the current offset,
+        // which does not change any more once the limit is lifted.
+        unsafe { physical::place(start, number, make) }
+    }
+
+    /// Address after the highest free byte.
+    pub(crate) fn end(&self) -> u64 {
+        self.free
+            .as_slice()
+            .last()
+            .map_or(0, |range| range.end.min(physical::MOST_MEMORY))
+    }
+
     fn cut(&mut self, range: Range) {
         // Only a list of all MAX_RANGES pieces that is cut in a middle overflows, and pieces are cut
         // at their upper end.

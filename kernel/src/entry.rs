@@ -7,7 +7,7 @@
 
 use crate::cpuid::{self, Feature};
 use crate::percpu::{self, PerCpu};
-use crate::{apic, gdt, idt, kernel, panic, timer};
+use crate::{apic, gdt, idt, kernel, panic, stop, timer};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 use kernel_core::registers::Registers;
@@ -160,6 +160,8 @@ extern "C" fn trap(cpu: &'static PerCpu, vector: u32) -> &'static Registers {
             apic::end_of_interrupt();
             if timer::expired(cpu) {
                 kernel::get().timer(core);
+            } else {
+                kernel::get().enter(core);
             }
         }
         idt::KICK => {
@@ -170,8 +172,12 @@ extern "C" fn trap(cpu: &'static PerCpu, vector: u32) -> &'static Registers {
             ..=kernel_core::platform::LAST_DEVICE_VECTOR => kernel::get().interrupt(core, vector),
         // Acknowledging a spurious interrupt would acknowledge another one (Intel SDM volume 3A,
         // section 11.9); the legacy controllers are masked, what they still raise is spurious too.
-        idt::APIC_ERROR => apic::end_of_interrupt(),
-        _ => {}
+        vector => {
+            if vector == idt::APIC_ERROR {
+                apic::end_of_interrupt();
+            }
+            kernel::get().enter(core);
+        }
     }
     resume(cpu)
 }
@@ -181,7 +187,7 @@ extern "C" fn trap(cpu: &'static PerCpu, vector: u32) -> &'static Registers {
 fn resume(cpu: &'static PerCpu) -> &'static Registers {
     match kernel::get().leave(kernel::cpu(cpu)) {
         Some(thread) => {
-            let registers = thread.registers();
+            let registers = &thread.registers;
             cpu.set_registers(registers);
             if !cpuid::has(Feature::FsGsBase) {
                 load_bases(cpu, registers);
@@ -252,5 +258,5 @@ extern "C" fn fatal_exception(vector: u32, frame: &Frame, frame_pointer: u64) ->
 /// An NMI: how a panic stops the other CPUs; else the machine's complaint, which nobody here can
 /// judge. May run between any two instructions: takes no lock and knows no per-CPU state.
 extern "C" fn non_maskable() {
-    panic::stop_if_panicking();
+    stop::obey();
 }

@@ -29,5 +29,6 @@ mod power;
 mod rtc;
 mod smp;
 mod start;
+mod stop;
 mod timer;
 mod uart;

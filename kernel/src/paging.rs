@@ -22,6 +22,7 @@ use kernel_core::platform::{FRAME_WORDS, FrameWords};
 use kernel_core::sync::{AtomicU64, Ordering};
 use spin::Once;
 use x86_64::PhysAddr;
+use x86_64::instructions::tlb;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr3Flags, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 use x86_64::structures::paging::PhysFrame;
@@ -286,6 +287,11 @@ pub(crate) fn load(root: Frame) {
     // SAFETY: roots come from the core and have the kernel's half from `install_kernel_half` on, or
     // are the kernel's own; what the user half maps is of no concern to Rust.
     unsafe { Cr3::write(frame, Cr3Flags::empty()) };
+}
+
+/// Drops this CPU's TLB entries but for global ones.
+pub(crate) fn flush() {
+    tlb::flush_all();
 }
 
 /// Copies the kernel's half into a task's root.

@@ -3,12 +3,10 @@
 #![expect(unsafe_code, reason = "walks the stack")]
 
 use crate::uart::{self, Uart};
-use crate::{apic, kernel, paging, percpu, power};
+use crate::{kernel, paging, power, stop};
 use core::arch::asm;
 use core::fmt::{self, Write as _};
 use core::panic::PanicInfo;
-use kernel_core::sync::{AtomicBool, AtomicU32, Ordering};
-use x86_64::instructions::{hlt, interrupts};
 
 /// Most callers that a backtrace lists.
 const DEPTH: usize = 24;
@@ -31,52 +29,15 @@ pub(crate) struct Exception {
     pub(crate) frame_pointer: u64,
 }
 
-/// No CPU has panicked. Else it holds the panicking CPU's number + 1.
-static PANICKING: AtomicU32 = AtomicU32::new(0);
-/// Whether `percpu::this` can be asked.
-static CPU_KNOWN: AtomicBool = AtomicBool::new(false);
-
-/// From now on a panic knows on which CPU it is. Called once the boot CPU has its GS base.
-pub(crate) fn cpu_is_known() {
-    CPU_KNOWN.store(true, Ordering::Relaxed);
-}
-
-/// In an NMI: stops this CPU for good if another one has panicked.
-pub(crate) fn stop_if_panicking() {
-    if PANICKING.load(Ordering::Acquire) != 0 {
-        stop();
-    }
-}
-
-fn stop() -> ! {
-    loop {
-        interrupts::disable();
-        hlt();
-    }
-}
-
-/// Makes this CPU the one that speaks. A second CPU that panics stays silent; a panic within the
-/// panic halts at once.
+/// Makes this CPU the one that speaks. A panic within the panic halts at once.
 fn begin() -> u32 {
-    interrupts::disable();
-    let cpu = if CPU_KNOWN.load(Ordering::Relaxed) {
-        percpu::this().index.load(Ordering::Relaxed)
-    } else {
-        0
-    };
-    match PANICKING.compare_exchange(0, cpu + 1, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => {}
-        Err(first) => {
-            if first == cpu + 1 {
-                uart::write_bytes(b"\nuzura: panic within a panic\nuzura: halted\n");
-            }
-            stop()
-        }
+    if !stop::others() {
+        uart::write_bytes(b"\nuzura: panic within a panic\nuzura: halted\n");
+        stop::halt();
     }
-    apic::stop_others();
-    // The other CPU's unfinished line stays on its own.
+    // Another CPU's unfinished line stays on its own.
     uart::write_bytes(b"\n");
-    cpu
+    stop::this_cpu()
 }
 
 #[panic_handler]

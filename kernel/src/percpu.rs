@@ -8,8 +8,10 @@
 use crate::gdt::{self, TaskState};
 use core::arch::asm;
 use core::mem::offset_of;
+use kernel_core::cpu::Cpu;
 use kernel_core::platform::PortRange;
 use kernel_core::registers::Registers;
+use kernel_core::static_ref::AtomicRef;
 use kernel_core::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use x86_64::registers::model_specific::GsBase;
 use x86_64::{VirtAddr, instructions::tables};
@@ -19,7 +21,6 @@ pub(crate) const MAX_PORT_RANGES: usize = 8;
 
 /// One CPU.
 #[repr(C, align(64))]
-#[derive(Debug)]
 pub(crate) struct PerCpu {
     /// Its own address, so that one load through GS gives a reference.
     pub(crate) this: AtomicU64,
@@ -27,8 +28,8 @@ pub(crate) struct PerCpu {
     pub(crate) user_stack: AtomicU64,
     /// End (exclusive) of the kernel stack.
     pub(crate) kernel_stack: AtomicU64,
-    /// The core's state of this CPU: address of its `kernel_core::cpu::Cpu`, 0 before it has one.
-    pub(crate) core: AtomicU64,
+    /// The core's state of this CPU, once there is a core.
+    pub(crate) core: AtomicRef<Cpu>,
     /// The CPU's number, dense from 0.
     pub(crate) index: AtomicU32,
     /// Its local APIC's identifier.
@@ -71,7 +72,7 @@ impl PerCpu {
             this: AtomicU64::new(0),
             user_stack: AtomicU64::new(0),
             kernel_stack: AtomicU64::new(0),
-            core: AtomicU64::new(0),
+            core: AtomicRef::none(),
             index: AtomicU32::new(0),
             apic: AtomicU32::new(0),
             tsc_offset: AtomicU64::new(0),

@@ -51,26 +51,39 @@ pub(crate) fn words(frame: Frame) -> &'static FrameWords {
 
 /// Turns frames for good into objects. See [`kernel_core::platform::Platform::objects`].
 pub(crate) fn objects<T: Sync>(first: Frame, count: usize, make: fn() -> T) -> &'static [T] {
-    const { assert!(align_of::<T>() <= FRAME_WORDS * 8) };
     let number = count * FRAME_WORDS * 8 / size_of::<T>();
-    let start = (DIRECT_MAP + first.address()) as *mut T;
+    // SAFETY: `number` values fit the frames; they are RAM, in the direct map, and the core gives them
+    // up for good to this slab, so that nothing else refers to them.
+    unsafe { place(first.address(), number, |_| make()) }
+}
+
+/// Places values in memory that is given up for good to them.
+///
+/// # Safety
+/// `address` begins enough RAM for `number` values, page-aligned, which nothing else refers to, and
+/// mapped from now on at the current offset.
+pub(crate) unsafe fn place<T: Sync>(
+    address: u64,
+    number: usize,
+    mut make: impl FnMut(usize) -> T,
+) -> &'static [T] {
+    const { assert!(align_of::<T>() <= FRAME_WORDS * 8) };
+    let start = address_of(address) as *mut T;
     for index in 0..number {
-        // SAFETY: inside the frames by the division above; they are mapped and page-aligned, and the
-        // core gives them up for good to this slab, so that nothing else refers to them.
-        unsafe { start.add(index).write(make()) };
+        // SAFETY: the caller's promise.
+        unsafe { start.add(index).write(make(index)) };
     }
     // SAFETY: `number` values were written; nothing will move or write them but through `&T`.
     unsafe { slice::from_raw_parts(start, number) }
 }
 
-/// Memory that was cleared and is given up for good to a table, as a slice of it.
+/// Bytes of RAM that nobody writes.
 ///
 /// # Safety
-/// `address` begins `bytes` bytes of zeroed RAM that nothing else refers to, aligned for `T`, and
-/// mapped from now on at the current offset; `T` is valid when all zero.
-pub(crate) unsafe fn zeroed_slice<T: Sync>(address: u64, number: usize) -> &'static [T] {
+/// The range is RAM, in the direct map, and nobody writes it ever again.
+pub(crate) unsafe fn bytes(address: u64, length: u64) -> &'static [u8] {
     // SAFETY: the caller's promise.
-    unsafe { slice::from_raw_parts(address_of(address) as *const T, number) }
+    unsafe { slice::from_raw_parts(address_of(address) as *const u8, length as usize) }
 }
 
 /// Clears physical memory.

@@ -1,8 +1,9 @@
 //! The machine as the core sees it: [`kernel_core::platform::Platform`], each function handed on to
 //! the module whose concept it is.
 
-use crate::paging::{self};
-use crate::{apic, clock, fpu, idt, ioapic, physical, ports, power, smp, timer, uart};
+use crate::{
+    apic, clock, fpu, gdt, idt, ioapic, paging, percpu, physical, ports, power, smp, timer, uart,
+};
 use boot::Range;
 use kernel_core::frames::Frame;
 use kernel_core::platform::{FrameWords, LineMode, Platform, PortRange, PowerAction};
@@ -46,6 +47,19 @@ impl Platform for X86 {
     #[inline(always)]
     fn load_root(&self, root: Frame) {
         paging::load(root);
+    }
+
+    fn flush(&self) {
+        paging::flush();
+    }
+
+    #[inline(always)]
+    fn this_cpu(&self) -> usize {
+        percpu::this().index.load(Ordering::Relaxed) as usize
+    }
+
+    fn user_selectors(&self) -> (u64, u64) {
+        (u64::from(gdt::USER_CODE), u64::from(gdt::USER_DATA))
     }
 
     fn kernel_root(&self) -> Frame {

@@ -2,14 +2,14 @@
 //! 4.8.3.6 and 16.1), with the older ways behind.
 #![expect(unsafe_code, reason = "I/O ports and a deliberate triple fault")]
 
-use crate::uart;
+use crate::{stop, uart};
 use boot::acpi::{Fadt, ResetRegister, Sleep};
 use core::arch::asm;
 use kernel_core::platform::PowerAction;
 use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::instructions::port::Port;
-use x86_64::instructions::{hlt, interrupts, tables};
+use x86_64::instructions::tables;
 use x86_64::structures::DescriptorTablePointer;
 
 /// PM1 control (table 4.16): ACPI mode is on; sleep type; enter it.
@@ -37,9 +37,10 @@ pub(crate) fn remember(fadt: Fadt, soft_off: Option<Sleep>) {
     CONTROL.call_once(|| Control { fadt, soft_off });
 }
 
-/// Says the last line and stops the machine. The other CPUs may still run.
+/// Says the last line and stops the machine. The other CPUs are stopped first.
 pub(crate) fn act(action: PowerAction) -> ! {
-    interrupts::disable();
+    // The last line is the last.
+    stop::others();
     match action {
         PowerAction::Halt => {
             uart::write_bytes(b"uzura: halted\n");
@@ -51,10 +52,7 @@ pub(crate) fn act(action: PowerAction) -> ! {
         }
     }
     // The machine has no power control: stay here.
-    loop {
-        interrupts::disable();
-        hlt();
-    }
+    stop::halt()
 }
 
 fn read(port: u16) -> u16 {

@@ -10,7 +10,7 @@ use crate::boot_memory::BootMemory;
 use crate::paging::{self, Tables};
 use crate::percpu::{self, PerCpu};
 use crate::uart::say;
-use crate::{apic, clock, entry, fpu, gdt, idt, physical};
+use crate::{apic, clock, entry, fpu, gdt, idt, kernel, physical};
 use boot::entry::{PARAMETERS, Parameters, early_root_address, trampoline_code};
 use core::mem::offset_of;
 use kernel_core::platform::{FrameWords, MAX_CPUS};
@@ -260,5 +260,5 @@ extern "C" fn kernel_start_ap(argument: u64) -> ! {
     let first = TSC_ASKED.load(Ordering::Relaxed);
     cpu.online.store(true, Ordering::Release);
     answer_until_released(first);
-    entry::begin(cpu)
+    kernel::take_part(cpu)
 }

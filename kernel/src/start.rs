@@ -9,14 +9,19 @@ use crate::boot_memory::BootMemory;
 use crate::paging::{self, Tables};
 use crate::uart::{self, say};
 use crate::{
-    apic, calibrate, clock, cpuid, gdt, idt, ioapic, kernel, panic, patch, percpu, physical, power,
-    rtc, smp, timer,
+    apic, calibrate, clock, cpuid, gdt, idt, ioapic, kernel, patch, percpu, physical, power, rtc,
+    smp, stop, timer,
 };
 use boot::acpi::{self, AcpiError, Fadt, Madt};
 use boot::entry::EARLY_END;
-use boot::{BootError, BootInfo, PAGE, Range};
+use boot::{BootError, BootInfo, CommandLine, PAGE, Range};
 use kernel_core::frames::Frame;
+use kernel_core::kernel::Machine;
 use kernel_core::sync;
+use spin::Once;
+
+/// The command line, kept for good.
+static COMMAND_LINE: Once<CommandLine> = Once::new();
 
 /// What the firmware's tables say.
 struct Firmware {
@@ -33,7 +38,7 @@ extern "C" fn kernel_start(magic: u32, info: u32) -> ! {
     uart::initialise();
     uart::write_bytes(concat!("uzura ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
     percpu::load_boot_cpu();
-    panic::cpu_is_known();
+    stop::cpu_is_known();
     let cpu = percpu::this();
     if let Err(missing) = cpuid::detect() {
         panic!("this processor lacks {missing}; choose another CPU model");
@@ -60,13 +65,21 @@ extern "C" fn kernel_start(magic: u32, info: u32) -> ! {
     apic::initialise(&mut Tables::again(&mut memory));
     smp::set_up_this_cpu(cpu);
     smp::enlist(cpu);
-    start_clock(&firmware, &mut memory);
+    let clock_source = start_clock(&firmware, &mut memory);
     let inputs = ioapic::initialise(&mut Tables::again(&mut memory), &firmware.madt);
     let agree = start_processors(&firmware.madt, trampoline, &mut memory, inputs);
     paging::keep(kept_ranges(&info, &firmware.madt));
     let page = Frame::from_address(memory.take(PAGE)).unwrap_or(Frame(0));
     clock::fill_page(page, agree);
-    kernel::start(&info, firmware.root, memory)
+    let command_line = COMMAND_LINE
+        .call_once(|| info.command_line.clone())
+        .as_str();
+    let machine = Machine {
+        command_line,
+        clock_source,
+        acpi_root: firmware.root,
+    };
+    kernel::start(info, machine, memory)
 }
 
 fn read_boot_info(
@@ -135,7 +148,8 @@ fn load_tables(info: &BootInfo, memory: &mut BootMemory) {
     unsafe { memory.lift_limit() };
 }
 
-fn start_clock(firmware: &Firmware, memory: &mut BootMemory) {
+/// Finds the TSC's rate and starts the clock, the timer and the wall clock. Returns the source's name.
+fn start_clock(firmware: &Firmware, memory: &mut BootMemory) -> &'static str {
     let mut tables = Tables::again(memory);
     let Some(rate) = calibrate::tsc_rate(&mut tables, firmware.fadt.as_ref(), firmware.hpet) else {
         panic!(
@@ -143,7 +157,6 @@ fn start_clock(firmware: &Firmware, memory: &mut BootMemory) {
         );
     };
     clock::start(rate.hz);
-    kernel::set_clock_source(rate.source);
     match timer::calibrate() {
         None => say!(
             "clock: TSC at {} kHz, by {}; timer: TSC deadline",
@@ -163,6 +176,7 @@ fn start_clock(firmware: &Firmware, memory: &mut BootMemory) {
         Some(seconds) => clock::set_wall(seconds),
         None => say!("no real-time clock: wall time is unknown"),
     }
+    rate.source
 }
 
 /// Starts the other CPUs; whether all TSCs agree.

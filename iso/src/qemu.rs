@@ -150,11 +150,16 @@ fn network(qemu: &mut Command, options: &RunOptions, forwards: &[Forward]) {
     };
     let backend = match &options.net {
         Net::Tap(name) => format!("tap,id=net0,ifname={name},script=no,downscript=no"),
-        Net::User => forwards
-            .iter()
-            .fold("user,id=net0".to_owned(), |text, forward| {
-                format!("{text},hostfwd=tcp:{}-:{}", forward.host, forward.guest)
-            }),
+        Net::User => user_network(forwards),
     };
     qemu.args(["-netdev", &backend, "-device", device]);
+}
+
+/// QEMU's own network as `net0`, with these ports forwarded.
+pub fn user_network(forwards: &[Forward]) -> String {
+    forwards
+        .iter()
+        .fold("user,id=net0".to_owned(), |text, forward| {
+            format!("{text},hostfwd=tcp:{}-:{}", forward.host, forward.guest)
+        })
 }

@@ -10,6 +10,7 @@ pub mod images;
 pub mod machine;
 pub mod peer;
 pub mod qmp;
+pub mod shell;
 mod slots;
 pub mod suite;
 

@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use iso::cli::{Accel, Boot, RunOptions, Serial};
+use iso::cli::{Accel, Boot, Nic, RunOptions, Serial};
 use iso::forward::Forward;
 use iso::image::Image;
 use iso::qemu::{self, Medium};
@@ -30,6 +30,9 @@ pub struct Setup {
     pub options: RunOptions,
     /// The guest's port that a free port of the host leads to.
     pub guest_port: Option<u16>,
+    /// QEMU's description of the network card and of what it is plugged into, where it is not one of
+    /// the tool's; its network is `net0`.
+    pub devices: Vec<String>,
     /// Whether a debugger's stub listens; its port is [`Machine::gdb`].
     pub gdb: bool,
 }
@@ -45,6 +48,7 @@ impl Setup {
             image,
             options,
             guest_port: None,
+            devices: Vec::new(),
             gdb: false,
         }
     }
@@ -76,6 +80,12 @@ impl Setup {
     /// With any of the tool's options changed.
     pub fn with(mut self, change: impl FnOnce(&mut RunOptions)) -> Self {
         change(&mut self.options);
+        self
+    }
+
+    /// With these devices in place of the tool's network card.
+    pub fn devices(mut self, devices: &[&str]) -> Self {
+        self.devices = devices.iter().map(|device| (*device).to_owned()).collect();
         self
     }
 
@@ -115,6 +125,11 @@ impl Machine {
         let (serial, control) = (folder.path().join("serial"), folder.path().join("qmp"));
         let options = RunOptions {
             serial: Serial::Unix(serial.clone()),
+            nic: if setup.devices.is_empty() {
+                setup.options.nic
+            } else {
+                Nic::None
+            },
             ..setup.options
         };
         options.check()?;
@@ -130,6 +145,10 @@ impl Machine {
         };
         let forwards: Vec<Forward> = forward.into_iter().collect();
         let mut command = qemu::command(&options, &medium, &forwards, gdb);
+        if !setup.devices.is_empty() {
+            command.args(["-netdev", &qemu::user_network(&forwards)]);
+            command.args(setup.devices.iter().flat_map(|device| ["-device", device]));
+        }
         // The processors start when the console is connected, so that no output is lost.
         command.args([
             "-S",

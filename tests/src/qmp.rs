@@ -61,9 +61,13 @@ impl Qmp {
         self.execute("system_reset").map(drop)
     }
 
-    /// Looks at every processor.
+    /// Looks at every processor, all of them stopped at one moment: the registers of a running one
+    /// need not belong together.
     pub fn sample(&mut self) -> Result<Vec<Sample>> {
-        parse_registers(&self.monitor("info registers -a")?)
+        self.execute("stop")?;
+        let registers = self.monitor("info registers -a");
+        self.execute("cont")?;
+        parse_registers(&registers?)
     }
 
     fn request(&mut self, request: &Value) -> Result<Value> {

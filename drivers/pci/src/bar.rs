@@ -20,6 +20,8 @@ const PREFETCHABLE: u32 = 1 << 3;
 const MEMORY_MASK: u32 = !0xf;
 /// Address bits of an I/O register.
 const IO_MASK: u32 = !0x3;
+/// End of what x86-64 can address physically (Intel SDM volume 3A, section 4.1.4: at most 52 bits).
+const PHYSICAL_END: u64 = 1 << 52;
 /// x86 has 65,536 ports: upper address bits of an I/O register mean nothing.
 const PORT_MASK: u32 = 0xffff;
 
@@ -116,7 +118,11 @@ fn memory(low: u32, low_mask: u32, high: u32, high_mask: u32) -> Option<Bar> {
     }
     let address = u64::from(high) << 32 | u64::from(low & MEMORY_MASK);
     let bytes = 1u64 << settable.trailing_zeros();
-    if address == 0 || address.checked_add(bytes).is_none() {
+    if address == 0
+        || address
+            .checked_add(bytes)
+            .is_none_or(|end| end > PHYSICAL_END)
+    {
         return Some(Bar::Unassigned);
     }
     Some(Bar::Memory {
@@ -223,5 +229,16 @@ mod tests {
         registers[4] = (0xffff_fff4, 0xffff_fff4);
         registers[5] = (0xffff_ffff, 0xffff_ffff);
         assert_eq!(bars(&registers)[4], Some(Bar::Unassigned));
+        registers[5] = (0x000f_ffff, 0xffff_ffff);
+        assert!(
+            matches!(bars(&registers)[4], Some(Bar::Memory { .. })),
+            "the last addresses"
+        );
+        registers[5] = (0x0010_0000, 0xffff_ffff);
+        assert_eq!(
+            bars(&registers)[4],
+            Some(Bar::Unassigned),
+            "beyond what a CPU can address"
+        );
     }
 }

@@ -434,3 +434,85 @@ fn what_the_kernel_refuses_leaves_nothing_behind() {
         "MSI-X stayed off"
     );
 }
+
+/// A generator of numbers that look random and are the same in every run (Marsaglia, "Xorshift
+/// RNGs", 2003).
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+#[test]
+fn no_configuration_space_whatever_it_holds_makes_the_server_fail() {
+    let mut noise = Noise(0x5eed);
+    let mut claims = 0;
+    for _ in 0..2_000 {
+        let config = FakeConfig::default();
+        for _ in 0..noise.below(6) + 1 {
+            let address = at(
+                noise.below(3) as u8,
+                noise.below(4) as u8,
+                noise.below(2) as u8,
+            );
+            config.add(address, 0x1af4, 0x1000, noise.next() as u32 & 0xff_ffff);
+            for _ in 0..noise.below(60) {
+                let offset = 4 * noise.below(64) as u16;
+                config.raw_write(address, offset.max(4), noise.next() as u32);
+            }
+            for bar in 0..6 {
+                config.set_bar(address, bar, noise.next() as u32, noise.next() as u32);
+            }
+            config.set_header_type(
+                address,
+                [0, 0, 0x80, 1, 0x81, 0x7f][noise.below(6) as usize],
+            );
+        }
+        let kernel = FakeKernel {
+            config: Rc::new(config),
+            ..FakeKernel::default()
+        };
+        let mut bus = PciBus::start(kernel.config.clone(), kernel.clone());
+        for badge in 1..4 {
+            bus.opened(badge, true);
+            if claim(&mut bus, badge).is_err() {
+                continue;
+            }
+            claims += 1;
+            call(&mut bus, badge, |bus, caller| {
+                for bar in 0..7 {
+                    let _ = bus.bar(caller, bar);
+                }
+                for entry in [0, 1, 2_047, u16::MAX] {
+                    let _ = bus.interrupt(caller, entry, 1, kernel.handle());
+                }
+                for structure in [
+                    VirtioStructure::Common,
+                    VirtioStructure::Notify,
+                    VirtioStructure::InterruptStatus,
+                    VirtioStructure::Device,
+                ] {
+                    let _ = bus.virtio_structure(caller, structure);
+                }
+                let _ = bus.set_bus_master(caller, true);
+                let _ = bus.reset(caller);
+            });
+        }
+        for badge in 1..4 {
+            bus.closed(badge);
+        }
+        for function in bus.functions().iter().filter(|function| !function.bridge) {
+            assert_eq!(kernel.config.command(function.header.address) & 4, 0);
+        }
+    }
+    assert!(claims > 200, "the noise reaches the claims: {claims}");
+}

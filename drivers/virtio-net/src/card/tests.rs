@@ -463,3 +463,103 @@ fn geometry_out_of_range_is_refused() {
         );
     }
 }
+
+/// A generator of numbers that look random and are the same in every run (Marsaglia, "Xorshift
+/// RNGs", 2003).
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+/// Small numbers, large ones, and ones around the borders.
+fn odd_number(noise: &mut Noise) -> u32 {
+    match noise.below(4) {
+        0 => noise.below(40) as u32,
+        1 => BUFFERS * BUFFER_BYTES - 20 + noise.below(40) as u32,
+        2 => u32::MAX - noise.below(20) as u32,
+        _ => noise.next() as u32,
+    }
+}
+
+#[test]
+fn whatever_device_and_stack_do_it_is_an_error_or_goes_on() {
+    let mut noise = Noise(0xfeed);
+    let (mut errors, mut steps) = (0, 0);
+    for _ in 0..400 {
+        let mut bench = modern();
+        let outside = dma::allocate(1).unwrap();
+        outside.write(&[0xa5; 4096]);
+        for _ in 0..60 {
+            match noise.below(8) {
+                0 | 1 => {
+                    let (offset, length) = (odd_number(&mut noise), odd_number(&mut noise));
+                    let _ = bench.stack.transmit.push(Descriptor {
+                        offset,
+                        length,
+                        flags: 7,
+                    });
+                }
+                2 | 3 => {
+                    let (offset, length) = (odd_number(&mut noise), odd_number(&mut noise));
+                    let _ = bench.stack.free.push(Descriptor {
+                        offset,
+                        length,
+                        flags: 7,
+                    });
+                }
+                4 | 5 => {
+                    let queue = noise.below(2) as u16;
+                    // An honest identifier most of the time, so that the lies reach further.
+                    let held = bench
+                        .device
+                        .take(queue)
+                        .map(|buffer| u32::from(buffer.head));
+                    let identifier = held.unwrap_or(odd_number(&mut noise));
+                    bench
+                        .device
+                        .give_back(queue, identifier, odd_number(&mut noise));
+                }
+                6 if noise.below(8) == 0 => {
+                    let (ring, word) = (noise.below(4) as usize, noise.below(19) as usize);
+                    bench.stack.corrupt(ring, word, odd_number(&mut noise));
+                }
+                7 if noise.below(8) == 0 => {
+                    bench
+                        .device
+                        .set_used_index(noise.below(2) as u16, noise.next() as u16);
+                }
+                _ => {
+                    let _ = bench.stack.received.pop();
+                    let _ = bench.stack.transmitted.pop();
+                }
+            }
+            steps += 1;
+            if bench.card.run().is_err() {
+                errors += 1;
+                break;
+            }
+        }
+        let mut bytes = [0; 4096];
+        outside.read(&mut bytes);
+        assert_eq!(
+            bytes, [0xa5; 4096],
+            "memory outside of the pool is as it was"
+        );
+        dma::release(outside);
+        bench.end();
+    }
+    assert!(
+        errors > 50 && steps > 4_000,
+        "{errors} errors in {steps} steps"
+    );
+}

@@ -520,14 +520,17 @@ fn whatever_device_and_stack_do_it_is_an_error_or_goes_on() {
                 4 | 5 => {
                     let queue = noise.below(2) as u16;
                     // An honest identifier most of the time, so that the lies reach further.
-                    let held = bench
-                        .device
-                        .take(queue)
-                        .map(|buffer| u32::from(buffer.head));
-                    let identifier = held.unwrap_or(odd_number(&mut noise));
-                    bench
-                        .device
-                        .give_back(queue, identifier, odd_number(&mut noise));
+                    match bench.device.take(queue) {
+                        Some(buffer) => {
+                            let length = odd_number(&mut noise);
+                            bench.device.give_back(queue, buffer.head.into(), length);
+                        }
+                        None if noise.below(16) == 0 => {
+                            let identifier = odd_number(&mut noise);
+                            bench.device.give_back(queue, identifier, 60);
+                        }
+                        None => {}
+                    }
                 }
                 6 if noise.below(8) == 0 => {
                     let (ring, word) = (noise.below(4) as usize, noise.below(19) as usize);

@@ -102,6 +102,14 @@ impl Symbols {
                 .and_then(|at| Some(format!("{}:{}", at.file?, at.line?)));
             frames.push(Frame { function, line });
         }
+        // Assembly and code without debug information have a symbol and no frames.
+        if frames.is_empty() {
+            let function = outermost.unwrap_or("?".into()).into_owned();
+            frames.push(Frame {
+                function,
+                line: None,
+            });
+        }
         let file = path
             .file_name()
             .map(|name| name.to_string_lossy().into_owned());

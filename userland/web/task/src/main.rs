@@ -1,8 +1,4 @@
-//! The task binary.
+//! The web server's program: the library's server, and nothing else.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-runtime::task_main!(run);
-
-fn run(_: &'static runtime::entry::Startup<'static>) {
-    runtime::log!("web: nothing to serve yet");
-}
+runtime::task_main!(web::task::run);

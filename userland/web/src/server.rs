@@ -1,0 +1,303 @@
+//! All connections of the server, between the network stack's rings and their conversations.
+//!
+//! [`Server::run`] does what can be done and says when to run again; events and the doorbell wake it
+//! before. When the network stack dies its session ends: all connections are dropped, and the caller
+//! makes a new server on a new session.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use ipc::interface::network::{Event, READY_ACCEPT, READY_ERROR, Socket};
+use ipc::ring::{
+    PacketConsumer, RingError, SharedMemory, StreamConsumer, StreamPair, StreamProducer,
+};
+
+use crate::connection::{Connection, Content, Nanoseconds};
+use crate::page::{Snapshot, render};
+
+/// Bytes of each of a connection's two rings.
+pub const RING_BYTES: u32 = 32 * 1024;
+/// Connections at once. The listener's backlog keeps the next ones waiting.
+pub const MAX_CONNECTIONS: usize = 48;
+/// Bytes moved between ring and conversation at a time.
+const PIECE: usize = 8 * 1024;
+/// Turns of a connection before the next one has its own.
+const TURNS: usize = 8;
+
+/// The network stack does not answer any more, or broke a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost;
+
+impl From<RingError> for Lost {
+    fn from(_: RingError) -> Lost {
+        Lost
+    }
+}
+
+/// The network stack's session and the supervisor's.
+pub trait Network {
+    /// Memory shared with the network stack.
+    type Memory: SharedMemory + Clone;
+
+    /// Nanoseconds of the monotonic clock.
+    fn now(&self) -> Nanoseconds;
+
+    /// Takes a connection from the listener, with two empty rings of [`RING_BYTES`]; `None`: none
+    /// waits.
+    fn accept(&mut self) -> Result<Option<(Socket, Self::Memory)>, Lost>;
+
+    /// Closes a connection and takes its rings back.
+    fn close(&mut self, socket: Socket, memory: Self::Memory) -> Result<(), Lost>;
+
+    /// Rings the network stack's doorbell.
+    fn ring(&mut self);
+
+    /// What the page tells of the system and the network.
+    fn snapshot(&mut self) -> Snapshot;
+}
+
+struct Client<M> {
+    memory: M,
+    outgoing: StreamProducer<M>,
+    incoming: StreamConsumer<M>,
+    conversation: Connection,
+    ended: bool,
+}
+
+/// The server.
+pub struct Server<N: Network> {
+    network: N,
+    listener: Socket,
+    events: PacketConsumer<N::Memory>,
+    clients: BTreeMap<Socket, Client<N::Memory>>,
+    /// The listener may have connections for which there was no room.
+    waiting: bool,
+    requests: u64,
+    piece: Vec<u8>,
+}
+
+/// Makes the page when it is asked for.
+struct Pages<'a, N> {
+    network: &'a mut N,
+    requests: &'a mut u64,
+    connections: usize,
+}
+
+impl<N: Network> Content for Pages<'_, N> {
+    fn page(&mut self) -> String {
+        *self.requests += 1;
+        let own = Snapshot {
+            requests: *self.requests,
+            connections: self.connections,
+            ..self.network.snapshot()
+        };
+        render(&own)
+    }
+}
+
+impl<N: Network> Server<N> {
+    /// A server on a listener, told of its sockets through this ring.
+    pub fn new(network: N, listener: Socket, events: PacketConsumer<N::Memory>) -> Server<N> {
+        Server {
+            network,
+            listener,
+            events,
+            clients: BTreeMap::new(),
+            waiting: true,
+            requests: 0,
+            piece: vec![0; PIECE],
+        }
+    }
+
+    /// The sessions, when the server is over.
+    pub fn into_network(self) -> N {
+        self.network
+    }
+
+    /// Connections open.
+    pub fn connections(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Does what is to do and says when to run again unless an event or a doorbell comes before, in
+    /// nanoseconds of the monotonic clock; [`ipc::message::NEVER`] where nothing waits for time.
+    ///
+    /// Errors: the session is of no use any more.
+    pub fn run(&mut self) -> Result<Nanoseconds, Lost> {
+        let mut kick = false;
+        loop {
+            let touched = self.take_events()?;
+            self.accept_all()?;
+            let mut more = false;
+            let sockets: Vec<Socket> = self.clients.keys().copied().collect();
+            for socket in sockets {
+                more |= self.serve(socket, &mut kick)?;
+            }
+            let room_again = self.waiting && self.clients.len() < MAX_CONNECTIONS;
+            if kick {
+                self.network.ring();
+                kick = false;
+            }
+            if !more && !touched && !room_again && self.events.sleep(1)? {
+                return Ok(self.deadline());
+            }
+            self.events.wake()?;
+        }
+    }
+
+    /// Takes all events; true: there were any. An event wakes; which socket it names matters only for
+    /// the listener and for those that failed, for every connection is looked at in any case.
+    fn take_events(&mut self) -> Result<bool, Lost> {
+        let mut any = false;
+        while let Some(descriptor) = self.events.pop()? {
+            any = true;
+            let event = Event::from(descriptor);
+            if event.socket == self.listener && event.ready & READY_ACCEPT != 0 {
+                self.waiting = true;
+            }
+            if event.ready & READY_ERROR != 0 {
+                self.drop_client(event.socket)?;
+            }
+        }
+        if any && self.events.must_wake()? {
+            self.network.ring();
+        }
+        Ok(any)
+    }
+
+    fn accept_all(&mut self) -> Result<(), Lost> {
+        while self.waiting && self.clients.len() < MAX_CONNECTIONS {
+            let Some((socket, memory)) = self.network.accept()? else {
+                self.waiting = false;
+                return Ok(());
+            };
+            let (outgoing, incoming) = StreamPair::maker(memory.clone(), RING_BYTES)?;
+            let conversation = Connection::new(self.network.now());
+            let client = Client {
+                memory,
+                outgoing,
+                incoming,
+                conversation,
+                ended: false,
+            };
+            self.clients.insert(socket, client);
+        }
+        Ok(())
+    }
+
+    fn drop_client(&mut self, socket: Socket) -> Result<(), Lost> {
+        match self.clients.remove(&socket) {
+            Some(client) => self.network.close(socket, client.memory),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets a connection do what it can; true: it can do more at once.
+    fn serve(&mut self, socket: Socket, kick: &mut bool) -> Result<bool, Lost> {
+        let connections = self.clients.len();
+        let Some(client) = self.clients.get_mut(&socket) else {
+            return Ok(false);
+        };
+        let now = self.network.now();
+        client.conversation.expire(now);
+        let mut pages = Pages {
+            network: &mut self.network,
+            requests: &mut self.requests,
+            connections,
+        };
+        let more = client.pump(now, &mut pages, &mut self.piece)?;
+        *kick |= client.outgoing.must_wake()? | client.incoming.must_wake()?;
+        if client.conversation.is_done() && !client.conversation.has_output() {
+            self.drop_client(socket)?;
+            return Ok(false);
+        }
+        Ok(more)
+    }
+
+    fn deadline(&self) -> Nanoseconds {
+        let deadlines = self
+            .clients
+            .values()
+            .map(|client| client.conversation.deadline());
+        deadlines.min().unwrap_or(ipc::message::NEVER)
+    }
+}
+
+impl<M: SharedMemory + Clone> Client<M> {
+    /// Moves bytes both ways until nothing moves, for some turns; true: it could go on.
+    fn pump(
+        &mut self,
+        now: Nanoseconds,
+        content: &mut impl Content,
+        piece: &mut [u8],
+    ) -> Result<bool, Lost> {
+        for _ in 0..TURNS {
+            let sent = self.send(now, piece)?;
+            let received = self.receive(now, content, piece)?;
+            if !sent && !received && !self.must_go_on()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn send(&mut self, now: Nanoseconds, piece: &mut [u8]) -> Result<bool, Lost> {
+        let mut moved = false;
+        while self.conversation.has_output() {
+            let room = self.outgoing.free()?.min(piece.len());
+            if room == 0 {
+                break;
+            }
+            let space = piece.get_mut(..room).unwrap_or_default();
+            let count = self.conversation.output(now, space);
+            // All of it fits: the room was asked for, and only grows.
+            self.outgoing
+                .write(space.get(..count).unwrap_or_default())?;
+            moved = true;
+        }
+        if self.conversation.has_ended() && !self.ended {
+            self.ended = true;
+            self.outgoing.close()?;
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn receive(
+        &mut self,
+        now: Nanoseconds,
+        content: &mut impl Content,
+        piece: &mut [u8],
+    ) -> Result<bool, Lost> {
+        let mut moved = false;
+        while self.conversation.wants_input() {
+            let count = self.incoming.peek(piece)?;
+            let bytes = piece.get(..count).unwrap_or_default();
+            let taken = self.conversation.input(now, bytes, content);
+            self.incoming.skip(taken)?;
+            moved |= taken > 0;
+            if taken == 0 {
+                break;
+            }
+        }
+        if self.incoming.is_ended()? && self.conversation.wants_input() {
+            self.conversation.input_ended(now);
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// Asks to be woken; true: what was to be waited for is there.
+    fn must_go_on(&mut self) -> Result<bool, Lost> {
+        let mut go_on = false;
+        if self.conversation.has_output() {
+            go_on |= !self.outgoing.sleep(RING_BYTES as usize / 2)?;
+        }
+        if self.conversation.wants_input() {
+            go_on |= !self.incoming.sleep(1)?;
+        }
+        Ok(go_on)
+    }
+}

@@ -1,0 +1,281 @@
+//! The task: the server on the runtime library, and the way to the network stack. When the network
+//! stack's session ends, a new one is made, and the server begins anew.
+
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::AtomicU32;
+use core::time::Duration;
+
+use ipc::client::{CallError, Refusal};
+use ipc::interface::network::{self, NetworkClient, NetworkError, Socket, StreamGeometry};
+use ipc::interface::supervisor::SupervisorClient;
+use ipc::ring::{
+    self, PacketConsumer, SharedMemory, StreamPair, packet_ring_bytes, stream_ring_bytes,
+};
+use ipc::{Deadline, Error, Handle};
+use runtime::endpoint::{self, Endpoint, Event};
+use runtime::entry::Startup;
+use runtime::mapping::SharedMapping;
+use runtime::service::{Session, connect_to};
+use runtime::{Kernel, Mapping, Memory, Notification, clock, handle, notification};
+
+use crate::connection::Nanoseconds;
+use crate::page::Snapshot;
+use crate::server::{Lost, MAX_CONNECTIONS, Network, RING_BYTES, Server};
+
+/// Port where the arguments name none.
+const PORT: u16 = 80;
+/// Connections that the network stack keeps until they are accepted.
+const BACKLOG: u16 = 64;
+/// Entries of the event ring.
+const EVENTS: u32 = 256;
+/// What the network stack signals on the bell.
+const BELL_BIT: u64 = 1;
+/// The first lifeline's badge.
+const LIFELINE: u64 = 1;
+/// How long one call may take before the network stack counts as lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause after a failed attempt.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Rings kept for the next connections.
+const SPARE: usize = 16;
+
+/// Serves for ever. Arguments: `port`, 80 where it is not given.
+pub fn run(startup: &'static Startup<'static>) {
+    let port = startup
+        .argument("port")
+        .and_then(|port| port.parse().ok())
+        .unwrap_or(PORT);
+    let made = Notification::create().and_then(|bell| {
+        bell.bind()?;
+        Ok(Desk {
+            bell,
+            endpoint: Endpoint::create()?,
+            lifeline: LIFELINE,
+        })
+    });
+    let mut desk = match made {
+        Ok(desk) => desk,
+        Err(error) => {
+            runtime::log!("cannot wait for anything: {error}");
+            return;
+        }
+    };
+    loop {
+        match desk.open(port) {
+            Ok(mut server) => {
+                runtime::log!("serving port {port}");
+                desk.serve(&mut server);
+                runtime::log!("the network stack is gone");
+            }
+            Err(error) => {
+                runtime::log!("not serving yet: {error}");
+                clock::sleep(PAUSE);
+            }
+        }
+    }
+}
+
+/// What the task waits at.
+struct Desk {
+    bell: Notification,
+    endpoint: Endpoint,
+    lifeline: u64,
+}
+
+impl Desk {
+    /// Makes a session with the network stack, attaches to it and listens.
+    fn open(&mut self, port: u16) -> Result<Server<Site>, CallError<NetworkError>> {
+        let session = connect_to("netstack", network::NUMBER, clock::after(PATIENCE))
+            .map_err(connect_error)?;
+        self.lifeline += 1;
+        let events = Memory::create(packet_ring_bytes(EVENTS) as u64).map_err(kernel)?;
+        let mapping = Mapping::shared(&events).map_err(kernel)?;
+        let lifeline = endpoint::mint(self.endpoint.handle(), self.lifeline).map_err(kernel)?;
+        let client = NetworkClient::new(Kernel, session.handle());
+        let attached = client.attach(
+            clock::after(PATIENCE),
+            EVENTS,
+            BELL_BIT,
+            events.handle(),
+            self.bell.handle(),
+            lifeline,
+        );
+        // Where it did not move to the network stack it must not stay here.
+        handle::close(lifeline);
+        let (bits, doorbell) = attached?;
+        let listener = client.listen(clock::after(PATIENCE), port, BACKLOG)?;
+        let memory = Arc::new(events);
+        let consumer = PacketConsumer::new(Rings { memory, mapping }, 0, EVENTS)
+            .map_err(|_| CallError::Reply)?;
+        let site = Site {
+            session,
+            listener,
+            doorbell,
+            bits,
+            spare: Vec::new(),
+        };
+        Ok(Server::new(site, listener, consumer))
+    }
+
+    /// Serves until the network stack is lost.
+    fn serve(&mut self, server: &mut Server<Site>) {
+        let mut message = vec![0; ipc::message::MAX_BYTES];
+        while let Ok(deadline) = server.run() {
+            let event = endpoint::receive(self.endpoint.handle(), Deadline(deadline), &mut message);
+            match event {
+                Ok(Event::Closed(badge)) if badge == self.lifeline => return,
+                // The network stack has a send right here, and no business with it.
+                Ok(Event::Message(stray)) => {
+                    for received in stray.handles.remaining() {
+                        handle::close(*received);
+                    }
+                    let _ = endpoint::refuse(Refusal::UnknownOperation);
+                }
+                Ok(_) | Err(Error::TimedOut) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn kernel(error: Error) -> CallError<NetworkError> {
+    CallError::Transport(error)
+}
+
+fn connect_error<E>(error: CallError<E>) -> CallError<NetworkError> {
+    match error {
+        CallError::Transport(error) => CallError::Transport(error),
+        CallError::Request(error) => CallError::Request(error),
+        CallError::Refused(refusal) => CallError::Refused(refusal),
+        CallError::Reply => CallError::Reply,
+        CallError::Service(_) => CallError::Service(NetworkError::NotPermitted),
+    }
+}
+
+/// Memory with its mapping, shared with the network stack.
+#[derive(Clone, Debug)]
+struct Rings {
+    memory: Arc<Memory>,
+    mapping: SharedMapping,
+}
+
+impl SharedMemory for Rings {
+    fn bytes(&self) -> usize {
+        self.mapping.bytes()
+    }
+
+    fn word(&self, index: usize) -> Option<&AtomicU32> {
+        self.mapping.word(index)
+    }
+
+    fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {
+        self.mapping.read(offset, into)
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) -> Option<()> {
+        self.mapping.write(offset, from)
+    }
+}
+
+/// A session with the network stack.
+struct Site {
+    session: Session,
+    listener: Socket,
+    doorbell: Handle,
+    bits: u64,
+    spare: Vec<Rings>,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        handle::close(self.doorbell);
+    }
+}
+
+impl Site {
+    fn client(&self) -> NetworkClient<Kernel> {
+        NetworkClient::new(Kernel, self.session.handle())
+    }
+
+    /// Two empty rings: used ones, if there are any.
+    fn rings(&mut self) -> Result<Rings, Error> {
+        if let Some(rings) = self.spare.pop() {
+            let emptied = ring::reset(&rings, 0)
+                .and_then(|()| ring::reset(&rings, stream_ring_bytes(RING_BYTES)));
+            if emptied.is_ok() {
+                return Ok(rings);
+            }
+        }
+        let memory = Memory::create(StreamPair::bytes_needed(RING_BYTES) as u64)?;
+        let mapping = Mapping::shared(&memory)?;
+        Ok(Rings {
+            memory: Arc::new(memory),
+            mapping,
+        })
+    }
+}
+
+impl Network for Site {
+    type Memory = Rings;
+
+    fn now(&self) -> Nanoseconds {
+        clock::now()
+    }
+
+    fn accept(&mut self) -> Result<Option<(Socket, Rings)>, Lost> {
+        let Ok(rings) = self.rings() else {
+            // Without memory for another connection those that are open go on.
+            return Ok(None);
+        };
+        let geometry = StreamGeometry {
+            ring_bytes: RING_BYTES,
+        };
+        let shared = rings.memory.handle();
+        match self
+            .client()
+            .accept(clock::after(PATIENCE), self.listener, geometry, shared)
+        {
+            Ok(accepted) => Ok(Some((accepted.socket, rings))),
+            Err(CallError::Service(_)) => {
+                self.spare.push(rings);
+                Ok(None)
+            }
+            Err(_) => Err(Lost),
+        }
+    }
+
+    fn close(&mut self, socket: Socket, memory: Rings) -> Result<(), Lost> {
+        let closed = self.client().close(clock::after(PATIENCE), socket);
+        if self.spare.len() < SPARE.min(MAX_CONNECTIONS) {
+            self.spare.push(memory);
+        }
+        match closed {
+            Ok(()) | Err(CallError::Service(_)) => Ok(()),
+            Err(_) => Err(Lost),
+        }
+    }
+
+    fn ring(&mut self) {
+        // If the network stack is gone, its lifeline says so.
+        let _ = notification::signal(self.doorbell, self.bits);
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        let supervisor = SupervisorClient::new(Kernel, runtime::start::supervisor());
+        let deadline = clock::after(PATIENCE);
+        let mut tasks = Vec::new();
+        while let Ok(list) = supervisor.tasks(deadline, tasks.len() as u16)
+            && !list.tasks.is_empty()
+        {
+            tasks.extend(list.tasks);
+        }
+        Snapshot {
+            system: supervisor.system(deadline).ok(),
+            tasks,
+            network: self.client().info(deadline).ok(),
+            ..Snapshot::default()
+        }
+    }
+}

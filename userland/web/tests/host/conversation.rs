@@ -48,7 +48,7 @@ impl Talk {
     }
 
     fn answer(&mut self) -> String {
-        String::from_utf8(std::mem::take(&mut self.answer)).unwrap()
+        String::from_utf8(std::mem::take(&mut self.answer)).expect("text")
     }
 }
 

@@ -88,6 +88,9 @@ pub struct SymbolizeOptions {
     /// Addresses, in hexadecimal
     #[arg(required = true, value_name = "ADDRESS")]
     pub addresses: Vec<String>,
+    /// The addresses are of instructions (a fault's rip), not of a backtrace
+    #[arg(long)]
+    pub exact: bool,
     /// Which image printed them: a folder of target/uzura
     #[arg(long, default_value = "system")]
     pub image: String,

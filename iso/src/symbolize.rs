@@ -35,9 +35,12 @@ pub fn command(options: &SymbolizeOptions) -> Result<()> {
         .join(&options.image)
         .join("symbols");
     let symbols = Symbols::read(&folder)?;
+    // A backtrace has addresses that calls return to: the call itself is just before, and may be the
+    // last instruction of its function.
+    let before = u64::from(!options.exact);
     for text in &options.addresses {
         let address = parse(text)?;
-        match symbols.place(address)? {
+        match symbols.place(address.saturating_sub(before))? {
             Some(place) => show(address, &place),
             None => println!("{address:#018x} is in no file of {}", folder.display()),
         }

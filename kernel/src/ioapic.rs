@@ -48,7 +48,6 @@ static UNITS: [SpinMutex<Option<Unit>, Relax>; MOST] = [const { SpinMutex::new(N
 
 /// Finds the I/O APICs and masks all their inputs. Returns the number of inputs.
 pub(crate) fn initialise(tables: &mut Tables<'_>, madt: &Madt) -> u32 {
-    silence_legacy();
     let mut inputs = 0;
     for (slot, listed) in UNITS.iter().zip(&madt.io_apics) {
         let address = tables.map_registers(listed.address, BYTES);
@@ -154,7 +153,10 @@ pub(crate) fn message(vector: u8, cpu: &PerCpu, boot_cpu: &PerCpu) -> (u64, u32)
 
 /// Moves the two 8259s' vectors away from the exceptions and masks all their lines (Intel 8259A data
 /// sheet). What they may still raise, a spurious 7 or 15, is ignored.
-fn silence_legacy() {
+///
+/// To be called before this CPU's local APIC masks its LINT0: with that closed first, QEMU 7.2 keeps
+/// a request that was pending there for ever, and delivers it as no vector at all.
+pub(crate) fn silence_legacy() {
     const COMMAND: [u16; 2] = [0x20, 0xa0];
     // Initialise, cascaded, with a fourth word; first vectors 0x20 and 0x28; wiring; 8086 mode.
     let words: [[u8; 4]; 2] = [[0x11, 0x20, 4, 1], [0x11, 0x28, 2, 1]];

@@ -63,6 +63,7 @@ extern "C" fn kernel_start(magic: u32, info: u32) -> ! {
     load_tables(&info, &mut memory);
     smp::prepare(cpu, &mut Tables::again(&mut memory));
     apic::initialise(&mut Tables::again(&mut memory));
+    ioapic::silence_legacy();
     smp::set_up_this_cpu(cpu);
     smp::enlist(cpu);
     let clock_source = start_clock(&firmware, &mut memory);

@@ -207,6 +207,8 @@ pub(crate) fn begin(cpu: &'static PerCpu) -> ! {
 
 /// Loads FS and GS base on a CPU without FSGSBASE, where ring 3 cannot set them: only when another
 /// thread comes to run. (Loading a selector clears them, which harms only the thread that did it.)
+/// A thread is told by where its registers are; a thread that takes a dead one's place comes to run
+/// only after this CPU ran another or was idle.
 #[cold]
 fn load_bases(cpu: &PerCpu, registers: &'static Registers) {
     let address = core::ptr::from_ref(registers).addr() as u64;
@@ -221,6 +223,8 @@ fn load_bases(cpu: &PerCpu, registers: &'static Registers) {
 /// interrupt that is pending is not lost: STI takes effect after the instruction that follows it.
 fn idle(cpu: &PerCpu) -> ! {
     let stack = cpu.kernel_stack.load(Ordering::Relaxed);
+    // The thread's place may be another thread's by the time this CPU wakes.
+    cpu.bases_of.store(0, Ordering::Relaxed);
     // SAFETY: the stack is this CPU's own and nothing on it is used again.
     unsafe {
         asm!("mov rsp, {stack}", "xor ebp, ebp", "2: sti", "hlt", "jmp 2b", stack = in(reg) stack,

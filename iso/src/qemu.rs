@@ -79,14 +79,13 @@ fn machine(qemu: &mut Command, options: &RunOptions) {
         .cpu
         .as_deref()
         .unwrap_or(if kvm { "host" } else { "max" });
-    qemu.args([
-        "-machine",
-        name,
-        "-cpu",
-        model,
-        "-accel",
-        if kvm { "kvm" } else { "tcg" },
-    ]);
+    // A host thread for each of many processors only makes them wait for each other.
+    let accel = match (kvm, options.cpus > 8) {
+        (true, _) => "kvm",
+        (false, true) => "tcg,thread=single",
+        (false, false) => "tcg",
+    };
+    qemu.args(["-machine", name, "-cpu", model, "-accel", accel]);
     qemu.args([
         "-smp",
         &options.cpus.to_string(),

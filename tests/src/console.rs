@@ -110,8 +110,11 @@ impl Console {
     pub fn command(&mut self, line: &str) -> Result<String> {
         self.send_line(line)?;
         let answer = self.wait_for(&format!("\n{PROMPT}"))?;
-        // The first line is the command itself, as it was typed.
-        let answer = answer.split_once('\n').map_or("", |(_, rest)| rest);
+        // Before its echo there may be lines that were logged meanwhile.
+        let echo = format!("{line}\n");
+        let answer = answer
+            .split_once(&echo)
+            .map_or(answer.as_str(), |(_, rest)| rest);
         Ok(answer.trim_end_matches(PROMPT).to_owned())
     }
 

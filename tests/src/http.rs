@@ -5,7 +5,7 @@ use std::io::Read;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
-use ureq::{Agent, Body, SendBody};
+use ureq::{Agent, Body};
 
 use crate::LIMIT;
 
@@ -68,12 +68,37 @@ pub fn download(
     }
 }
 
-/// Sends a body of any length and returns the answer's text.
-pub fn upload(agent: &Agent, url: &str, body: &mut (impl Read + 'static)) -> Result<String> {
-    let request = agent.put(url).send(SendBody::from_reader(body));
-    let mut answer = request.with_context(|| format!("PUT {url}"))?;
-    answer
-        .body_mut()
-        .read_to_string()
-        .with_context(|| format!("the answer of {url}"))
+/// What `/bytes/N` has to be: the sequence is described in the web server's source, and made here once
+/// more so that the two check each other.
+pub fn expected(length: u64) -> Download {
+    let mut digest = Sha256::new();
+    for index in 0..length.div_ceil(8) {
+        let product = (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let word = (product ^ product >> 32).to_le_bytes();
+        let used = usize::try_from((length - index * 8).min(8)).unwrap_or(8);
+        digest.update(&word[..used]);
+    }
+    Download {
+        length,
+        sha256: digest.finalize().into(),
+    }
+}
+
+/// The server's answer to an upload of this body.
+pub fn receipt(body: &[u8]) -> String {
+    let sum: String = Sha256::digest(body)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("length {}\nsha256 {sum}\n", body.len())
+}
+
+/// Sends a body whose length is told beforehand and returns the answer's text.
+pub fn upload(agent: &Agent, url: &str, body: &[u8]) -> Result<String> {
+    let mut answer = agent
+        .put(url)
+        .send(body)
+        .with_context(|| format!("PUT {url}"))?;
+    let text = answer.body_mut().read_to_string();
+    text.with_context(|| format!("the answer of {url}"))
 }

@@ -1,10 +1,11 @@
 //! What the tests boot, built once in each test program: the system of `cargo run` and the
 //! in-emulator suite. How it is built is the tool's.
 
-use std::path::PathBuf;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use iso::build::Builder;
 use iso::cli::Profile;
 use iso::image::{self, Image, Recipe};
@@ -15,6 +16,9 @@ pub const SUITE: &str = "tests/suite/manifest.toml";
 /// The manifest of the suite's part that needs much memory.
 pub const LARGE: &str = "tests/suite/large.toml";
 
+/// The guest's address in [`Kind::Static`], in a network of 24 bits.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 2);
+
 /// Something that boots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -22,6 +26,8 @@ pub enum Kind {
     Kernel,
     /// What `cargo run` boots.
     System,
+    /// The same, but with a fixed address, [`ADDRESS`], where there is no DHCP server.
+    Static,
     /// The in-emulator suite.
     Suite,
     /// The part of the suite that needs much memory.
@@ -46,8 +52,12 @@ pub fn image(kind: Kind) -> Result<Image> {
         Kind::Suite => ("suite", Some(SUITE), &[]),
         Kind::Large => ("large", Some(LARGE), &[]),
         Kind::Mutants => ("mutants", Some(SUITE), &["mutants"]),
+        Kind::Static => ("static", Some(image::SYSTEM), &[]),
     };
-    let manifest: Option<PathBuf> = manifest.map(|path| builder.workspace.root.join(path));
+    let mut manifest: Option<PathBuf> = manifest.map(|path| builder.workspace.root.join(path));
+    if let (Kind::Static, Some(path)) = (kind, &mut manifest) {
+        *path = fixed_address(path, &builder.workspace.results())?;
+    }
     let recipe = Recipe {
         name,
         manifest: manifest.as_deref(),
@@ -57,4 +67,23 @@ pub fn image(kind: Kind) -> Result<Image> {
     let image = image::assemble(&builder, &recipe)?;
     built.push((kind, image.clone()));
     Ok(image)
+}
+
+/// Writes the system's manifest once more, with [`ADDRESS`] for the network stack.
+fn fixed_address(manifest: &Path, results: &Path) -> Result<PathBuf> {
+    let text = std::fs::read_to_string(manifest)?;
+    let dynamic = "ip = \"dhcp\"";
+    ensure!(
+        text.contains(dynamic),
+        "no `{dynamic}` in {}",
+        manifest.display()
+    );
+    let path = results.join("static.toml");
+    std::fs::create_dir_all(results)?;
+    std::fs::write(
+        &path,
+        text.replace(dynamic, &format!("ip = \"{ADDRESS}/24\"")),
+    )
+    .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
 }

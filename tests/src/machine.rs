@@ -33,6 +33,8 @@ pub struct Setup {
     /// QEMU's description of the network card and of what it is plugged into, where it is not one of
     /// the tool's; its network is `net0`.
     pub devices: Vec<String>,
+    /// QEMU's description of the network behind [`Setup::devices`], where it is not QEMU's own.
+    pub network: Option<String>,
     /// Whether a debugger's stub listens; its port is [`Machine::gdb`].
     pub gdb: bool,
 }
@@ -49,6 +51,7 @@ impl Setup {
             options,
             guest_port: None,
             devices: Vec::new(),
+            network: None,
             gdb: false,
         }
     }
@@ -86,6 +89,12 @@ impl Setup {
     /// With these devices in place of the tool's network card.
     pub fn devices(mut self, devices: &[&str]) -> Self {
         self.devices = devices.iter().map(|device| (*device).to_owned()).collect();
+        self
+    }
+
+    /// With this network behind the devices.
+    pub fn network(mut self, network: String) -> Self {
+        self.network = Some(network);
         self
     }
 
@@ -146,7 +155,10 @@ impl Machine {
         let forwards: Vec<Forward> = forward.into_iter().collect();
         let mut command = qemu::command(&options, &medium, &forwards, gdb);
         if !setup.devices.is_empty() {
-            command.args(["-netdev", &qemu::user_network(&forwards)]);
+            let network = setup
+                .network
+                .unwrap_or_else(|| qemu::user_network(&forwards));
+            command.args(["-netdev", &network]);
             command.args(setup.devices.iter().flat_map(|device| ["-device", device]));
         }
         // The processors start when the console is connected, so that no output is lost.

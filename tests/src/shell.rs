@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::Console;
 
@@ -54,15 +54,12 @@ fn columns_of_pair(line: &str) -> Option<(String, String)> {
 }
 
 fn parse_ps(printed: &str) -> Result<Vec<Task>> {
-    let mut lines = printed.lines();
-    let head = lines.next().unwrap_or_default();
-    ensure!(
-        head.starts_with("NAME"),
-        "`ps` printed no table:\n{printed}"
-    );
-    lines
-        .map(|line| task(line).with_context(|| format!("`{line}` is no line of `ps`")))
-        .collect()
+    // Lines that tasks log meanwhile can come between.
+    let mut lines = printed
+        .lines()
+        .skip_while(|line| !line.starts_with("NAME  "));
+    ensure!(lines.next().is_some(), "`ps` printed no table:\n{printed}");
+    Ok(lines.filter_map(task).collect())
 }
 
 /// Columns are at least two blanks apart.

@@ -159,7 +159,7 @@ pub struct PingReply {
     pub from: IpAddr,
     /// Bytes of payload that came back.
     pub bytes: u16,
-    /// Time to live of the answer, 0 where it is not known.
+    /// Time to live of the answer.
     pub hop_limit: u8,
     /// Round-trip time in nanoseconds.
     pub time_ns: u64,

@@ -58,6 +58,22 @@ pub(crate) fn classify(frame: &[u8]) -> Kind {
     }
 }
 
+/// The time to live of an IPv4 frame, the hop limit of an IPv6 one, 0 of any other.
+pub(crate) fn hop_limit(frame: &[u8]) -> u8 {
+    let Ok(frame) = EthernetFrame::new_checked(frame) else {
+        return 0;
+    };
+    match frame.ethertype() {
+        EthernetProtocol::Ipv4 => {
+            Ipv4Packet::new_checked(frame.payload()).map_or(0, |packet| packet.hop_limit())
+        }
+        EthernetProtocol::Ipv6 => {
+            Ipv6Packet::new_checked(frame.payload()).map_or(0, |packet| packet.hop_limit())
+        }
+        _ => 0,
+    }
+}
+
 fn ipv4(payload: &[u8]) -> Kind {
     let Ok(packet) = Ipv4Packet::new_checked(payload) else {
         return Kind::Other;

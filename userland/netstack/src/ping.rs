@@ -1,7 +1,7 @@
 //! Echo requests that this host sends (RFC 792, RFC 4443), and the wait for their answers. Requests
 //! of others are answered by smoltcp.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -65,6 +65,8 @@ pub struct Echo {
     pub from: IpAddr,
     /// Bytes that came back.
     pub bytes: usize,
+    /// Time to live of the answer.
+    pub hop_limit: u8,
     /// Time until it came.
     pub round_trip: Nanoseconds,
 }
@@ -83,6 +85,7 @@ pub(crate) struct Pings {
     identifier: u16,
     next: u16,
     waiting: BTreeMap<u16, Waiting>,
+    ended: VecDeque<Pinged>,
 }
 
 impl Pings {
@@ -102,6 +105,7 @@ impl Pings {
             identifier,
             next: 0,
             waiting: BTreeMap::new(),
+            ended: VecDeque::new(),
         }
     }
 
@@ -180,34 +184,48 @@ impl Pings {
         bytes
     }
 
-    /// The next request that ended; to be asked until `None`.
-    pub(crate) fn poll(
+    /// Takes the answers that came with the frame just received, which had this hop limit.
+    pub(crate) fn hear(
         &mut self,
         now: Nanoseconds,
         sockets: &mut SocketSet<'static>,
-    ) -> Option<Pinged> {
+        hop_limit: u8,
+    ) {
         let socket = sockets.get_mut::<icmp::Socket<'static>>(self.handle);
         while let Ok((payload, from)) = socket.recv() {
             let Some((sequence, bytes)) = answered(payload, from) else {
                 continue;
             };
-            let expected = self
+            let from = IpAddr::from(from);
+            // Whoever was not asked does not answer.
+            if self
                 .waiting
                 .get(&sequence)
-                .is_some_and(|w| w.target == IpAddr::from(from));
-            if expected && let Some(waiting) = self.waiting.remove(&sequence) {
-                let round_trip = now.saturating_sub(waiting.sent);
+                .is_none_or(|waiting| waiting.target != from)
+            {
+                continue;
+            }
+            if let Some(Waiting { owner, sent, .. }) = self.waiting.remove(&sequence) {
+                let round_trip = now.saturating_sub(sent);
                 let answer = Some(Echo {
-                    from: waiting.target,
+                    from,
                     bytes,
+                    hop_limit,
                     round_trip,
                 });
-                return Some(Pinged {
+                self.ended.push_back(Pinged {
                     sequence,
-                    owner: waiting.owner,
+                    owner,
                     answer,
                 });
             }
+        }
+    }
+
+    /// The next request that ended; to be asked until `None`.
+    pub(crate) fn poll(&mut self, now: Nanoseconds) -> Option<Pinged> {
+        if let Some(pinged) = self.ended.pop_front() {
+            return Some(pinged);
         }
         let late = self
             .waiting
@@ -230,6 +248,7 @@ impl Pings {
     /// Forgets what a client asked.
     pub(crate) fn drop_owner(&mut self, owner: Owner) {
         self.waiting.retain(|_, waiting| waiting.owner != owner);
+        self.ended.retain(|pinged| pinged.owner != owner);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::address::Addresses;
 use crate::client::{Ledger, Owner};
 use crate::config::{Cidr, Config};
 use crate::names::{NameError, Names, QueryId, Resolved};
-use crate::peek::{Kind, classify};
+use crate::peek::{Kind, classify, hop_limit};
 use crate::ping::{PingError, Pinged, Pings, Request};
 use crate::tcp::{ConnectError, ConnectionId, ListenError, ListenerId, Table};
 use crate::time::{Nanoseconds, instant, nanoseconds};
@@ -239,7 +239,7 @@ impl Stack {
 
     /// The next echo request that ended.
     pub fn next_pinged(&mut self, now: Nanoseconds) -> Option<Pinged> {
-        self.pings.poll(now, &mut self.datagrams)
+        self.pings.poll(now)
     }
 
     /// Asks for the addresses of a host name; [`Stack::next_resolved`] tells the answer.
@@ -372,6 +372,7 @@ impl Stack {
         if kind == Kind::Neighbour {
             self.tcp.neighbour_heard();
         }
+        self.pings.hear(now, &mut self.datagrams, hop_limit(frame));
         if self
             .addresses
             .poll(&mut self.interface, &mut self.datagrams)

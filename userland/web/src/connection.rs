@@ -28,6 +28,9 @@ pub const LINGER: Nanoseconds = 5 * SECOND;
 pub trait Content {
     /// The page about the system, HTML.
     fn page(&mut self) -> String;
+
+    /// A request is about to be served.
+    fn request(&mut self) {}
 }
 
 enum State {
@@ -204,6 +207,7 @@ impl Connection {
             head_only,
             ..
         } = request;
+        content.request();
         match request.target {
             Target::Page => {
                 let page = content.page();

@@ -86,8 +86,11 @@ struct Pages<'a, N> {
 }
 
 impl<N: Network> Content for Pages<'_, N> {
-    fn page(&mut self) -> String {
+    fn request(&mut self) {
         *self.requests += 1;
+    }
+
+    fn page(&mut self) -> String {
         let own = Snapshot {
             requests: *self.requests,
             connections: self.connections,

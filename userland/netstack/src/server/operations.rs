@@ -41,7 +41,7 @@ pub(super) fn ping_reply(pinged: &Pinged) -> Result<PingReply> {
     Ok(PingReply {
         from: echo.from,
         bytes,
-        hop_limit: 0,
+        hop_limit: echo.hop_limit,
         time_ns: echo.round_trip,
     })
 }

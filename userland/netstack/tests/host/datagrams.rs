@@ -40,6 +40,7 @@ fn an_echo_request_is_answered_with_all_it_carried() {
     let echo = pinged.answer.unwrap();
     assert_eq!((pinged.sequence, pinged.owner), (sequence, CLIENT));
     assert_eq!((echo.from, echo.bytes), (IpAddr::from(B), 1_000));
+    assert_eq!(echo.hop_limit, 64);
     assert!(echo.round_trip > 0 && echo.round_trip < SECOND);
 }
 

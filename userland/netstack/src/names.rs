@@ -42,7 +42,7 @@ pub enum NameError {
 /// The end of a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
-    /// What [`Names::start`] gave back.
+    /// What [`crate::stack::Stack::resolve`] gave back.
     pub query: QueryId,
     /// Who asked.
     pub owner: Owner,

@@ -4,7 +4,7 @@
 //! The pool is the stack's own memory, so that it outlives the driver. Which buffer is whose is
 //! written in a private table: the driver may hand back only what it was handed, each buffer once and
 //! on the ring that belongs to it. What it says beyond that is counted and not believed. Finding the
-//! driver, and telling its death, is [`crate::driver`]'s.
+//! driver, and telling its death, is [`crate::server`]'s.
 
 use alloc::vec;
 use alloc::vec::Vec;

@@ -50,7 +50,7 @@ pub struct Request {
 /// The end of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pinged {
-    /// What [`Pings::start`] gave back.
+    /// What [`crate::stack::Stack::ping`] gave back.
     pub sequence: u16,
     /// Who asked.
     pub owner: Owner,

@@ -1,6 +1,6 @@
 //! The server: clients' sessions above the stack, the driver below it, and the order of work.
 //!
-//! It is woken by calls ([`operations`]), by bits on its bell, by the kernel's word that a badge was
+//! It is woken by calls, by bits on its bell, by the kernel's word that a badge was
 //! closed, and by time. [`Server::run`] does all that is to do and says when to wake it by time; the
 //! task's loop sleeps in between. Nothing in here waits for the network or for a client, and for the
 //! driver a tenth of a second at most, while there is none.

@@ -193,8 +193,8 @@ operations! {
     /// Makes an empty task whose quota is carved from the maker's.
     ///
     /// Arguments: 0 own task (CREATE); 1 quota in bytes; 2 endpoint for its faults (SEND, usually
-    /// badged) or 0; 3 largest priority of its threads. Result: 0 task handle with all rights.
-    /// Errors: InvalidHandle, WrongKind, MissingRights, InvalidArgument, OutOfQuota, OutOfMemory,
+    /// badged) or 0; 3 largest priority of its threads, at most that of the own task. Result: 0 task
+    /// handle with all rights. Errors: InvalidHandle, WrongKind, MissingRights, InvalidArgument, OutOfQuota, OutOfMemory,
     /// TableFull.
     TaskCreate = 28,
     /// Puts a copy of a handle into another task's table.

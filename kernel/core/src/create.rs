@@ -10,7 +10,7 @@ use crate::quota::Quota;
 use crate::rendezvous::send_target;
 use crate::sync::Ordering;
 use crate::task::Task;
-use crate::thread::{PRIORITIES, Thread, Wait};
+use crate::thread::{Thread, Wait};
 use ipc::layout::{CLOCK_PAGE, PAGE_BYTES, USER_END};
 use ipc::{Error, Rights};
 
@@ -70,8 +70,9 @@ impl<P: Platform> Kernel<P> {
         Ok(frame)
     }
 
-    /// Makes an empty task with a quota of its own, with one reference that the caller owns. The
-    /// fault endpoint is counted by the task.
+    /// Makes an empty task, with one reference that the caller owns. The task takes the quota over,
+    /// which is closed where making it fails. It counts the fault endpoint, to which the caller has a
+    /// reference.
     ///
     /// # Errors
     /// OutOfQuota, OutOfMemory, WrongKind (the fault target is no endpoint).
@@ -82,15 +83,17 @@ impl<P: Platform> Kernel<P> {
         fault: Option<Object>,
         max_priority: u8,
     ) -> Result<&'static Task, Error> {
+        let close = |_: &Error| quota.close(self);
         if let Some(fault) = fault {
-            send_target(fault)?;
+            send_target(fault).inspect_err(close)?;
         }
-        let root = self.charged_frame(quota)?;
-        let undo = || {
+        let root = self.charged_frame(quota).inspect_err(close)?;
+        let undo = |error: &Error| {
             self.frames.free(root, 0);
             quota.credit(self, PAGE_BYTES);
+            close(error);
         };
-        let task = self.tasks.allocate(self, maker).inspect_err(|_| undo())?;
+        let task = self.tasks.allocate(self, maker).inspect_err(undo)?;
         self.platform.install_kernel_half(root);
         task.reset(root, quota, max_priority);
         if let Some(fault) = fault {
@@ -102,6 +105,7 @@ impl<P: Platform> Kernel<P> {
         let clock = self.platform.clock_frame();
         let mapped = self.map_kernel_page(task, CLOCK_PAGE, clock, false);
         if let Err(error) = mapped {
+            // Its end closes the quota.
             self.destroy_task(task);
             self.drop_reference(Object::Task(task));
             return Err(error);
@@ -142,13 +146,19 @@ impl<P: Platform> Kernel<P> {
         max_priority: u64,
     ) -> Outcome {
         let maker = thread.task();
-        if !bytes.is_multiple_of(PAGE_BYTES) || bytes == 0 || max_priority >= PRIORITIES as u64 {
+        // No task can make one that is more urgent than it could be itself.
+        let most = u64::from(maker.max_priority.load(Ordering::Relaxed));
+        if !bytes.is_multiple_of(PAGE_BYTES) || bytes == 0 || max_priority > most {
             return Err(Error::InvalidArgument);
         }
-        let quota = maker.quota().carve(self, bytes)?;
-        let task = self
-            .make_task(maker.quota(), quota, fault, max_priority as u8)
-            .inspect_err(|_| quota.close(self))?;
+        let make = || {
+            let quota = maker.quota().carve(self, bytes)?;
+            self.make_task(maker.quota(), quota, fault, max_priority as u8)
+        };
+        let task = match fault {
+            Some(fault) => self.holding(fault, make),
+            None => make(),
+        }?;
         self.give_handle(thread, Object::Task(task), Rights::ALL)
     }
 
@@ -165,10 +175,9 @@ impl<P: Platform> Kernel<P> {
             rights: held.rights.intersection(rights),
         };
         let _hold = task.hold()?;
-        thread
-            .registers
-            .rdi
-            .set(task.handles.insert(self, task.quota(), held)?.0);
+        let insert = || task.handles.insert(self, task.quota(), held);
+        let handle = self.holding(held.object, insert)?;
+        thread.registers.rdi.set(handle.0);
         Ok(Next::Return)
     }
 
@@ -275,7 +284,7 @@ impl<P: Platform> Kernel<P> {
         if start.priority > task.max_priority.load(Ordering::Relaxed) {
             return Err(Error::InvalidArgument);
         }
-        let made = self.make_thread(task, start)?;
+        let made = self.holding(Object::Task(task), || self.make_thread(task, start))?;
         let address = Task::buffer_address(made.buffer_slot.load(Ordering::Relaxed));
         thread.registers.rsi.set(address);
         self.give_handle(thread, Object::Thread(made), Rights::ALL)

@@ -239,17 +239,22 @@ impl<P: Platform> Kernel<P> {
         Ok(Next::Return)
     }
 
-    fn duplicate(&'static self, thread: &'static Thread, held: Held, rights: Rights) -> Outcome {
+    /// Duplicate.
+    pub(crate) fn duplicate(
+        &'static self,
+        thread: &'static Thread,
+        held: Held,
+        rights: Rights,
+    ) -> Outcome {
         held.require(Rights::DUPLICATE)?;
         let task = thread.task();
         let copy = Held {
             object: held.object,
             rights: held.rights.intersection(rights),
         };
-        thread
-            .registers
-            .rdi
-            .set(task.handles.insert(self, task.quota(), copy)?.0);
+        let insert = || task.handles.insert(self, task.quota(), copy);
+        let handle = self.holding(held.object, insert)?;
+        thread.registers.rdi.set(handle.0);
         Ok(Next::Return)
     }
 
@@ -264,7 +269,8 @@ impl<P: Platform> Kernel<P> {
         Ok(Next::Return)
     }
 
-    fn mint(&'static self, thread: &'static Thread, held: Held, badge: u64) -> Outcome {
+    /// BadgeMint.
+    pub(crate) fn mint(&'static self, thread: &'static Thread, held: Held, badge: u64) -> Outcome {
         let Object::Endpoint(endpoint) = held.object else {
             return Err(Error::WrongKind);
         };
@@ -272,7 +278,9 @@ impl<P: Platform> Kernel<P> {
         if badge == 0 {
             return Err(Error::InvalidArgument);
         }
-        let badge = self.make_badge(endpoint, badge, thread.task().quota())?;
+        let quota = thread.task().quota();
+        let make = || self.make_badge(endpoint, badge, quota);
+        let badge = self.holding(held.object, make)?;
         let rights = Rights::SEND | Rights::DUPLICATE | Rights::TRANSFER;
         self.give_handle(thread, Object::Badge(badge), rights)
     }
@@ -391,7 +399,8 @@ impl<P: Platform> Kernel<P> {
         };
         let source = InterruptSource { line, mode };
         let quota = call.thread.task().quota();
-        let interrupt = self.make_interrupt(quota, &source, notification, bits)?;
+        let make = || self.make_interrupt(quota, &source, notification, bits);
+        let interrupt = self.holding(Object::Notification(notification), make)?;
         let (address, data) = self.interrupt_message(interrupt);
         call.thread.registers.rsi.set(address);
         call.thread.registers.rdx.set(u64::from(data));
@@ -413,7 +422,9 @@ impl<P: Platform> Kernel<P> {
         };
         held.require(Rights::ATTACH)?;
         let task = call.thread.task();
-        ports.slot.reference();
+        if !ports.slot.try_reference() {
+            return Err(Error::InvalidHandle);
+        }
         if task.state() != TaskState::Alive || !task.attach_ports(ports) {
             self.drop_reference(held.object);
             return Err(Error::TableFull);

@@ -151,7 +151,8 @@ impl<P: Platform> Kernel<P> {
         Ok(endpoint)
     }
 
-    /// Makes a badge of an endpoint, with one reference that the caller owns.
+    /// Makes a badge of an endpoint to which the caller has a reference, with one reference that the
+    /// caller owns.
     ///
     /// # Errors
     /// OutOfQuota, OutOfMemory.

@@ -81,7 +81,8 @@ pub struct InterruptSource {
 }
 
 impl<P: Platform> Kernel<P> {
-    /// Makes an interrupt and enables it, with one reference that the caller owns.
+    /// Makes an interrupt and enables it, with one reference that the caller owns; the caller has one
+    /// to the notification.
     ///
     /// # Errors
     /// InvalidArgument, Busy (the input is taken), Unsupported (no vector left, no such input),

@@ -234,6 +234,24 @@ impl<P: Platform> Kernel<P> {
         self.enter(cpu);
     }
 
+    /// Runs an operation that passes an object on or keeps it, with a reference of its own: the
+    /// handle in which the object was found may be closed meanwhile.
+    ///
+    /// # Errors
+    /// InvalidHandle, if the last reference is gone; else the operation's.
+    pub(crate) fn holding<R>(
+        &'static self,
+        object: Object,
+        operation: impl FnOnce() -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        if object.slot().is_some_and(|slot| !slot.try_reference()) {
+            return Err(Error::InvalidHandle);
+        }
+        let result = operation();
+        self.drop_reference(object);
+        result
+    }
+
     /// Drops a reference that the caller owns. With the last one the object ends; what it held is
     /// dropped in turn, a chain no longer than the kinds of objects (badge or interrupt or mapping,
     /// then endpoint or notification or memory).
@@ -246,15 +264,21 @@ impl<P: Platform> Kernel<P> {
             Object::Endpoint(endpoint) => self.endpoints.retire(self, endpoint),
             Object::Badge(badge) => self.close_badge(badge),
             Object::Notification(notification) => {
+                // First, so that nobody begins to wait on it when it was emptied.
+                notification.slot.kill();
                 self.empty_notification(notification);
                 self.notifications.retire(self, notification);
             }
             Object::Memory(memory) => {
-                if Self::is_emptied(memory) {
-                    self.memories.retire(self, memory);
-                } else {
+                if !Self::is_emptied(memory) {
+                    memory.slot.kill();
+                    memory.slot.revive();
                     self.empty_memory(memory);
+                    if !memory.slot.dereference() {
+                        return;
+                    }
                 }
+                self.memories.retire(self, memory);
             }
             Object::Task(task) => self.release_task(task),
             Object::Thread(thread) => self.threads.retire(self, thread),

@@ -189,7 +189,9 @@ impl<P: Platform> Kernel<P> {
         request: MapRequest,
     ) -> Outcome {
         let _hold = task.hold()?;
-        let mapping = self.begin_mapping(thread.slot.number(), task, memory, request)?;
+        let maker = thread.slot.number();
+        let begin = || self.begin_mapping(maker, task, memory, request);
+        let mapping = self.holding(Object::Memory(memory), begin)?;
         match self.map_step(task, mapping, self.tunables.get(Tunable::MemStepPages)) {
             Ok(true) => Ok(Next::Return),
             Ok(false) => Ok(Next::Again),

@@ -165,6 +165,10 @@ impl<P: Platform> Kernel<P> {
         deadline: u64,
     ) -> Outcome {
         let mut signals = notification.signals.lock();
+        // Whoever ends it marks it first and looks for a waiter under the lock afterwards.
+        if !notification.slot.is_alive() {
+            return Err(Error::Destroyed);
+        }
         let bits = signals.take();
         if bits != 0 {
             thread.registers.rdi.set(bits);
@@ -200,9 +204,11 @@ impl<P: Platform> Kernel<P> {
             {
                 return Err(Error::Busy);
             }
+            if !notification.slot.try_reference() {
+                return Err(Error::InvalidHandle);
+            }
             signals.bound = Some(thread);
         }
-        notification.slot.reference();
         self.unbind_except(thread, Some(notification));
         Ok(Next::Return)
     }

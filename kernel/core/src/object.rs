@@ -178,6 +178,8 @@ pub trait SlotView: Sync {
     fn kill(&self) -> bool;
     /// Counts one more reference.
     fn reference(&self);
+    /// Counts one more reference unless the last one is gone.
+    fn try_reference(&self) -> bool;
     /// Counts one reference less; true if it was the last.
     fn dereference(&self) -> bool;
 }
@@ -191,6 +193,9 @@ impl<T: Sync> SlotView for Slot<T> {
     }
     fn reference(&self) {
         Slot::reference(self);
+    }
+    fn try_reference(&self) -> bool {
+        Slot::try_reference(self)
     }
     fn dereference(&self) -> bool {
         Slot::dereference(self)

@@ -161,11 +161,15 @@ impl<P: Platform> Kernel<P> {
 
     /// The last handle to a task is closed. A task with threads goes on until they end.
     pub(crate) fn release_task(&'static self, task: &'static Task) {
-        if task.state() == TaskState::Dead {
-            self.tasks.retire(self, task);
-        } else {
+        if task.state() != TaskState::Dead {
+            task.slot.revive();
             self.destroy_task(task);
+            if !task.slot.dereference() {
+                return;
+            }
+            // Another CPU has reclaimed it in the meantime.
         }
+        self.tasks.retire(self, task);
     }
 
     /// Ends a bounded number of a dying task's threads; true when there is none any more.
@@ -341,10 +345,18 @@ impl<P: Platform> Kernel<P> {
 
     /// Destroy.
     pub fn destroy(&'static self, thread: &'static Thread, object: Object) -> Outcome {
+        self.holding(object, || self.destroy_held(thread, object))
+    }
+
+    fn destroy_held(&'static self, thread: &'static Thread, object: Object) -> Outcome {
         match object {
             Object::Task(task) => {
                 self.destroy_task(task);
                 let own = core::ptr::eq(task, thread.task());
+                if own {
+                    // However many threads there are: this one is not to see its end.
+                    thread.doomed.store(true, Ordering::SeqCst);
+                }
                 if own || task.threads().is_empty() {
                     Ok(Next::Return)
                 } else {

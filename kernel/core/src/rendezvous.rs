@@ -288,10 +288,13 @@ impl<P: Platform> Kernel<P> {
         let Object::Reply(reply) = held.object else {
             return Err(Error::WrongKind);
         };
-        let caller = reply.take().ok_or(Error::NoReplyPending)?;
-        let answered = self
-            .give_reply(server, caller)
-            .inspect_err(|_| reply.set(caller))?;
+        // Held, because the right that a refused reply puts back must not go to an object that is
+        // gone: then dropping it here abandons the caller.
+        let answered = self.holding(held.object, || {
+            let caller = reply.take().ok_or(Error::NoReplyPending)?;
+            self.give_reply(server, caller)
+                .inspect_err(|_| reply.set(caller))
+        })?;
         if !mutant::active(Mutant::ReplyOneShot)
             && let Ok(held) = server.task().handles.remove(self, Handle(handle))
         {

@@ -57,10 +57,32 @@ impl<T: Sync> Slot<T> {
         self.alive.swap(false, Ordering::AcqRel)
     }
 
-    /// Counts one more reference. The caller has one, or knows that somebody has.
+    /// Counts one more reference. The caller has one, or somebody who cannot drop it meanwhile.
     pub fn reference(&self) {
         let before = self.references.fetch_add(1, Ordering::Relaxed);
-        assert!(before < u32::MAX / 2, "reference count overflow");
+        assert!(
+            before != 0 && before < u32::MAX / 2,
+            "a reference is made of one"
+        );
+    }
+
+    /// Counts one more reference unless the last one is gone: for whoever found the object in a
+    /// handle table, where another CPU may close the handle at any time. What has no reference is
+    /// on its way back to the slab, and a reference made then would name the next object.
+    #[must_use]
+    pub fn try_reference(&self) -> bool {
+        self.references
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |before| {
+                (before != 0 && before < u32::MAX / 2).then(|| before + 1)
+            })
+            .is_ok()
+    }
+
+    /// The first reference again, of an object whose last one the caller has just dropped: to keep
+    /// it until what it has is given back.
+    pub fn revive(&self) {
+        let before = self.references.fetch_add(1, Ordering::AcqRel);
+        assert!(before == 0, "the last reference was dropped");
     }
 
     /// Counts one reference less; true if it was the last.

@@ -4,6 +4,7 @@
 mod bench;
 
 mod death;
+mod hostile;
 mod ipc;
 mod memory;
 mod scheduling;

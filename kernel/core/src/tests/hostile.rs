@@ -1,0 +1,213 @@
+//! What an attacker tries: handles that are closed while another CPU uses them, ends of objects in
+//! the middle of operations, quotas too small for anything, arguments out of every range.
+
+use super::bench::{TestKernel, block, call, give, kernel, run, settle, status, task, thread};
+use crate::handles::Held;
+use crate::mapping::MapRequest;
+use crate::object::Object;
+use crate::task::Task;
+use crate::thread::Thread;
+use ipc::message::NEVER;
+use ipc::{Error, Handle, Operation as O, Rights};
+
+const PAGE: u64 = 4096;
+
+struct Attacker {
+    kernel: TestKernel,
+    task: &'static Task,
+    thread: &'static Thread,
+    own: u64,
+}
+
+fn attacker() -> Attacker {
+    let kernel = kernel(1);
+    let task = task(kernel, 2 << 20);
+    let thread = thread(kernel, task, 10);
+    let own = give(kernel, task, Object::Task(task), Rights::ALL).0;
+    Attacker {
+        kernel,
+        task,
+        thread,
+        own,
+    }
+}
+
+impl Attacker {
+    fn call(&self, operation: O, arguments: &[u64]) -> Result<[u64; 6], Error> {
+        call(self.kernel, self.thread, operation, arguments)
+    }
+
+    /// What a CPU has looked up when another one closes the last handle.
+    fn stale(&self, operation: O, arguments: &[u64]) -> Held {
+        let handle = self.call(operation, arguments).unwrap()[0];
+        let held = self.task.handles.look_up(Handle(handle)).unwrap();
+        self.call(O::Close, &[handle]).unwrap();
+        held
+    }
+}
+
+#[test]
+fn a_handle_closed_in_the_middle_of_an_operation_names_nothing_any_more() {
+    let a = attacker();
+    let open = a.task.handles.open();
+    let stale = a.stale(O::NotificationCreate, &[]);
+    let copied = a.kernel.duplicate(a.thread, stale, Rights::ALL);
+    assert_eq!(copied.err(), Some(Error::InvalidHandle), "duplicated");
+    let granted = a.kernel.grant(a.thread, a.task, stale, Rights::ALL);
+    assert_eq!(granted.err(), Some(Error::InvalidHandle), "granted");
+    let Object::Notification(notification) = stale.object else {
+        unreachable!()
+    };
+    let bound = a.kernel.bind(a.thread, notification);
+    assert_eq!(bound.err(), Some(Error::InvalidHandle), "bound");
+    let cpu = &a.kernel.cpus()[0];
+    let waits = a.kernel.wait(cpu, a.thread, notification, NEVER);
+    assert_eq!(waits.err(), Some(Error::Destroyed), "waited on");
+    assert!(a.thread.bound.get().is_none());
+    let stale = a.stale(O::EndpointCreate, &[]);
+    settle(a.kernel);
+    let minted = a.kernel.mint(a.thread, stale, 5);
+    assert_eq!(minted.err(), Some(Error::InvalidHandle), "minted");
+    let closed = a.kernel.destroy(a.thread, stale.object);
+    assert_eq!(closed.err(), Some(Error::InvalidHandle), "destroyed");
+    settle(a.kernel);
+    assert_eq!(a.task.handles.open(), open);
+    assert_eq!(
+        (a.kernel.notifications.live(), a.kernel.endpoints.live()),
+        (0, 0)
+    );
+}
+
+#[test]
+fn memory_closed_while_it_is_mapped_is_not_mapped() {
+    let a = attacker();
+    let free = a.kernel.frames.free_count();
+    let stale = a.stale(O::MemoryCreate, &[4 * PAGE, 0]);
+    let Object::Memory(memory) = stale.object else {
+        unreachable!()
+    };
+    let request = || MapRequest::check(memory, 0x40_0000, 0, PAGE, 1).unwrap();
+    let mapped = |request| a.kernel.map_memory(a.thread, a.task, memory, request);
+    assert_eq!(mapped(request()).err(), Some(Error::InvalidHandle));
+    settle(a.kernel);
+    assert_eq!(mapped(request()).err(), Some(Error::InvalidHandle));
+    assert_eq!(a.kernel.memories.live(), 0);
+    assert_eq!(a.kernel.mappings.live(), 0);
+    let slabs = a.kernel.memories.frames() + a.kernel.mappings.frames();
+    assert!(a.kernel.frames.free_count() + slabs >= free);
+}
+
+#[test]
+fn a_task_closed_while_it_is_destroyed_ends_once() {
+    let a = attacker();
+    let stale = a.stale(O::TaskCreate, &[a.own, 64 * PAGE, 0, 5]);
+    let again = a.kernel.destroy(a.thread, stale.object);
+    assert!(again.is_ok(), "it is being reclaimed, and destroyed");
+    settle(a.kernel);
+    let again = a.kernel.destroy(a.thread, stale.object);
+    assert_eq!(again.err(), Some(Error::InvalidHandle));
+    assert_eq!(a.kernel.tasks.live(), 1);
+}
+
+#[test]
+fn a_task_whose_quota_is_too_small_for_itself_costs_its_maker_nothing() {
+    let a = attacker();
+    // The slabs and the handle table grow once.
+    let first = a.call(O::TaskCreate, &[a.own, 64 * PAGE, 0, 5]).unwrap()[0];
+    let child = a.task.handles.look_up(Handle(first)).unwrap().object;
+    a.call(O::Destroy, &[first]).unwrap();
+    a.call(O::Close, &[first]).unwrap();
+    settle(a.kernel);
+    let Object::Task(child) = child else {
+        unreachable!()
+    };
+    assert_eq!(child.quota_limit(), 0);
+    let used = a.task.quota().used();
+    for round in 0..20 {
+        for pages in 1..5 {
+            let made = a.call(O::TaskCreate, &[a.own, pages * PAGE, 0, 5]);
+            // A quota that is made while the failed task is not reclaimed must stay open.
+            let notification = a.call(O::NotificationCreate, &[]).unwrap()[0];
+            let other = a.call(O::TaskCreate, &[a.own, 32 * PAGE, 0, 5]).unwrap()[0];
+            settle(a.kernel);
+            let Object::Task(alive) = a.task.handles.look_up(Handle(other)).unwrap().object else {
+                unreachable!()
+            };
+            assert!(alive.quota().charge(PAGE).is_ok(), "round {round}, {pages}");
+            alive.quota().credit(a.kernel, PAGE);
+            for handle in [other, notification].into_iter().chain(made.map(|r| r[0])) {
+                let _ = a.call(O::Destroy, &[handle]);
+                a.call(O::Close, &[handle]).unwrap();
+            }
+            settle(a.kernel);
+            assert_eq!(a.task.quota().used(), used, "round {round}, {pages} pages");
+        }
+    }
+    assert_eq!((a.kernel.tasks.live(), a.kernel.quotas.live()), (1, 1));
+}
+
+#[test]
+fn a_task_makes_none_more_urgent_than_itself() {
+    let kernel = kernel(1);
+    let quota = kernel.root_quota.carve(kernel, 1 << 20).unwrap();
+    let modest = kernel
+        .make_task(&kernel.root_quota, quota, None, 10)
+        .unwrap();
+    let one = thread(kernel, modest, 5);
+    let own = give(kernel, modest, Object::Task(modest), Rights::ALL).0;
+    let most = |priority| call(kernel, one, O::TaskCreate, &[own, 32 * PAGE, 0, priority]);
+    assert_eq!(most(11), Err(Error::InvalidArgument));
+    assert_eq!(most(63), Err(Error::InvalidArgument));
+    assert!(most(10).is_ok());
+}
+
+#[test]
+fn a_thread_that_destroys_its_task_of_many_threads_does_not_come_back() {
+    let a = attacker();
+    let big = task(a.kernel, 4 << 20);
+    let others: Vec<_> = (0..40).map(|_| thread(a.kernel, big, 9)).collect();
+    let last = thread(a.kernel, big, 9);
+    let own = give(a.kernel, big, Object::Task(big), Rights::ALL).0;
+    block(a.kernel, a.thread, O::Wait, &[quiet(&a)], NEVER);
+    run(a.kernel, last);
+    super::bench::system_call_until(a.kernel, last, O::Destroy, &[own], NEVER);
+    let next = a.kernel.leave(&a.kernel.cpus()[0]);
+    assert!(!super::bench::is(next, last));
+    assert!(last.dead.load(crate::sync::Ordering::Relaxed));
+    for _ in 0..10 {
+        // The time of some steps of reclaiming, which end the threads beyond the first ones.
+        super::bench::pass(a.kernel, 1_000_000);
+        a.kernel.leave(&a.kernel.cpus()[0]);
+    }
+    settle(a.kernel);
+    assert_eq!(a.kernel.threads.live(), 1, "{} threads died", others.len());
+}
+
+fn quiet(a: &Attacker) -> u64 {
+    a.call(O::NotificationCreate, &[]).unwrap()[0]
+}
+
+#[test]
+fn a_reply_right_closed_while_a_reply_is_refused_abandons_its_caller() {
+    let a = attacker();
+    let client = thread(a.kernel, a.task, 10);
+    let endpoint = a.call(O::EndpointCreate, &[]).unwrap()[0];
+    block(a.kernel, a.thread, O::Receive, &[endpoint, 0], NEVER);
+    block(a.kernel, client, O::Call, &[endpoint, 0], NEVER);
+    let stashed = a.call(O::Stash, &[]).unwrap()[0];
+    let Object::Reply(reply) = a.task.handles.look_up(Handle(stashed)).unwrap().object else {
+        unreachable!()
+    };
+    // As in a reply that is refused for its handles, while another CPU closes the handle.
+    let refused = a.kernel.holding(Object::Reply(reply), || {
+        let caller = reply.take().unwrap();
+        let held = a.task.handles.remove(a.kernel, Handle(stashed)).unwrap();
+        held.release(a.kernel);
+        reply.set(caller);
+        Err::<(), Error>(Error::ReceiverFull)
+    });
+    assert_eq!(refused, Err(Error::ReceiverFull));
+    run(a.kernel, client);
+    assert_eq!(status(client), Err(Error::Abandoned));
+    assert_eq!(a.kernel.replies.live(), 0);
+}

@@ -54,6 +54,9 @@ pub trait Network {
     /// Rings the network stack's doorbell.
     fn ring(&mut self);
 
+    /// No connection is open: what is kept for the next ones can go, but for one's.
+    fn idle(&mut self) {}
+
     /// What the page tells of the system and the network.
     fn snapshot(&mut self) -> Snapshot;
 }
@@ -144,6 +147,9 @@ impl<N: Network> Server<N> {
                 kick = false;
             }
             if !more && !touched && !room_again && self.events.sleep(1)? {
+                if self.clients.is_empty() {
+                    self.network.idle();
+                }
                 return Ok(self.deadline());
             }
             self.events.wake()?;

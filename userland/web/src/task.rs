@@ -262,6 +262,10 @@ impl Network for Site {
         let _ = notification::signal(self.doorbell, self.bits);
     }
 
+    fn idle(&mut self) {
+        self.spare.truncate(1);
+    }
+
     fn snapshot(&mut self) -> Snapshot {
         let supervisor = SupervisorClient::new(Kernel, runtime::start::supervisor());
         let deadline = clock::after(PATIENCE);

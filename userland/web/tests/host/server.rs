@@ -65,6 +65,7 @@ struct Stack {
     waiting: VecDeque<(Socket, Shared)>,
     closed: Vec<Socket>,
     rings: usize,
+    idle: usize,
     gone: bool,
 }
 
@@ -93,6 +94,10 @@ impl Network for FakeNetwork {
 
     fn ring(&mut self) {
         self.0.borrow_mut().rings += 1;
+    }
+
+    fn idle(&mut self) {
+        self.0.borrow_mut().idle += 1;
     }
 
     fn snapshot(&mut self) -> Snapshot {
@@ -184,8 +189,10 @@ fn a_request_is_answered_and_the_connection_closed_after_both_ends() {
     assert!(String::from_utf8_lossy(&peer.answer).ends_with("</html>\n"));
     assert_eq!(peer.from_server.is_ended(), Ok(true));
     assert!(world.stack.borrow().closed.is_empty());
+    assert_eq!(world.stack.borrow().idle, 0);
     peer.to_server.close().unwrap();
     world.run();
+    assert_eq!(world.stack.borrow().idle, 1);
     assert_eq!(world.stack.borrow().closed, [peer.socket]);
     assert_eq!(world.server.connections(), 0);
 }

@@ -55,7 +55,7 @@ pub struct RunQueue {
 
 impl RunQueue {
     /// Queue numbers of run queues are above those of endpoints, which are twice a number counted
-    /// up from 1, and of futex buckets.
+    /// up from 1, and of tasks' sleepers.
     const FIRST_NUMBER: u64 = 1 << 62;
 
     fn new(cpu: usize) -> RunQueue {

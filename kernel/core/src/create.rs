@@ -296,12 +296,7 @@ impl<P: Platform> Kernel<P> {
 
     /// Starts a thread that was never started; false if it was.
     pub fn start_thread(&'static self, thread: &'static Thread) -> bool {
-        if thread.wait_kind() != Wait::Start || !thread.claim() {
-            return false;
-        }
-        if thread.wait_kind() != Wait::Start {
-            // It was started and waits for something else by now: that wait goes on.
-            thread.unclaim(thread.wait_kind());
+        if !thread.claim_start() {
             return false;
         }
         self.make_ready(self.here(), thread);

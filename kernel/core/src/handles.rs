@@ -277,7 +277,9 @@ impl HandleTable {
         free.open += 1;
         kernel.open_handles.fetch_add(1, Ordering::Relaxed);
         held.acquire();
-        entry.rights.store(held.rights.0, Ordering::Relaxed);
+        // Releases the generation that closing the entry raised: a look-up with the old handle that
+        // sees these rights sees that generation when it looks again.
+        entry.rights.store(held.rights.0, Ordering::Release);
         entry.object.set(Some(held.object));
         Handle::new(index, entry.generation.load(Ordering::Relaxed))
     }

@@ -4,7 +4,6 @@
 use crate::cpu::Cpu;
 use crate::endpoint::{Badge, Endpoint};
 use crate::frames::FrameTable;
-use crate::futex::Futexes;
 use crate::handles::Chunk;
 use crate::interrupt::{Interrupt, IoPorts, Vectors};
 use crate::mapping::Mapping;
@@ -82,7 +81,6 @@ pub struct Kernel<P: Platform> {
     pub(crate) quotas: Slab<Quota>,
     pub(crate) reclaim: Reclaim,
     pub(crate) vectors: Vectors,
-    pub(crate) futexes: Futexes,
     pub(crate) dma_epoch: AtomicU64,
     pub(crate) quarantined: AtomicU64,
     pub(crate) ports_generation: AtomicU64,
@@ -128,7 +126,6 @@ impl<P: Platform> Kernel<P> {
             quotas: Slab::new(),
             reclaim: Reclaim::new(),
             vectors: Vectors::new(),
-            futexes: Futexes::new(),
             dma_epoch: AtomicU64::new(1),
             quarantined: AtomicU64::new(0),
             ports_generation: AtomicU64::new(0),

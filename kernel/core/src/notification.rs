@@ -131,9 +131,12 @@ impl<P: Platform> Kernel<P> {
             registers.rdi.set(bits);
             return Some(waiter.thread);
         }
-        if let Some(waiter) = signals.bound_wait.take()
+        // Where the claim fails the wait stays known: a sender that has claimed the receiver may give
+        // it back, and looks here then.
+        if let Some(waiter) = signals.bound_wait
             && waiter.thread.claim_generation(waiter.generation)
         {
+            signals.bound_wait = None;
             let bits = signals.take();
             drop(signals);
             self.leave_queue(waiter.thread);

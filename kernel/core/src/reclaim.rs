@@ -273,7 +273,8 @@ impl<P: Platform> Kernel<P> {
         frames: u64,
     ) -> bool {
         let done = match task.reclaim_phase.load(Ordering::Relaxed) {
-            0 => self.end_threads_step(task) && !task.is_held(),
+            // The holds first: an operation may give the task a thread until it lets go.
+            0 => !task.is_held() && self.end_threads_step(task),
             1 => {
                 self.move_off(cpu, task);
                 true

@@ -167,13 +167,14 @@ impl<P: Platform> Kernel<P> {
             }
             match self.deliver(sender, receiver, &mut closed) {
                 Ok(()) => {
-                    receiver.set_reply(WaitRef {
+                    let call = WaitRef {
                         thread: sender,
                         generation: sender.generation(),
-                    });
+                    };
+                    receiver.set_reply(call);
                     sender.unclaim(Wait::Reply);
                     drop(waiters);
-                    self.recheck(sender);
+                    self.recheck(call);
                     self.release_all(&mut closed);
                     return Ok(Next::Resume);
                 }
@@ -319,7 +320,7 @@ impl<P: Platform> Kernel<P> {
         server.badge.store(0, Ordering::Relaxed);
         if let Err(error) = self.deliver(server, thread, &mut closed) {
             thread.unclaim(Wait::Reply);
-            self.recheck(thread);
+            self.recheck(caller);
             return Err(error);
         }
         self.release_all(&mut closed);
@@ -441,21 +442,38 @@ impl<P: Platform> Kernel<P> {
         }
     }
 
-    /// Gives a claimed receiver back to the queue that it still stands in.
-    fn put_back(&'static self, mut waiters: Guard<'static, Waiters>, receiver: &'static Thread) {
+    /// Gives a claimed receiver back to the front of the queue that it stood in.
+    pub(crate) fn put_back(
+        &'static self,
+        mut waiters: Guard<'static, Waiters>,
+        receiver: &'static Thread,
+    ) {
+        // Read by the owner: from the next line but two on it may be somebody else's.
+        let (generation, bound) = (receiver.generation(), receiver.bound.get());
         waiters.receivers.push_front(receiver);
         receiver.unclaim(Wait::Receive);
         drop(waiters);
-        self.recheck(receiver);
+        self.recheck(WaitRef {
+            thread: receiver,
+            generation,
+        });
+        // A signal that came meanwhile found the receiver claimed and left its bits.
+        if let Some(notification) = bound
+            && let Some(thread) = self.set_bits(notification, 0)
+        {
+            self.make_ready(self.here(), thread);
+        }
     }
 
     /// After a claimed wait was given back: whoever tried to end it meanwhile did nothing, so it is
-    /// ended here if its deadline has passed or its thread is to end.
-    fn recheck(&'static self, thread: &'static Thread) {
+    /// ended here if its deadline has passed or its thread is to end. Only that very wait: the
+    /// thread may be in another one by now.
+    fn recheck(&'static self, wait: WaitRef) {
+        let thread = wait.thread;
         let deadline = thread.deadline.load(Ordering::Relaxed);
         let late = deadline != NEVER && deadline <= self.platform.now();
         let doomed = thread.doomed.load(Ordering::SeqCst);
-        if (late || doomed) && thread.claim() {
+        if (late || doomed) && thread.claim_generation(wait.generation) {
             self.expire(thread);
         }
     }
@@ -606,7 +624,7 @@ fn receive_source(source: Held) -> Result<&'static Endpoint, Error> {
 
 /// Takes the receiver that has waited longest and claims it. One that somebody else has claimed is
 /// taken out on the way: its owner finds it in no queue and goes on.
-fn claim_receiver(waiters: &mut Waiters) -> Option<&'static Thread> {
+pub(crate) fn claim_receiver(waiters: &mut Waiters) -> Option<&'static Thread> {
     loop {
         let receiver = waiters.receivers.pop_front()?;
         if receiver.claim() {

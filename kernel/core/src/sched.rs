@@ -245,6 +245,14 @@ impl<P: Platform> Kernel<P> {
                 self.bury(thread);
                 continue;
             }
+            if !thread.may_run_on(cpu.index) {
+                // Its affinity was changed while it was on its way into this queue.
+                let target = self.place(thread);
+                if target.index != cpu.index {
+                    self.enqueue(cpu, target, thread);
+                    continue;
+                }
+            }
             self.switch_to(cpu, thread);
             self.start_slice(cpu);
             return Some(thread);

@@ -55,7 +55,7 @@ pub enum Rank {
     Endpoint,
     /// A stashed reply right.
     Reply,
-    /// A futex bucket.
+    /// A task's sleepers.
     Futex,
     /// A notification.
     Notification,

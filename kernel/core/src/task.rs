@@ -16,12 +16,15 @@ use crate::quota::Quota;
 use crate::slab::{Slot, Slotted};
 use crate::static_ref::AtomicRef;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Guard, Lock, Ordering, Rank};
-use crate::thread::{IN_TASK, Thread};
+use crate::thread::{IN_TASK, QUEUE, Thread};
 use ipc::Error;
 use ipc::layout::{IPC_BUFFER_STRIDE, IPC_BUFFERS, MAX_THREADS_PER_TASK};
 
 /// Most port ranges of one task.
 pub const MAX_PORT_RANGES: usize = 8;
+
+/// Queue numbers of sleepers: above those of endpoints, below those of run queues.
+const FIRST_SLEEPERS: u64 = 1 << 61;
 
 const SLOT_WORDS: usize = MAX_THREADS_PER_TASK / 64;
 
@@ -59,6 +62,8 @@ pub struct Task {
     threads: Lock<Queue<Thread, IN_TASK>>,
     /// Mappings and page tables.
     pub space: Lock<Space>,
+    /// Threads that sleep on futexes.
+    pub sleepers: Lock<Queue<Thread, QUEUE>>,
     ports: [AtomicRef<IoPorts>; MAX_PORT_RANGES],
     buffer_slots: [AtomicU64; SLOT_WORDS],
     /// CPU time of threads that ended, in nanoseconds.
@@ -93,6 +98,7 @@ impl Slotted for Task {
             quota: AtomicRef::none(),
             threads: Lock::new(Rank::Task, Queue::new(1)),
             space: Lock::new(Rank::Space, Space::new(1)),
+            sleepers: Lock::new(Rank::Futex, Queue::new(FIRST_SLEEPERS)),
             ports: [const { AtomicRef::none() }; MAX_PORT_RANGES],
             buffer_slots: [const { AtomicU64::new(0) }; SLOT_WORDS],
             cpu_time: AtomicU64::new(0),
@@ -125,6 +131,7 @@ impl Task {
         self.quota.set(Some(quota));
         *self.threads.lock() = Queue::new(number);
         *self.space.lock() = Space::new(number);
+        *self.sleepers.lock() = Queue::new(FIRST_SLEEPERS + number);
         for word in &self.buffer_slots {
             word.store(0, Ordering::Relaxed);
         }

@@ -115,6 +115,8 @@ pub struct Thread {
     pub deadline: AtomicU64,
     /// An operation in several steps: what it has made so far.
     pub operation: AtomicObject,
+    /// A FutexWake in several steps: how many it has woken so far.
+    pub woken: AtomicU64,
     /// Exception of the fault that it waits for an answer to: vector.
     pub fault_vector: AtomicU8,
     /// Address of that fault (CR2).
@@ -192,6 +194,7 @@ impl Slotted for Thread {
             futex: AtomicU64::new(0),
             deadline: AtomicU64::new(u64::MAX),
             operation: AtomicObject::none(),
+            woken: AtomicU64::new(0),
             fault_vector: AtomicU8::new(0),
             fault_address: AtomicU64::new(0),
             queue_links: Links::new(),
@@ -230,6 +233,7 @@ impl Thread {
         self.notification.set(None);
         self.bound.set(None);
         self.operation.set(None);
+        self.woken.store(0, Ordering::Relaxed);
         self.deadline.store(u64::MAX, Ordering::Relaxed);
         self.fpu_cpu.store(u32::MAX, Ordering::Relaxed);
         self.fpu_frame.store(0, Ordering::Relaxed);
@@ -307,6 +311,14 @@ impl Thread {
     pub fn claim(&self) -> bool {
         let word = self.wait.load(Ordering::Relaxed);
         self.claim_word(word)
+    }
+
+    /// Claims the wait to be started; false, and nothing changes, if the thread is past it.
+    pub fn claim_start(&self) -> bool {
+        // The kind is stored before the word. So a kind read after the word is that wait's or a
+        // later one's; and Start is no thread's kind again after its first wait.
+        let word = self.wait.load(Ordering::Acquire);
+        self.wait_kind() == Wait::Start && self.claim_word(word)
     }
 
     /// Claims one particular wait.

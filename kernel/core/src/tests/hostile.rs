@@ -5,6 +5,7 @@ use super::bench::{TestKernel, block, call, give, kernel, run, settle, status, t
 use crate::handles::Held;
 use crate::mapping::MapRequest;
 use crate::object::Object;
+use crate::rendezvous::claim_receiver;
 use crate::task::Task;
 use crate::thread::Thread;
 use ipc::message::NEVER;
@@ -210,4 +211,65 @@ fn a_reply_right_closed_while_a_reply_is_refused_abandons_its_caller() {
     run(a.kernel, client);
     assert_eq!(status(client), Err(Error::Abandoned));
     assert_eq!(a.kernel.replies.live(), 0);
+}
+
+#[test]
+fn a_signal_is_not_lost_while_a_sender_that_is_refused_has_the_receiver() {
+    let a = attacker();
+    let endpoint = a.call(O::EndpointCreate, &[]).unwrap()[0];
+    let made = quiet(&a);
+    a.call(O::NotificationBind, &[made]).unwrap();
+    let look_up = |handle| a.task.handles.look_up(Handle(handle)).unwrap().object;
+    let (Object::Endpoint(endpoint_object), Object::Notification(notification)) =
+        (look_up(endpoint), look_up(made))
+    else {
+        unreachable!()
+    };
+    for bits in [1, 2] {
+        block(a.kernel, a.thread, O::Receive, &[endpoint, 0], NEVER);
+        // A sender on another CPU claims the receiver; a signal comes; the message is refused.
+        let mut waiters = endpoint_object.waiters();
+        let receiver = claim_receiver(&mut waiters).unwrap();
+        assert!(a.kernel.set_bits(notification, bits).is_none());
+        a.kernel.put_back(waiters, receiver);
+        run(a.kernel, a.thread);
+        assert_eq!(status(a.thread).unwrap()[2], bits, "the receive ended");
+    }
+}
+
+#[test]
+fn starting_a_thread_again_leaves_its_wait_alone() {
+    let a = attacker();
+    let endpoint = a.call(O::EndpointCreate, &[]).unwrap()[0];
+    let other = thread(a.kernel, a.task, 10);
+    block(a.kernel, a.thread, O::Receive, &[endpoint, 0], NEVER);
+    assert!(!a.kernel.start_thread(a.thread));
+    block(a.kernel, other, O::Call, &[endpoint, 0], NEVER);
+    assert!(super::bench::is(super::bench::running(a.kernel), a.thread));
+}
+
+#[test]
+fn a_wake_of_many_sleepers_is_worked_off_in_steps_and_counts_them_all() {
+    let a = attacker();
+    let crowd = task(a.kernel, 4 << 20);
+    let own = give(a.kernel, crowd, Object::Task(crowd), Rights::ALL).0;
+    let first = thread(a.kernel, crowd, 12);
+    let memory = call(a.kernel, first, O::MemoryCreate, &[PAGE, 0]).unwrap()[0];
+    let map = [own, memory, 0x40_0000, 0, PAGE, 1];
+    call(a.kernel, first, O::MemoryMap, &map).unwrap();
+    block(a.kernel, first, O::FutexWait, &[0x40_0000, 0], NEVER);
+    for _ in 0..79 {
+        let sleeper = thread(a.kernel, crowd, 12);
+        block(a.kernel, sleeper, O::FutexWait, &[0x40_0000, 0], NEVER);
+    }
+    let elsewhere = thread(a.kernel, crowd, 12);
+    block(a.kernel, elsewhere, O::FutexWait, &[0x40_0004, 0], NEVER);
+    let foreign = a.call(O::FutexWake, &[0x40_0000, 1024]).unwrap()[0];
+    assert_eq!(foreign, 0, "sleepers of another task");
+    let waker = thread(a.kernel, crowd, 13);
+    let wake = |count| call(a.kernel, waker, O::FutexWake, &[0x40_0000, count]).unwrap()[0];
+    assert_eq!(wake(5), 5);
+    assert_eq!(wake(1024), 75);
+    assert_eq!(wake(1024), 0);
+    assert_eq!(crowd.sleepers.lock().len(), 1);
 }

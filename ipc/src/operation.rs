@@ -194,8 +194,8 @@ operations! {
     ///
     /// Arguments: 0 own task (CREATE); 1 quota in bytes; 2 endpoint for its faults (SEND, usually
     /// badged) or 0; 3 largest priority of its threads, at most that of the own task. Result: 0 task
-    /// handle with all rights. Errors: InvalidHandle, WrongKind, MissingRights, InvalidArgument, OutOfQuota, OutOfMemory,
-    /// TableFull.
+    /// handle with all rights. Errors: InvalidHandle, WrongKind, MissingRights, InvalidArgument,
+    /// OutOfQuota (also where tasks would be nested more than 32 deep), OutOfMemory, TableFull.
     TaskCreate = 28,
     /// Puts a copy of a handle into another task's table.
     ///

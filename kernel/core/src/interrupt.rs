@@ -112,6 +112,8 @@ impl<P: Platform> Kernel<P> {
             if ready {
                 Ok(())
             } else {
+                // There is no such line to be masked at the end.
+                interrupt.line.store(NO_LINE, Ordering::Relaxed);
                 Err(Error::Unsupported)
             }
         });
@@ -188,8 +190,7 @@ impl<P: Platform> Kernel<P> {
         if let Some(interrupt) = interrupt
             && interrupt.level.load(Ordering::Relaxed)
         {
-            self.platform
-                .line_mask(interrupt.line.load(Ordering::Relaxed), true);
+            self.mask(interrupt, true);
         }
         if !mutant::active(Mutant::EndOfInterrupt) {
             self.platform.end_of_interrupt();
@@ -207,10 +208,19 @@ impl<P: Platform> Kernel<P> {
     /// InterruptAcknowledge.
     pub fn acknowledge(&'static self, interrupt: &'static Interrupt) -> Outcome {
         if interrupt.level.load(Ordering::Relaxed) {
-            self.platform
-                .line_mask(interrupt.line.load(Ordering::Relaxed), false);
+            self.mask(interrupt, false);
         }
         Ok(Next::Return)
+    }
+
+    /// Masks or unmasks an interrupt's line, unless it has ended: then the line is nobody's, and
+    /// unmasked would storm for ever, or another interrupt's.
+    fn mask(&self, interrupt: &Interrupt, masked: bool) {
+        let _guard = self.vectors.changing.lock();
+        if interrupt.vector.load(Ordering::Relaxed) != 0 {
+            let line = interrupt.line.load(Ordering::Relaxed);
+            self.platform.line_mask(line, masked);
+        }
     }
 }
 

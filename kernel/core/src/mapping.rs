@@ -48,6 +48,8 @@ pub struct Mapping {
     /// Number of the thread that is making it; 0 when it is complete.
     maker: AtomicU64,
     removing: AtomicBool,
+    /// Code of the error for which its maker is removing it; 0 for none.
+    failure: AtomicU64,
     in_space: Links<Mapping>,
     in_memory: Links<Mapping>,
 }
@@ -66,6 +68,7 @@ impl Slotted for Mapping {
             mapped: AtomicU64::new(0),
             maker: AtomicU64::new(0),
             removing: AtomicBool::new(false),
+            failure: AtomicU64::new(0),
             in_space: Links::new(),
             in_memory: Links::new(),
         }
@@ -195,10 +198,11 @@ impl<P: Platform> Kernel<P> {
         match self.map_step(task, mapping, self.tunables.get(Tunable::MemStepPages)) {
             Ok(true) => Ok(Next::Return),
             Ok(false) => Ok(Next::Again),
-            Err(error) => {
-                while !self.unmap_step(task, request.address)? {}
-                Err(error)
-            }
+            // What was mapped is removed in steps as well; the last one tells the error.
+            Err(error) => match self.remove_step(task, mapping) {
+                true => Err(error),
+                false => Ok(Next::Again),
+            },
         }
     }
 
@@ -255,6 +259,7 @@ impl<P: Platform> Kernel<P> {
         mapping.mapped.store(0, Ordering::Relaxed);
         mapping.maker.store(maker, Ordering::Relaxed);
         mapping.removing.store(false, Ordering::Relaxed);
+        mapping.failure.store(0, Ordering::Relaxed);
         {
             let mut mappings = memory.mappings();
             // Whoever destroys the memory marks it first and looks at this list afterwards.
@@ -279,14 +284,17 @@ impl<P: Platform> Kernel<P> {
     ) -> Result<bool, Error> {
         let mut space = task.space.lock();
         if mapping.removing.load(Ordering::Relaxed) {
-            return Err(Error::NotMapped);
+            let failure = Error::from_code(mapping.failure.load(Ordering::Relaxed));
+            return Err(failure.unwrap_or(Error::NotMapped));
         }
         let memory = mapping.memory.get().ok_or(Error::NotMapped)?;
         let pages = mapping.pages.load(Ordering::Relaxed);
         let mut done = mapping.mapped.load(Ordering::Relaxed);
         let mut left = budget;
         while done < pages && left > 0 {
-            done += self.map_one(task, &mut space, mapping, memory, done)?;
+            let fail = |error: &Error| mapping.failure.store(error.code(), Ordering::Relaxed);
+            let mapped = self.map_one(task, &mut space, mapping, memory, done);
+            done += mapped.inspect_err(fail)?;
             mapping.mapped.store(done, Ordering::Relaxed);
             left -= 1;
         }
@@ -370,15 +378,25 @@ impl<P: Platform> Kernel<P> {
         }
     }
 
-    /// Removes up to [`UNMAP_STEP`] pages of the mapping that starts at an address, from its end,
-    /// and waits until no CPU can use them; true when the mapping is gone.
+    /// A step of [`Kernel::unmap_memory`]; true when the mapping is gone.
     ///
     /// # Errors
     /// NotMapped.
     pub fn unmap_step(&'static self, task: &'static Task, address: u64) -> Result<bool, Error> {
+        let mapping = task.space.lock().at(address).ok_or(Error::NotMapped)?;
+        Ok(self.remove_step(task, mapping))
+    }
+
+    /// Removes up to 512 pages of a mapping, from its end, and waits until no CPU can use them; true
+    /// when the mapping is gone, by whomever.
+    fn remove_step(&'static self, task: &'static Task, mapping: &'static Mapping) -> bool {
         let mapping = {
             let space = task.space.lock();
-            let mapping = space.at(address).ok_or(Error::NotMapped)?;
+            // Another CPU may have ended it, and another one may begin at its address by now.
+            if !space.mappings.contains(mapping) {
+                return true;
+            }
+            let address = mapping.start();
             mapping.removing.store(true, Ordering::Relaxed);
             let mapped = mapping.mapped.load(Ordering::Relaxed);
             let rest = mapped.saturating_sub(UNMAP_STEP);
@@ -396,9 +414,9 @@ impl<P: Platform> Kernel<P> {
         };
         self.shoot_down(task);
         let Some(mapping) = mapping else {
-            return Ok(false);
+            return false;
         };
-        Ok(self.end_mapping(task, mapping))
+        self.end_mapping(task, mapping)
     }
 
     /// Takes a mapping whose pages are gone out of both lists. Two threads may get here for one
@@ -435,21 +453,9 @@ impl<P: Platform> Kernel<P> {
         let Some(mapping) = memory.mappings().front() else {
             return true;
         };
-        let (Some(task), address) = (mapping.task.get(), mapping.start()) else {
-            return false;
-        };
-        // The mapping may have ended meanwhile: then nothing, or another mapping of this task that
-        // begins at the same address, is found; only one of this memory is removed.
-        let still = task.space.lock().at(address).is_some_and(|found| {
-            core::ptr::eq(found, mapping)
-                && found
-                    .memory
-                    .get()
-                    .is_some_and(|of| core::ptr::eq(of, memory))
-        });
-        if still {
-            // NotMapped: somebody else removed it in between, which is as good.
-            let _ = self.unmap_step(task, address);
+        // It may have ended meanwhile; the object stays what it is until this CPU leaves the kernel.
+        if let Some(task) = mapping.task.get() {
+            self.remove_step(task, mapping);
         }
         false
     }

@@ -340,8 +340,12 @@ impl<P: Platform> Kernel<P> {
             return;
         }
         memory.slot.reference();
-        let exposed = memory.is_exposed(self.dma_epoch.load(Ordering::Acquire));
+        if memory.kind() == MemoryKind::Contiguous {
+            // It has had all its frames from the beginning, zeroed or not.
+            memory.progress.store(memory.pages(), Ordering::Relaxed);
+        }
         let mut queues = self.reclaim.memories.lock();
+        let exposed = memory.is_exposed(self.dma_epoch.load(Ordering::Acquire));
         if exposed && memory.owns_frames() {
             let pages = memory.progress.load(Ordering::Relaxed);
             self.quarantined.fetch_add(pages, Ordering::Relaxed);
@@ -384,7 +388,14 @@ impl<P: Platform> Kernel<P> {
                 credit(memory.pages() + 1);
             }
             MemoryKind::Contiguous => {
-                self.frames.free_range(memory.base(), memory.pages());
+                let left = memory.progress.load(Ordering::Relaxed);
+                let part = left.min(budget);
+                let first = Frame((u64::from(memory.base().0) + left - part) as u32);
+                self.frames.free_range(first, part);
+                memory.progress.store(left - part, Ordering::Relaxed);
+                if left > part {
+                    return false;
+                }
                 credit(memory.pages());
             }
             MemoryKind::Device | MemoryKind::Reserved => {}
@@ -436,7 +447,8 @@ impl<P: Platform> Kernel<P> {
     /// MemoryExpose.
     ///
     /// # Errors
-    /// InvalidArgument for memory whose frames are not in a row or not its own.
+    /// InvalidArgument for memory whose frames are not in a row or not its own, InvalidHandle for
+    /// memory that has ended.
     pub fn expose(&'static self, memory: &'static Memory, expose: bool) -> Result<u64, Error> {
         if memory.kind() != MemoryKind::Contiguous {
             return Err(Error::InvalidArgument);
@@ -446,7 +458,14 @@ impl<P: Platform> Kernel<P> {
         } else {
             0
         };
+        // Under the lock that decides between quarantine and freedom: either that decision sees this
+        // mark, or this sees that the memory has ended.
+        let queues = self.reclaim.memories.lock();
+        if Self::is_emptied(memory) {
+            return Err(Error::InvalidHandle);
+        }
         memory.set_exposed(epoch);
+        drop(queues);
         Ok(memory.base().address())
     }
 
@@ -458,7 +477,6 @@ impl<P: Platform> Kernel<P> {
             queues.emptying.push_back(memory);
             self.reclaim.note();
         }
-        drop(queues);
         self.quarantined.swap(0, Ordering::Relaxed)
     }
 }

@@ -9,11 +9,14 @@ use crate::mutant::{self, Mutant};
 use crate::platform::Platform;
 use crate::slab::{Slot, Slotted};
 use crate::static_ref::AtomicRef;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use ipc::Error;
 
 /// Set in the count of a quota whose task has ended.
 const CLOSED: u64 = 1 << 63;
+
+/// How deep tasks can be made by tasks. A credit goes up a chain of closed quotas as long as this.
+pub const MAX_NESTING: u32 = 32;
 
 /// A task's quota.
 #[repr(align(64))]
@@ -23,6 +26,8 @@ pub struct Quota {
     limit: AtomicU64,
     used: AtomicU64,
     parent: AtomicRef<Quota>,
+    /// Quotas above it.
+    depth: AtomicU32,
 }
 
 impl Slotted for Quota {
@@ -32,6 +37,7 @@ impl Slotted for Quota {
             limit: AtomicU64::new(0),
             used: AtomicU64::new(0),
             parent: AtomicRef::none(),
+            depth: AtomicU32::new(0),
         }
     }
     fn slot(&self) -> &Slot<Quota> {
@@ -47,6 +53,7 @@ impl Quota {
             limit: AtomicU64::new(0),
             used: AtomicU64::new(0),
             parent: AtomicRef::none(),
+            depth: AtomicU32::new(0),
         }
     }
 
@@ -82,7 +89,7 @@ impl Quota {
     }
 
     /// Gives bytes back, to the maker as well where the quota is closed. Chains of closed quotas
-    /// are as long as the nesting of tasks.
+    /// are as long as the nesting of tasks, [`MAX_NESTING`] at most.
     pub fn credit<P: Platform>(&'static self, kernel: &'static Kernel<P>, bytes: u64) {
         let mut quota = self;
         loop {
@@ -103,12 +110,16 @@ impl Quota {
     /// Carves a quota off this one.
     ///
     /// # Errors
-    /// OutOfQuota, OutOfMemory.
+    /// OutOfQuota (also where the nesting would be too deep), OutOfMemory.
     pub fn carve<P: Platform>(
         &'static self,
         kernel: &'static Kernel<P>,
         bytes: u64,
     ) -> Result<&'static Quota, Error> {
+        let depth = self.depth.load(Ordering::Relaxed) + 1;
+        if depth > MAX_NESTING {
+            return Err(Error::OutOfQuota);
+        }
         self.charge(bytes)?;
         let child = kernel
             .quotas
@@ -117,6 +128,7 @@ impl Quota {
         child.limit.store(bytes, Ordering::Relaxed);
         child.used.store(0, Ordering::Relaxed);
         child.parent.set(Some(self));
+        child.depth.store(depth, Ordering::Relaxed);
         Ok(child)
     }
 

@@ -575,7 +575,11 @@ impl<P: Platform> Kernel<P> {
         match outcome {
             Ok(Next::Switch(next)) => self.apply(cpu, thread, Ok(Next::Switch(next))),
             Ok(_) => {}
-            Err(_) => self.destroy_task(thread.task()),
+            Err(_) => {
+                // However many threads there are: this one does not go on.
+                thread.doomed.store(true, Ordering::SeqCst);
+                self.destroy_task(thread.task());
+            }
         }
     }
 

@@ -273,3 +273,104 @@ fn a_wake_of_many_sleepers_is_worked_off_in_steps_and_counts_them_all() {
     assert_eq!(wake(1024), 0);
     assert_eq!(crowd.sleepers.lock().len(), 1);
 }
+
+#[test]
+fn an_interrupt_line_that_does_not_exist_is_refused_and_ended_ones_stay_masked() {
+    let a = attacker();
+    let control = give(a.kernel, a.task, Object::DeviceControl, Rights::ALL).0;
+    let made = quiet(&a);
+    let create = |line| a.call(O::InterruptCreate, &[control, line, made, 1, 1]);
+    for line in [24, 1000, u64::from(u32::MAX), u64::MAX - 1] {
+        assert!(create(line).is_err(), "line {line}");
+    }
+    let interrupt = create(5).unwrap()[0];
+    assert_eq!(create(5), Err(Error::Busy));
+    let Object::Interrupt(object) = a.task.handles.look_up(Handle(interrupt)).unwrap().object
+    else {
+        unreachable!()
+    };
+    a.call(O::Close, &[interrupt]).unwrap();
+    // An acknowledgement on another CPU that had looked it up before.
+    assert!(a.kernel.acknowledge(object).is_ok());
+    assert!(a.kernel.platform.lines.lock().unwrap()[&5].masked);
+    assert_eq!(a.kernel.interrupts.live(), 0);
+    a.call(O::Close, &[made]).unwrap();
+    assert_eq!(a.kernel.notifications.live(), 0);
+}
+
+#[test]
+fn a_mapping_that_fails_half_way_is_removed_in_steps_and_tells_why() {
+    let a = attacker();
+    let big = task(a.kernel, 8 << 20);
+    let one = thread(a.kernel, big, 11);
+    let own = give(a.kernel, big, Object::Task(big), Rights::ALL).0;
+    let memory = call(a.kernel, one, O::MemoryCreate, &[1200 * PAGE, 0]).unwrap()[0];
+    // Off by a page from the large pages, so that it takes many small ones.
+    let map = [own, memory, 0x40_1000, 0, 1200 * PAGE, 1];
+    let rest = big.quota().limit() - big.quota().used();
+    let taken = rest - 4 * PAGE;
+    big.quota().charge(taken).unwrap();
+    let before = big.quota().used();
+    let mut spare = 4 * PAGE;
+    while call(a.kernel, one, O::MemoryMap, &map).is_err() {
+        assert_eq!(status(one), Err(Error::OutOfQuota));
+        assert_eq!(big.space.lock().count(), 0);
+        let tables = big.quota().used() - before;
+        assert!(tables <= 8 * PAGE, "tables stay: {tables}");
+        spare += PAGE;
+        big.quota().credit(a.kernel, PAGE);
+        assert!(spare < 16 * PAGE);
+    }
+    assert!(spare > 4 * PAGE, "it failed before");
+    assert_eq!(big.space.lock().count(), 1);
+}
+
+#[test]
+fn tasks_within_tasks_come_to_an_end() {
+    let kernel = kernel(1);
+    let mut quota = &kernel.root_quota;
+    let mut depth = 0;
+    while let Ok(next) = quota.carve(kernel, 8 << 20) {
+        depth += 1;
+        // Room for the next one and its book-keeping.
+        quota = next;
+        quota.set_limit((8 << 20) + 64 * 1024);
+        assert!(depth < 100);
+    }
+    assert_eq!(depth, crate::quota::MAX_NESTING);
+}
+
+#[test]
+fn contiguous_memory_comes_back_in_steps_finished_or_not() {
+    let a = attacker();
+    let big = task(a.kernel, 8 << 20);
+    let one = thread(a.kernel, big, 11);
+    call(a.kernel, one, O::MemoryCreate, &[PAGE, 1]).unwrap();
+    let (free, used) = (a.kernel.frames.free_count(), big.quota().used());
+    let whole = call(a.kernel, one, O::MemoryCreate, &[300 * PAGE, 1]).unwrap()[0];
+    call(a.kernel, one, O::Close, &[whole]).unwrap();
+    settle(a.kernel);
+    assert_eq!(
+        (a.kernel.frames.free_count(), big.quota().used()),
+        (free, used)
+    );
+    // Its maker gives up after the first step.
+    let memory = a.kernel.begin_memory(big.quota(), 300, true).unwrap();
+    assert!(!a.kernel.fill_step(memory, 32).unwrap());
+    a.kernel.drop_reference(Object::Memory(memory));
+    settle(a.kernel);
+    assert_eq!(
+        (a.kernel.frames.free_count(), big.quota().used()),
+        (free, used)
+    );
+}
+
+#[test]
+fn memory_that_has_ended_is_not_exposed() {
+    let a = attacker();
+    let stale = a.stale(O::MemoryCreate, &[4 * PAGE, 1]);
+    let Object::Memory(memory) = stale.object else {
+        unreachable!()
+    };
+    assert_eq!(a.kernel.expose(memory, true), Err(Error::InvalidHandle));
+}

@@ -269,7 +269,11 @@ impl<P: Platform> Kernel<P> {
             let target = self.place(thread);
             self.enqueue(cpu, target, thread);
         } else if top > running {
-            self.requeue(cpu, thread, true);
+            // It goes on with the rest of its slice: a new one each time would starve its equals.
+            thread
+                .slice_left
+                .store(self.slice_left(cpu), Ordering::Relaxed);
+            self.requeue(cpu, thread, !slice_over);
         } else if top == running && slice_over {
             self.requeue(cpu, thread, false);
         } else {
@@ -278,16 +282,27 @@ impl<P: Platform> Kernel<P> {
         }
     }
 
+    /// What is left of the slice that runs on this CPU, in nanoseconds; 0 where none does.
+    fn slice_left(&self, cpu: &Cpu) -> u64 {
+        match cpu.slice_end.load(Ordering::Relaxed) {
+            NEVER => 0,
+            end => end.saturating_sub(self.platform.now()),
+        }
+    }
+
     /// Starts a slice where somebody of the running thread's priority is ready, and ends it where
-    /// nobody is.
+    /// nobody is. A thread that was preempted gets the rest of its own.
     fn start_slice(&self, cpu: &Cpu) {
         let contended = cpu.run_queue().top() >= cpu.running.load(Ordering::Relaxed);
+        let current = cpu.current.get();
+        let left = current.map_or(0, |thread| thread.slice_left.swap(0, Ordering::Relaxed));
         let end = cpu.slice_end.load(Ordering::Relaxed);
         let now = self.platform.now();
         if !contended {
             cpu.slice_end.store(NEVER, Ordering::Relaxed);
         } else if end == NEVER || end <= now {
-            let slice = self.tunables.get(Tunable::SchedSliceUs) * NS_PER_US;
+            let whole = self.tunables.get(Tunable::SchedSliceUs) * NS_PER_US;
+            let slice = if left > 0 { left } else { whole };
             cpu.slice_end.store(now + slice, Ordering::Relaxed);
             cpu.timer_dirty.store(true, Ordering::Relaxed);
         }

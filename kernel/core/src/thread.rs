@@ -131,6 +131,9 @@ pub struct Thread {
     pub buffer_frame: AtomicU32,
     /// Slot of the IPC buffer in the task's address space.
     pub buffer_slot: AtomicU32,
+    /// What is left of its slice in nanoseconds while it waits, preempted, for its turn to go on;
+    /// else 0.
+    pub slice_left: AtomicU64,
     /// The CPU whose FPU registers are its latest; `u32::MAX` for none.
     pub fpu_cpu: AtomicU32,
     /// Frame of the FPU save area, 0 for none.
@@ -202,6 +205,7 @@ impl Slotted for Thread {
             timer: TimerLinks::new(),
             buffer_frame: AtomicU32::new(0),
             buffer_slot: AtomicU32::new(0),
+            slice_left: AtomicU64::new(0),
             fpu_cpu: AtomicU32::new(u32::MAX),
             fpu_frame: AtomicU32::new(0),
             cpu_time: AtomicU64::new(0),
@@ -235,6 +239,7 @@ impl Thread {
         self.operation.set(None);
         self.woken.store(0, Ordering::Relaxed);
         self.deadline.store(u64::MAX, Ordering::Relaxed);
+        self.slice_left.store(0, Ordering::Relaxed);
         self.fpu_cpu.store(u32::MAX, Ordering::Relaxed);
         self.fpu_frame.store(0, Ordering::Relaxed);
         for counter in [

@@ -34,6 +34,25 @@ fn the_most_urgent_thread_runs_and_equals_share_by_slices() {
 }
 
 #[test]
+fn equals_share_although_a_more_urgent_thread_keeps_coming_between() {
+    let kernel = kernel(1);
+    let task = task(kernel, 1 << 20);
+    let (first, second) = (thread(kernel, task, 9), thread(kernel, task, 9));
+    assert!(is(running(kernel), first));
+    let mut seen = false;
+    for _ in 0..15 {
+        pass(kernel, 1_000_000);
+        let urgent = thread(kernel, task, 20);
+        assert!(is(running(kernel), urgent));
+        let own = give(kernel, task, Object::Thread(urgent), Rights::ALL);
+        call(kernel, urgent, O::Destroy, &[own.0]).unwrap();
+        seen |= is(running(kernel), second);
+    }
+    assert!(seen, "15 ms passed, and a slice has 10");
+    settle(kernel);
+}
+
+#[test]
 fn no_timer_is_set_where_nobody_waits_for_time() {
     let kernel = kernel(1);
     let task = task(kernel, 1 << 20);

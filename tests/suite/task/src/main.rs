@@ -1,0 +1,183 @@
+//! The in-emulator suite: runs each test, says how it went, and at the end how many passed. The tests
+//! are in the modules; what a run prints is described in `tests/README.md`.
+//!
+//! After every test the kernel's counts of all objects must be what they were before it.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(
+    not(target_os = "none"),
+    allow(dead_code, unused, reason = "on the host there is no kernel to test")
+)]
+
+extern crate alloc;
+
+mod child;
+mod deaths;
+mod devices;
+mod failure;
+mod floods;
+mod handles;
+mod hostile;
+mod large;
+mod memory;
+mod messages;
+mod notifications;
+mod operations;
+mod processors;
+mod quotas;
+mod raw;
+mod replies;
+mod suite;
+mod table;
+mod time;
+
+use alloc::string::String;
+
+use ipc::info::SystemInfo;
+use runtime::startup;
+
+use crate::child::Program;
+use crate::failure::{Failure, Outcome};
+use crate::suite::Suite;
+
+runtime::task_main!(run);
+
+/// What a test is given.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The suite's authority.
+    pub(crate) suite: Suite,
+    /// The program, for children.
+    pub(crate) program: Program,
+}
+
+/// A test: its name and what it does.
+pub(crate) type Test = (&'static str, fn(&Context) -> Outcome);
+
+/// Every test, in the order in which they run.
+const ALL: &[&[Test]] = &[
+    handles::TESTS,
+    messages::TESTS,
+    replies::TESTS,
+    notifications::TESTS,
+    time::TESTS,
+    memory::TESTS,
+    processors::TESTS,
+    devices::TESTS,
+    quotas::TESTS,
+    hostile::TESTS,
+    floods::TESTS,
+    deaths::TESTS,
+    table::TESTS,
+    large::TESTS,
+];
+
+/// Runs what is to be run and reports.
+fn run(_: &'static ipc::startup::Startup<'static>) {
+    let suite = match Suite::new() {
+        Ok(suite) => suite,
+        Err(failure) => {
+            runtime::log!("{}", failure.0);
+            return;
+        }
+    };
+    let program = match Program::copy(&suite) {
+        Ok(program) => program,
+        Err(failure) => {
+            suite.say(format_args!("FAIL program_is_copied: {}", failure.0));
+            suite.say(format_args!("0 passed, 1 failed"));
+            return;
+        }
+    };
+    if let Err(error) = devices::attach_clock(&suite) {
+        suite.say(format_args!("FAIL clock_is_attached: {error:?}"));
+    }
+    let only = chosen(&suite);
+    let context = Context { suite, program };
+    let (mut passed, mut failed) = (0, 0);
+    for (name, test) in ALL.iter().copied().flatten() {
+        if !is_chosen(name, only.as_deref()) {
+            continue;
+        }
+        match run_one(&context, *test) {
+            Ok(()) => {
+                passed += 1;
+                context.suite.say(format_args!("PASS {name}"));
+            }
+            Err(failure) => {
+                failed += 1;
+                context
+                    .suite
+                    .say(format_args!("FAIL {name}: {}", failure.0));
+            }
+        }
+    }
+    context
+        .suite
+        .say(format_args!("{passed} passed, {failed} failed"));
+}
+
+/// The one test that the kernel command line (`suite=NAME`) or the manifest asks for.
+fn chosen(suite: &Suite) -> Option<String> {
+    if let Some(name) = startup().argument("only") {
+        return Some(String::from(name));
+    }
+    let control = ipc::Handle(suite.system);
+    let mut line = [0; 1000];
+    let line = runtime::system::command_line(control, &mut line).ok()?;
+    let line = core::str::from_utf8(line).ok()?;
+    let name = line
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix("suite="))?;
+    Some(String::from(name))
+}
+
+/// Whether a test is to be run. What needs a special machine runs only when it is asked for.
+fn is_chosen(name: &str, only: Option<&str>) -> bool {
+    match only {
+        Some(only) => name == only,
+        None => !large::TESTS.iter().any(|(special, _)| *special == name),
+    }
+}
+
+/// Runs a test and checks that it left nothing behind.
+fn run_one(context: &Context, test: fn(&Context) -> Outcome) -> Outcome {
+    let before = context.suite.counts()?;
+    let outcome = test(context);
+    let now = || context.suite.counts().unwrap_or(before);
+    let settled = context
+        .suite
+        .wait_for(child::PATIENCE, || left(&before, &now()).is_empty());
+    outcome?;
+    if settled {
+        return Ok(());
+    }
+    Err(Failure::new(&alloc::format!(
+        "it left behind:{}",
+        left(&before, &now())
+    )))
+}
+
+/// What there is more or less of than before.
+fn left(before: &SystemInfo, after: &SystemInfo) -> String {
+    const COUNTED: [&str; 11] = [
+        "tasks",
+        "threads",
+        "endpoints",
+        "badges",
+        "notifications",
+        "memories",
+        "mappings",
+        "replies",
+        "interrupts",
+        "io_ports",
+        "handles",
+    ];
+    let (before, after) = (before.to_words(), after.to_words());
+    let mut text = String::new();
+    for (field, (before, after)) in SystemInfo::FIELDS.iter().zip(before.iter().zip(after)) {
+        if COUNTED.contains(field) && *before != after {
+            text.push_str(&alloc::format!(" {field} {before} -> {after}"));
+        }
+    }
+    text
+}

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use ipc::interface::console::{
     ConsoleError, ConsoleServer, MAX_READ_BYTES, MAX_WRITE_BYTES, Read, Typed,
 };
+use ipc::interface::supervisor::LOG_BYTES_PER_REPLY;
 use ipc::ring::{RingError, SharedMemory, StreamConsumer, StreamPair, StreamProducer};
 use ipc::server::{Answer, Caller, Deferred};
 use ipc::{Error, Handle};
@@ -38,6 +39,8 @@ pub trait Platform {
     fn signal(&mut self, bell: Handle, bits: u64);
     /// A handle to the server's notification, to be given to clients, and the bits to signal there.
     fn doorbell(&self) -> (Handle, u64);
+    /// Reads on in the joined log of all tasks; nothing at its end.
+    fn read_log(&mut self) -> Vec<u8>;
     /// Closes a handle.
     fn close(&mut self, handle: Handle);
 }
@@ -72,6 +75,10 @@ pub struct Console<P: Ports, S: Platform> {
     waiting: Option<(u64, usize, Deferred<Read>)>,
     /// The session whose ring is looked at first next time.
     turn: u64,
+    /// The joined log has something to read.
+    log_news: bool,
+    /// The beginning of a log line whose end was not read yet.
+    log_line: Vec<u8>,
 }
 
 impl<P: Ports, S: Platform> Console<P, S> {
@@ -87,6 +94,8 @@ impl<P: Ports, S: Platform> Console<P, S> {
             reader: None,
             waiting: None,
             turn: 0,
+            log_news: false,
+            log_line: Vec::new(),
         }
     }
 
@@ -145,6 +154,7 @@ impl<P: Ports, S: Platform> Console<P, S> {
         for _ in 0..MOST_ROUNDS {
             let more = self.receive();
             self.pass_typed();
+            self.show_log();
             self.collect();
             self.uart.send(|| self.output.pop_front());
             if !more && !self.uart.is_pending() {
@@ -152,6 +162,33 @@ impl<P: Ports, S: Platform> Console<P, S> {
             }
         }
         true
+    }
+
+    /// There is something new in the joined log.
+    pub fn log_has_news(&mut self) {
+        self.log_news = true;
+    }
+
+    /// Puts the lines of the joined log into the queue, whole ones only, and as a terminal takes them.
+    fn show_log(&mut self) {
+        // Every byte of a piece can be a line feed, and the piece may end a line begun before.
+        while self.log_news && OUTPUT_BYTES - self.output.len() >= 3 * LOG_BYTES_PER_REPLY {
+            let piece = self.platform.read_log();
+            self.log_news = !piece.is_empty();
+            self.log_line.extend(piece);
+            let whole = self.log_line.iter().rposition(|byte| *byte == b'\n');
+            let mut end = whole.map_or(0, |last| last + 1);
+            if end == 0 && self.log_line.len() > LOG_BYTES_PER_REPLY {
+                // No line is as long as this: it is shown as it is rather than kept for ever.
+                end = self.log_line.len();
+            }
+            for byte in self.log_line.drain(..end) {
+                if byte == b'\n' {
+                    self.output.push_back(b'\r');
+                }
+                self.output.push_back(byte);
+            }
+        }
     }
 
     fn receive(&mut self) -> bool {

@@ -1,10 +1,13 @@
 //! The task around the service: takes the chip over from the kernel, and puts the runtime behind the
 //! service's wishes.
 
+use alloc::vec::Vec;
+
 use ipc::badge::Client;
 use ipc::client::Deadline;
 use ipc::interface::console;
 use ipc::interface::service::ConnectError;
+use ipc::interface::supervisor::SupervisorClient;
 use ipc::message::NEVER;
 use ipc::server::{Caller, Outcome, Outgoing, Received};
 use ipc::startup::names;
@@ -13,7 +16,7 @@ use registers::hardware::PortWindow;
 use runtime::mapping::SharedMapping;
 use runtime::ports::{Interrupt, IoPorts};
 use runtime::server::{Service, answer, serve};
-use runtime::{Mapping, Memory, Notification, handle, notification, start};
+use runtime::{Kernel, Mapping, Memory, Notification, handle, notification, start};
 
 use crate::service::{Console, Platform};
 use crate::uart::{FIRST_PORT, PORTS, Uart};
@@ -29,6 +32,8 @@ const INPUT_NAME: &str = "4";
 const INTERRUPT: u64 = 1 << 0;
 /// Bit of the clients' doorbell.
 const DOORBELL: u64 = 1 << 1;
+/// Bit that init signals when there is something new in the log.
+const LOG_NEWS: u64 = 1 << 2;
 /// Rate of the line in bits a second, where the manifest's argument `rate` says nothing.
 const RATE: u32 = 115_200;
 
@@ -55,9 +60,10 @@ fn set_up(startup: &'static runtime::entry::Startup<'static>, rate: u32) -> Resu
         .ok_or(Error::InvalidHandle)?;
     let signals = Notification::from_handle(signals);
     let ports = PortWindow::attach(IoPorts::from_handle(ports), FIRST_PORT, PORTS)?;
-    let system = System {
-        doorbell: signals.duplicate(ipc::Rights::ALL)?.into_handle(),
-    };
+    // Before the chip is set up: from here on only this task writes to it.
+    let log = show_log(&signals);
+    let doorbell = signals.duplicate(ipc::Rights::ALL)?.into_handle();
+    let system = System { doorbell, log };
     let console = Console::new(Uart::start(ports, rate), system);
     let mut server = Server {
         console,
@@ -65,6 +71,16 @@ fn set_up(startup: &'static runtime::entry::Startup<'static>, rate: u32) -> Resu
     };
     let priority = runtime::task::info(start::own_task())?.priority as u8;
     Err(serve(public, Some(&signals), priority, &mut server))
+}
+
+/// Takes over from init to show the log; the position from which on. Without init's leave the log
+/// stays where it was.
+fn show_log(signals: &Notification) -> Option<u64> {
+    let client = SupervisorClient::new(Kernel, start::supervisor());
+    let position = client.show_log(Deadline::NEVER, LOG_NEWS, signals.handle());
+    position
+        .inspect_err(|error| runtime::log!("init shows the log itself: {error}"))
+        .ok()
 }
 
 /// The service as the server loop sees it.
@@ -110,6 +126,9 @@ impl Service for Server {
             // is edge-triggered needs none of this, and minds none.
             let _ = self.interrupt.acknowledge();
         }
+        if bits & LOG_NEWS != 0 {
+            self.console.log_has_news();
+        }
     }
 
     fn before_wait(&mut self) -> Deadline {
@@ -125,6 +144,8 @@ impl Service for Server {
 /// The runtime behind the service's wishes.
 struct System {
     doorbell: Handle,
+    /// Position in the joined log from which on to read.
+    log: Option<u64>,
 }
 
 impl Platform for System {
@@ -145,6 +166,18 @@ impl Platform for System {
 
     fn doorbell(&self) -> (Handle, u64) {
         (self.doorbell, DOORBELL)
+    }
+
+    fn read_log(&mut self) -> Vec<u8> {
+        let client = SupervisorClient::new(Kernel, start::supervisor());
+        let piece = self
+            .log
+            .and_then(|from| client.log(Deadline::NEVER, from).ok());
+        let Some(piece) = piece else {
+            return Vec::new();
+        };
+        self.log = Some(piece.position + piece.bytes.len() as u64);
+        piece.bytes.to_vec()
     }
 
     fn close(&mut self, handle: Handle) {

@@ -1,6 +1,7 @@
 //! Init, the supervisor: what runs, what it costs, stopping it, and the machine's power.
 
 use super::{interface, service_errors};
+use crate::Rights;
 use crate::info::{CpuInfo, SystemInfo};
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub const GRANT_KILL: u32 = 1 << 0;
 /// Grant in the manifest: the client may halt and reboot the machine.
 pub const GRANT_POWER: u32 = 1 << 1;
-/// Grant in the manifest: the client may read other tasks' log lines.
+/// Grant in the manifest: the client may read other tasks' log lines, and show them in init's place.
 pub const GRANT_LOG: u32 = 1 << 2;
 
 /// Longest name of a task in bytes.
@@ -185,6 +186,17 @@ interface! {
     ///
     /// Example: `let piece = supervisor.log(deadline, 0)?;`
     8 fn log(from: u64) -> LogPiece;
+
+    /// Shows the log in init's place: until the caller's task ends, init writes no line to the
+    /// kernel's log, and signals the caller after each. What it has not read by then init writes
+    /// itself. A later caller takes the place over.
+    ///
+    /// Arguments: `bits` what to signal. Handles: `bell` the caller's notification. Result: the
+    /// position from which on to read; everything before was shown. Errors: NotPermitted. Cost: one
+    /// call; afterwards a signal a line.
+    ///
+    /// Example: `let position = supervisor.show_log(deadline, 1, bell)?;`
+    9 fn show_log(bits: u64) [bell: copied(Rights::SIGNAL)] -> u64;
 }
 
 service_errors! {

@@ -35,10 +35,15 @@ impl Journal {
         self.bytes.push_back(b'\n');
     }
 
+    /// Position of the log's end.
+    pub fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
     /// At most `limit` bytes from a position on, and the position of the first: later than asked
     /// where older ones are gone, the log's end where it is beyond it.
     pub fn read(&self, from: u64, limit: usize) -> (u64, Vec<u8>) {
-        let end = self.start + self.bytes.len() as u64;
+        let end = self.end();
         let position = from.clamp(self.start, end);
         // The difference is at most the number of bytes kept.
         let skip = (position - self.start) as usize;

@@ -66,6 +66,7 @@ struct SystemState {
     memory: Option<Shared>,
     signals: Vec<(u64, u64)>,
     closed: Vec<u64>,
+    log: Vec<Vec<u8>>,
 }
 
 impl Platform for FakeSystem {
@@ -78,6 +79,14 @@ impl Platform for FakeSystem {
     }
     fn doorbell(&self) -> (Handle, u64) {
         (Handle(900), 2)
+    }
+    fn read_log(&mut self) -> Vec<u8> {
+        let pieces = &mut self.0.borrow_mut().log;
+        if pieces.is_empty() {
+            Vec::new()
+        } else {
+            pieces.remove(0)
+        }
     }
     fn close(&mut self, handle: Handle) {
         self.0.borrow_mut().closed.push(handle.0);
@@ -385,6 +394,41 @@ fn rings_that_do_not_fit_are_refused() {
         14,
         "their handles are closed"
     );
+}
+
+#[test]
+fn log_lines_are_shown_whole_with_line_ends_for_a_terminal() {
+    let mut bench = bench();
+    let log = |bench: &Bench, pieces: &[&[u8]]| {
+        bench.system.0.borrow_mut().log = pieces.iter().map(|piece| piece.to_vec()).collect();
+    };
+    log(&bench, &[b"web: one\nweb: two\nweb: th"]);
+    assert_eq!(bench.settle(), b"", "nobody said that there is news");
+    bench.console.log_has_news();
+    assert_eq!(bench.settle(), b"web: one\r\nweb: two\r\n");
+    bench.write(1, b"shell\r\n");
+    log(&bench, &[b"ree\n"]);
+    bench.console.log_has_news();
+    assert_eq!(
+        bench.settle(),
+        b"shell\r\nweb: three\r\n",
+        "the line was not torn"
+    );
+    log(&bench, &[&[b'x'; 2048], &[b'x'; 100]]);
+    bench.console.log_has_news();
+    assert_eq!(
+        bench.settle().len(),
+        2148,
+        "what is no line is not kept for ever"
+    );
+}
+
+#[test]
+fn a_long_log_waits_for_room_and_is_shown_all() {
+    let mut bench = bench();
+    bench.system.0.borrow_mut().log = vec![[b'\n'; 2048].to_vec(); 40];
+    bench.console.log_has_news();
+    assert_eq!(bench.settle().len(), 2 * 2048 * 40);
 }
 
 #[test]

@@ -52,6 +52,7 @@ refuse_all! { supervisor::SupervisorServer, SupervisorError::OutOfRange;
     cpu(a: u16) 0 -> crate::info::CpuInfo;
     heartbeat(a: u32) 0 -> ();
     log(a: u64) 0 -> supervisor::LogPiece;
+    show_log(a: u64, b: Handle) 1 -> u64;
 }
 refuse_all! { console::ConsoleServer, ConsoleError::OutOfRange;
     write(a: &[u8]) 0 -> u32;

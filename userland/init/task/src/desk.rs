@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use init::badge::Sender;
 use init::supervisor::{KillError, State};
+use ipc::Handle;
 use ipc::badge::Client;
 use ipc::info::{CpuInfo, TaskInfo};
 use ipc::interface::supervisor::{
@@ -14,9 +15,9 @@ use ipc::interface::supervisor::{
 use ipc::layout::init_handles;
 use ipc::manifest::INIT_SERVICE;
 use ipc::server::Caller;
-use runtime::{clock, system as kernel, task};
+use runtime::{Notification, clock, system as kernel, task};
 
-use crate::system::{System, counters};
+use crate::system::{Shown, System, counters};
 
 /// Who calls.
 fn client(caller: &Caller<'_>) -> Client {
@@ -180,9 +181,34 @@ impl SupervisorServer for System {
     fn log(&mut self, caller: &mut Caller<'_>, from: u64) -> Result<LogPiece, SupervisorError> {
         need(caller, GRANT_LOG)?;
         let (position, bytes) = self.journal.read(from, LOG_BYTES_PER_REPLY);
+        if let Some(shown) = &mut self.shown
+            && shown.task == client(caller).task
+        {
+            shown.read = position + bytes.len() as u64;
+        }
         Ok(LogPiece {
             position,
             bytes: bytes.into_iter().collect(),
         })
+    }
+
+    fn show_log(
+        &mut self,
+        caller: &mut Caller<'_>,
+        bits: u64,
+        bell: Handle,
+    ) -> Result<u64, SupervisorError> {
+        // Owned, so that every way out of here closes it.
+        let bell = Notification::from_handle(bell);
+        need(caller, GRANT_LOG)?;
+        self.take_log_back();
+        let read = self.journal.end();
+        self.shown = Some(Shown {
+            task: client(caller).task,
+            bell,
+            bits,
+            read,
+        });
+        Ok(read)
     }
 }

@@ -48,8 +48,23 @@ pub(crate) struct System {
     watches: Vec<Option<Watch>>,
     /// The joined log.
     pub(crate) journal: Journal,
+    /// Who shows the log in init's place.
+    pub(crate) shown: Option<Shown>,
     /// Tasks that may have more to say, a bit each as for the bell.
     talkative: u64,
+}
+
+/// A task that shows the log.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    /// The task, as its badge names it.
+    pub(crate) task: u16,
+    /// Where it is signalled.
+    pub(crate) bell: Notification,
+    /// With what.
+    pub(crate) bits: u64,
+    /// Position in the log up to which it has read.
+    pub(crate) read: u64,
 }
 
 impl System {
@@ -74,6 +89,7 @@ impl System {
             endpoint: Endpoint::create()?,
             bell: Notification::create()?,
             journal: Journal::new(),
+            shown: None,
             talkative: 0,
         })
     }
@@ -92,7 +108,19 @@ impl System {
     pub(crate) fn say(&mut self, line: core::fmt::Arguments<'_>) {
         let text = alloc::format!("{line}");
         for line in text.lines() {
-            tell(&mut self.journal, line);
+            tell(&mut self.journal, self.shown.as_ref(), line);
+        }
+    }
+
+    /// Nobody shows the log any more: init does, with what was not read.
+    pub(crate) fn take_log_back(&mut self) {
+        let Some(shown) = self.shown.take() else {
+            return;
+        };
+        let left = self.journal.end().saturating_sub(shown.read);
+        let (_, bytes) = self.journal.read(shown.read, left as usize);
+        for line in alloc::string::String::from_utf8_lossy(&bytes).lines() {
+            runtime::log!("{line}");
         }
     }
 
@@ -148,9 +176,16 @@ impl System {
     /// Forgets what was kept of a life, with its last words in the log.
     fn bury(&mut self, life: Life) {
         let task = usize::from(life.task);
+        if self
+            .shown
+            .as_ref()
+            .is_some_and(|shown| usize::from(shown.task) == task + 1)
+        {
+            self.take_log_back();
+        }
         if let Some(alive) = self.alive[task].take() {
-            let journal = &mut self.journal;
-            alive.log.finish(&mut |line| tell(journal, line));
+            let (journal, shown) = (&mut self.journal, self.shown.as_ref());
+            alive.log.finish(&mut |line| tell(journal, shown, line));
         }
         self.watches[task] = None;
     }
@@ -158,12 +193,12 @@ impl System {
     /// Empties the log rings of the tasks with these bits.
     fn listen(&mut self, bits: u64) {
         self.talkative = 0;
-        let journal = &mut self.journal;
+        let (journal, shown) = (&mut self.journal, self.shown.as_ref());
         for (position, alive) in self.alive.iter_mut().enumerate() {
             let bit = log_bit(position as u16);
             if let Some(alive) = alive
                 && bits & bit != 0
-                && alive.log.turn(&mut |line| tell(journal, line)) == Turn::More
+                && alive.log.turn(&mut |line| tell(journal, shown, line)) == Turn::More
             {
                 self.talkative |= bit;
             }
@@ -215,10 +250,14 @@ impl System {
     }
 }
 
-/// Adds a line to the joined log and writes it to the kernel's.
-fn tell(journal: &mut Journal, line: &str) {
+/// Adds a line to the joined log; whoever shows it hears of that, or else it goes to the kernel's.
+fn tell(journal: &mut Journal, shown: Option<&Shown>, line: &str) {
     journal.add(line);
-    runtime::log!("{line}");
+    match shown {
+        // A notification that is gone had an owner that is gone; its end is about to be told.
+        Some(shown) => drop(shown.bell.signal(shown.bits)),
+        None => runtime::log!("{line}"),
+    }
 }
 
 /// Monotonic time.

@@ -33,7 +33,7 @@ pub(crate) fn tsc() -> u64 {
 /// `value` * `scale` / 2^32.
 #[inline(always)]
 fn scaled(value: u64, scale: u64) -> u64 {
-    (u128::from(value) * u128::from(scale) >> 32) as u64
+    ((u128::from(value) * u128::from(scale)) >> 32) as u64
 }
 
 /// Starts the clock at 0, now. `hz` is the TSC's rate, above 0.

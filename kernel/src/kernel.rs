@@ -78,7 +78,7 @@ pub(crate) fn start(info: BootInfo, machine: Machine, mut memory: BootMemory) ->
     let kernel = KERNEL.call_once(|| Kernel::new(X86, frames, cpus, traces, tunables, machine));
     say!(
         "memory: {} MiB free",
-        kernel.frames.free_count() * PAGE >> 20
+        (kernel.frames.free_count() * PAGE) >> 20
     );
 
     for (index, cpu) in cpus.iter().enumerate() {

@@ -51,7 +51,7 @@ fn arm(deadline: u64) {
         return apic::set_deadline(clock::tsc_at(deadline).max(1));
     }
     let left = deadline.saturating_sub(clock::now());
-    let ticks = u128::from(left) * u128::from(TICKS.load(Ordering::Relaxed)) >> 32;
+    let ticks = (u128::from(left) * u128::from(TICKS.load(Ordering::Relaxed))) >> 32;
     let shift = (0..LARGEST_SHIFT).find(|shift| ticks >> shift <= u128::from(u32::MAX));
     let shift = shift.unwrap_or(LARGEST_SHIFT);
     let count = u32::try_from(ticks >> shift).unwrap_or(u32::MAX);

@@ -125,6 +125,10 @@ impl Builder {
         ]);
         cargo.args(["--target", TARGET, "--target-dir"]).arg(target);
         cargo.args(["--profile", profile.name()]);
+        // Functions' names as people write them: without these a debugger knows only mangled ones.
+        cargo
+            .arg("--config")
+            .arg(format!("profile.{}.debug='limited'", profile.name()));
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         cargo
     }

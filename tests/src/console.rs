@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::LIMIT;
 
@@ -15,6 +15,9 @@ pub const PROMPT: &str = "uzura> ";
 
 /// What a panic of the kernel begins with: nobody need wait for anything else then.
 const PANIC: &str = "uzura: panic:";
+
+/// How long a command goes without a prompt until another one is asked for.
+const NUDGE: Duration = Duration::from_secs(15);
 
 /// How much of the console an error shows.
 const TAIL: usize = 3000;
@@ -64,6 +67,18 @@ impl Console {
 
     /// Waits until one of `texts` is printed; the one that comes first counts.
     pub fn wait_for_any(&mut self, texts: &[&str]) -> Result<String> {
+        let found = self.wait_within(texts, LIMIT)?;
+        found.with_context(|| {
+            let screen = self.screen.lock();
+            format!(
+                "the console never showed {texts:?}; its end is:\n{}",
+                tail(&screen.plain)
+            )
+        })
+    }
+
+    /// Waits until one of `texts` is printed, at most so long: `None` then.
+    fn wait_within(&mut self, texts: &[&str], limit: Duration) -> Result<Option<String>> {
         let begin = Instant::now();
         let mut screen = self.screen.lock();
         loop {
@@ -74,27 +89,25 @@ impl Console {
             if let Some(end) = ends.min() {
                 let found = fresh[..end].to_owned();
                 self.seen += end;
-                return Ok(found);
+                return Ok(Some(found));
             }
             if fresh.contains(PANIC) {
                 drop(screen);
                 bail!("before the console showed {texts:?}: {}", self.rest());
             }
-            if screen.ended || begin.elapsed() >= LIMIT {
-                let why = if screen.ended {
-                    "the machine ended"
-                } else {
-                    "nothing more came"
-                };
+            if screen.ended {
+                let tail = tail(&screen.plain);
                 bail!(
-                    "{why} before the console showed {texts:?}; its end was:\n{}",
-                    tail(&screen.plain)
+                    "the machine ended before the console showed {texts:?}; its end was:\n{tail}"
                 );
+            }
+            if begin.elapsed() >= limit {
+                return Ok(None);
             }
             let waited = self
                 .screen
                 .changed
-                .wait_timeout(screen, LIMIT.saturating_sub(begin.elapsed()));
+                .wait_timeout(screen, limit.saturating_sub(begin.elapsed()));
             screen = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -109,7 +122,20 @@ impl Console {
     /// Types a command at the shell's prompt and returns what is printed up to the next prompt.
     pub fn command(&mut self, line: &str) -> Result<String> {
         self.send_line(line)?;
-        let answer = self.wait_for(&format!("\n{PROMPT}"))?;
+        let prompt = format!("\n{PROMPT}");
+        let begin = Instant::now();
+        let answer = loop {
+            if let Some(answer) = self.wait_within(&[&prompt], NUDGE)? {
+                break answer;
+            }
+            ensure!(
+                begin.elapsed() < LIMIT,
+                "no prompt after `{line}`; the console: {}",
+                self.text()
+            );
+            // What a task logs can come in the middle of a prompt. Another one costs a return key.
+            self.send_line("")?;
+        };
         // Before its echo there may be lines that were logged meanwhile.
         let echo = format!("{line}\n");
         let answer = answer

@@ -16,7 +16,7 @@ pub const PROMPT: &str = "uzura> ";
 /// What a panic of the kernel begins with: nobody need wait for anything else then.
 const PANIC: &str = "uzura: panic:";
 
-/// How long a command goes without a prompt until another one is asked for.
+/// How long the shell may be silent until it is asked once more.
 const NUDGE: Duration = Duration::from_secs(15);
 
 /// How much of the console an error shows.
@@ -122,26 +122,28 @@ impl Console {
     /// Types a command at the shell's prompt and returns what is printed up to the next prompt.
     pub fn command(&mut self, line: &str) -> Result<String> {
         self.send_line(line)?;
-        let prompt = format!("\n{PROMPT}");
+        // Prompts before the echo belong to something else.
+        self.wait_asking(&format!("{line}\n"), line)?;
+        // What a task logs can come in the middle of a prompt. Another one costs a return key.
+        let answer = self.wait_asking(&format!("\n{PROMPT}"), "")?;
+        Ok(answer.trim_end_matches(PROMPT).to_owned())
+    }
+
+    /// Waits for `text`, and types `question` whenever it does not come: a shell that is just being
+    /// restarted loses what is typed.
+    fn wait_asking(&mut self, text: &str, question: &str) -> Result<String> {
         let begin = Instant::now();
-        let answer = loop {
-            if let Some(answer) = self.wait_within(&[&prompt], NUDGE)? {
-                break answer;
+        loop {
+            if let Some(found) = self.wait_within(&[text], NUDGE)? {
+                return Ok(found);
             }
             ensure!(
                 begin.elapsed() < LIMIT,
-                "no prompt after `{line}`; the console: {}",
+                "no {text:?} on the console: {}",
                 self.text()
             );
-            // What a task logs can come in the middle of a prompt. Another one costs a return key.
-            self.send_line("")?;
-        };
-        // Before its echo there may be lines that were logged meanwhile.
-        let echo = format!("{line}\n");
-        let answer = answer
-            .split_once(&echo)
-            .map_or(answer.as_str(), |(_, rest)| rest);
-        Ok(answer.trim_end_matches(PROMPT).to_owned())
+            self.send_line(question)?;
+        }
     }
 
     /// What comes until the guest falls silent: all that a panic says.

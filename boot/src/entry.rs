@@ -15,6 +15,14 @@ pub const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
 /// End (exclusive) of the physical memory that the early page tables map at its own address.
 pub const EARLY_END: u64 = 1 << 32;
 
+/// Stack on which the boot processor starts, used until it enters ring 3. Code that is not optimised
+/// copies the lists of boot information from frame to frame.
+const STACK_BYTES: usize = if cfg!(debug_assertions) {
+    512 * 1024
+} else {
+    128 * 1024
+};
+
 /// Where the parameters lie in the trampoline's page, in bytes from its beginning.
 pub const PARAMETERS: usize = 0xf00;
 
@@ -37,7 +45,7 @@ global_asm!(
     include_str!("entry.S"),
     // What turns a linked address into the physical one when added, modulo 2^64.
     LOW = const KERNEL_BASE.wrapping_neg(),
-    STACK_BYTES = const 128 * 1024,
+    STACK_BYTES = const STACK_BYTES,
     PARAMETERS = const PARAMETERS,
     ARGUMENT = const offset_of!(Parameters, argument),
     STACK = const offset_of!(Parameters, stack),

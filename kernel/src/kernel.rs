@@ -16,6 +16,7 @@ use kernel_core::frames::{Frame, FrameInfo, FrameTable};
 use kernel_core::kernel::{Kernel, Machine};
 use kernel_core::platform::PowerAction;
 use kernel_core::sync::{AtomicU64, Ordering};
+use kernel_core::thread::Thread;
 use kernel_core::trace::TraceRing;
 use kernel_core::tunables::{Tunable, Tunables};
 use spin::Once;
@@ -51,10 +52,9 @@ pub(crate) fn panic_action() -> PowerAction {
     }
 }
 
-/// Number of the thread that this CPU runs, for a panic.
-pub(crate) fn current_thread() -> Option<u64> {
-    let thread = percpu::this().core.get()?.current.get()?;
-    Some(thread.slot.number())
+/// The thread that this CPU runs, for a panic.
+pub(crate) fn current_thread() -> Option<&'static Thread> {
+    percpu::this().core.get()?.current.get()
 }
 
 /// In every turn of a spin loop: another CPU may wait for this one's TLB.

@@ -7,6 +7,8 @@ use crate::{kernel, paging, power, stop};
 use core::arch::asm;
 use core::fmt::{self, Write as _};
 use core::panic::PanicInfo;
+use kernel_core::sync::Ordering;
+use kernel_core::thread::Thread;
 
 /// Most callers that a backtrace lists.
 const DEPTH: usize = 24;
@@ -95,11 +97,33 @@ fn write_report(
     what(out)?;
     write!(out, "\nuzura: panic: on CPU {cpu}, ")?;
     match kernel::current_thread() {
-        Some(thread) => writeln!(out, "in thread {thread}")?,
+        Some(thread) => write_thread(out, thread)?,
         None => writeln!(out, "in no thread")?,
     }
     out.write_str("uzura: panic: called from")?;
     backtrace(out, frame_pointer)?;
+    out.write_str("\n")
+}
+
+/// Which thread it was, where it was in ring 3, and what it did wrong if it did.
+fn write_thread(out: &mut Uart, thread: &Thread) -> fmt::Result {
+    let registers = &thread.registers;
+    write!(
+        out,
+        "in thread {}, rip {:#x}, rsp {:#x}",
+        thread.slot.number(),
+        registers.rip.get(),
+        registers.rsp.get()
+    )?;
+    if thread.faulting.load(Ordering::Relaxed) {
+        let vector = thread.fault_vector.load(Ordering::Relaxed);
+        let address = thread.fault_address.load(Ordering::Relaxed);
+        let code = registers.error_code.get();
+        write!(
+            out,
+            ", after exception {vector} (error code {code:#x}, address {address:#x})"
+        )?;
+    }
     out.write_str("\n")
 }
 

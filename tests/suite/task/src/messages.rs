@@ -45,7 +45,7 @@ pub(crate) fn complement(board: &'static Board) {
     while let Ok([_, tag, words @ ..]) = next {
         let tag = Tag(tag);
         let buffer = raw::buffer();
-        let (message, beyond) = buffer[..MAX_BYTES].split_at_mut(tag.length());
+        let (message, beyond) = buffer[..MAX_BYTES].split_at_mut(tag.length().min(MAX_BYTES));
         // The first bytes travel in registers: what lies there is the server's own.
         let own = REGISTER_BYTES.saturating_sub(message.len());
         let seen = beyond[own..].iter().filter(|byte| **byte != 0).count();

@@ -58,8 +58,8 @@ const fn expected(operation: Operation) -> Option<Error> {
 
 /// Every operation, once.
 fn sound(context: &Context) -> Outcome {
+    let before = context.suite.counts()?;
     for operation in Operation::ALL {
-        let before = context.suite.counts()?;
         let objects = Objects::make(context)?;
         let Some(arguments) = objects.arguments(*operation) else {
             continue;
@@ -102,7 +102,10 @@ fn undo(
         | Op::MemoryDevice
         | Op::InterruptCreate
         | Op::IoPortsCreate => drop(raw::call(Op::Close, &[value])),
-        Op::TaskCreate | Op::ThreadCreate => drop(raw::call(Op::Destroy, &[value])),
+        Op::TaskCreate | Op::ThreadCreate => {
+            let _ = raw::call(Op::Destroy, &[value]);
+            let _ = raw::call(Op::Close, &[value]);
+        }
         Op::MemoryMap => drop(raw::call(
             Op::MemoryUnmap,
             &[context.suite.task, arguments[2]],

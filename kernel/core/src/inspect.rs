@@ -54,7 +54,7 @@ impl<P: Platform> Kernel<P> {
         let (mut cpu_time_ns, mut priority, mut threads) =
             (task.cpu_time.load(Ordering::Relaxed), 0, 0);
         for member in task.threads().iterate() {
-            cpu_time_ns += member.cpu_time.load(Ordering::Relaxed);
+            cpu_time_ns += self.cpu_time(member);
             priority = priority.max(u64::from(member.priority()));
             threads += 1;
         }
@@ -92,7 +92,7 @@ impl<P: Platform> Kernel<P> {
             priority: u64::from(of.priority()),
             cpu: u64::from(of.cpu.load(Ordering::Relaxed)),
             affinity: of.affinity.load(Ordering::Relaxed),
-            cpu_time_ns: of.cpu_time.load(Ordering::Relaxed),
+            cpu_time_ns: self.cpu_time(of),
             switches: of.switches.load(Ordering::Relaxed),
             wakes: of.wakes.load(Ordering::Relaxed),
             migrations: of.migrations.load(Ordering::Relaxed),
@@ -177,6 +177,20 @@ impl<P: Platform> Kernel<P> {
             uptime_ns: self.platform.now(),
             reclaiming: self.reclaim.count(),
             slab_bytes: slab_frames.iter().sum::<u64>() * PAGE_BYTES,
+        }
+    }
+
+    /// A thread's CPU time, with what it has run since it was last charged: a thread that is never
+    /// switched out is charged late.
+    fn cpu_time(&self, thread: &'static Thread) -> u64 {
+        let charged = thread.cpu_time.load(Ordering::Relaxed);
+        let cpu = &self.cpus()[thread.cpu.load(Ordering::Relaxed) as usize];
+        let running = cpu.current.get();
+        if running.is_some_and(|running| core::ptr::eq(running, thread)) {
+            let since = cpu.charged_at.load(Ordering::Relaxed);
+            charged + self.platform.now().saturating_sub(since)
+        } else {
+            charged
         }
     }
 

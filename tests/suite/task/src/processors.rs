@@ -52,10 +52,16 @@ fn every_cpu(context: &Context) -> Outcome {
         ensure_equal!(thread.info()?.cpu, number, "the thread's CPU");
         thread.set_word(0, 1);
         thread.finish(suite)?;
-        let after = cpu(context, number)?;
+        let counted = || {
+            let after = cpu(context, number);
+            after.is_ok_and(|after| {
+                after.busy_ns > before.busy_ns && after.switches > before.switches
+            })
+        };
         ensure!(
-            after.busy_ns > before.busy_ns && after.switches > before.switches,
-            "counters of CPU {number}: {before:?}, later {after:?}"
+            suite.wait_for(2000, counted),
+            "counters of CPU {number}: {before:?}, later {:?}",
+            cpu(context, number)
         );
     }
     let missing: Result<[u64; CpuInfo::WORDS], Error> =

@@ -206,13 +206,13 @@ fn comes_back(context: &Context) -> Outcome {
     let suite = &context.suite;
     // The first ones fill the kernel's stock of free objects.
     for _ in 0..40 {
-        life(context, &context.program)?;
+        suite.at_the_same_addresses(|| life(context, &context.program))?;
     }
     let settled = || suite.counts().is_ok_and(|counts| counts.reclaiming == 0);
     ensure!(suite.wait_for(5000, settled), "reclaiming does not end");
     let (used, free) = (own_used(context)?, suite.counts()?.frames_free);
     for _ in 0..40 {
-        life(context, &context.program)?;
+        suite.at_the_same_addresses(|| life(context, &context.program))?;
     }
     let back = || settled() && own_used(context).is_ok_and(|now| now <= used);
     ensure!(

@@ -97,6 +97,15 @@ impl Suite {
         address
     }
 
+    /// Runs something whose ranges of addresses are given again afterwards: page tables stay where they
+    /// once were made, so that whoever counts memory wants the same addresses each time.
+    pub(crate) fn at_the_same_addresses<R>(&self, run: impl FnOnce() -> R) -> R {
+        let next = self.next.get();
+        let result = run();
+        self.next.set(next);
+        result
+    }
+
     /// A range of addresses that begins at a multiple of `alignment`, a power of two.
     pub(crate) fn aligned_area(&self, bytes: u64, alignment: u64) -> u64 {
         let next = self.next.get().next_multiple_of(alignment);

@@ -79,8 +79,8 @@ operations! {
     /// the reply, handles stay; that is no error.
     ///
     /// Arguments: 0 zero for the last call, or a Reply handle (consumed on success); 1 tag; 2 to 5
-    /// words. Result: none. Errors: NoReplyPending, InvalidHandle, WrongKind, InvalidArgument,
-    /// ReceiverFull (the reply right is kept).
+    /// words. Result: none. Errors: NoReplyPending, InvalidHandle, WrongKind, MissingRights (of a
+    /// handle in the message), InvalidArgument, ReceiverFull (the reply right is kept).
     Reply = 8,
     /// Reply to the last call, then Receive, as one operation.
     ///

@@ -6,7 +6,7 @@ use crate::frames::Frame;
 use crate::platform::{
     Access, Caching, FRAME_WORDS, FrameWords, LineMode, MAX_CPUS, Platform, PortRange, PowerAction,
 };
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -86,6 +86,8 @@ pub struct Fake {
     pub cpus: [FakeCpu; MAX_CPUS],
     /// Monotonic time in nanoseconds.
     pub time: AtomicU64,
+    /// A CPU of a test with several threads has panicked: the others are not to wait for it.
+    pub failed: AtomicBool,
     /// Everything that was logged.
     pub log: Mutex<Vec<u8>>,
     /// I/O APIC inputs that were enabled.
@@ -105,6 +107,7 @@ impl Fake {
         Fake {
             cpus: std::array::from_fn(|_| FakeCpu::default()),
             time: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
             log: Mutex::default(),
             lines: Mutex::default(),
             ram_end,

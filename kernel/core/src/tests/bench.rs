@@ -2,7 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::create::ThreadStart;
-use crate::fake::{Fake, run_on};
+use crate::fake::{Fake, run_on, this_cpu};
 use crate::frames::{Frame, FrameInfo, FrameTable};
 use crate::handles::Held;
 use crate::kernel::{Kernel, Machine};
@@ -14,6 +14,7 @@ use crate::trace::TraceRing;
 use crate::tunables::Tunables;
 use ipc::message::NEVER;
 use ipc::{Error, Handle, Operation, Rights, Tag};
+use std::cell::Cell;
 
 pub(super) type TestKernel = &'static Kernel<Fake>;
 
@@ -21,6 +22,7 @@ const FRAMES: usize = 4096;
 const FIRST_FRAME: u32 = 16;
 
 thread_local! {
+    static SERVED: Cell<Option<TestKernel>> = const { Cell::new(None) };
     static HELD: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(0)));
 }
 
@@ -28,10 +30,38 @@ fn held_ranks() -> &'static AtomicU64 {
     HELD.with(|held| *held)
 }
 
+/// Makes the calling thread serve its mailbox as CPU `cpu` of the kernel while it spins: for tests
+/// with several threads.
+pub(super) fn become_cpu(kernel: TestKernel, cpu: usize) {
+    run_on(cpu);
+    SERVED.set(Some(kernel));
+}
+
+/// Runs a function as each CPU, a thread of the host each.
+pub(super) fn run_on_all(cpus: usize, work: impl Fn(usize) + Sync) {
+    std::thread::scope(|scope| {
+        for cpu in 0..cpus {
+            let work = &work;
+            scope.spawn(move || work(cpu));
+        }
+    });
+}
+
+fn relax() {
+    if let Some(kernel) = SERVED.get() {
+        assert!(
+            !kernel.platform.failed.load(Ordering::Relaxed),
+            "another CPU has failed"
+        );
+        kernel.serve_flush(&kernel.cpus()[this_cpu()]);
+    }
+    std::thread::yield_now();
+}
+
 /// A kernel with this many CPUs online and 16 MiB of RAM.
 pub(super) fn kernel(cpus: usize) -> TestKernel {
     install_hooks(Hooks {
-        relax: std::thread::yield_now,
+        relax,
         held: held_ranks,
     });
     let infos: Vec<FrameInfo> = (0..FRAMES).map(|_| FrameInfo::NEW).collect();

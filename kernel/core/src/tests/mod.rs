@@ -7,4 +7,6 @@ mod death;
 mod hostile;
 mod ipc;
 mod memory;
+mod model;
 mod scheduling;
+mod stress;

@@ -109,7 +109,7 @@ impl Object {
     }
 
     fn pack(self) -> *mut () {
-        fn tagged<T>(object: &'static T, tag: usize) -> *mut () {
+        fn tagged<T: Sync>(object: &'static T, tag: usize) -> *mut () {
             const {
                 assert!(
                     align_of::<T>() > TAG_MASK,
@@ -142,9 +142,9 @@ impl Object {
         let pointer = packed.map_addr(|address| address & !TAG_MASK);
         /// # Safety
         /// `pointer` came from a `&'static T`.
-        unsafe fn object<T>(pointer: *mut ()) -> &'static T {
-            // SAFETY: the caller's promise; the reference is shared and `T: Sync` holds for every
-            // kind of object (checked where `Object` is shared between CPUs).
+        unsafe fn object<T: Sync>(pointer: *mut ()) -> &'static T {
+            // SAFETY: the caller's promise; the reference is shared, and `T: Sync` makes it good on
+            // every CPU.
             unsafe { &*pointer.cast::<T>() }
         }
         // SAFETY: the only source of tagged pointers is `pack`, which pairs each tag with the type

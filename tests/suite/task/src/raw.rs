@@ -309,7 +309,7 @@ pub(crate) fn sse_keeps(value: u64, rounds: u64) -> bool {
             "movq xmm7, {value}",
             "movq xmm15, {value}",
             "2:",
-            "pause",
+            "nop",
             "dec {rounds}",
             "jnz 2b",
             "movq {low}, xmm7",

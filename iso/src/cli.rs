@@ -198,10 +198,11 @@ pub enum Boot {
 /// What executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Accel {
-    /// KVM where the processor has virtualisation, else TCG
+    /// KVM where the processor has virtualisation, else TCG on one thread of the host
     #[default]
     Auto,
-    /// QEMU's translator
+    /// QEMU's translator, on a thread of the host for each of up to 8 processors: QEMU 7.2 may
+    /// crash then while PCI memory is moved
     Tcg,
     /// The Linux kernel's virtual machine
     Kvm,

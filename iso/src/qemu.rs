@@ -79,12 +79,7 @@ fn machine(qemu: &mut Command, options: &RunOptions) {
         .cpu
         .as_deref()
         .unwrap_or(if kvm { "host" } else { "max" });
-    // A host thread for each of many processors only makes them wait for each other.
-    let accel = match (kvm, options.cpus > 8) {
-        (true, _) => "kvm",
-        (false, true) => "tcg,thread=single",
-        (false, false) => "tcg",
-    };
+    let accel = if kvm { "kvm" } else { translator(options) };
     qemu.args(["-machine", name, "-cpu", model, "-accel", accel]);
     qemu.args([
         "-smp",
@@ -94,6 +89,20 @@ fn machine(qemu: &mut Command, options: &RunOptions) {
     ]);
     if options.icount {
         qemu.args(["-icount", "shift=0,sleep=off"]);
+    }
+}
+
+/// How QEMU's translator shares out the processors.
+///
+/// With a host thread for each, QEMU 7.2 ends with a segmentation fault now and then when one
+/// processor moves PCI memory while another one writes a device register (its local APIC, say): the
+/// write goes through the old memory map. So they take turns on one thread unless `--accel tcg` asks
+/// for the other; and of more than eight, each would mostly wait for the others.
+fn translator(options: &RunOptions) -> &'static str {
+    match (options.accel, options.cpus) {
+        (_, 1) => "tcg",
+        (Accel::Tcg, 2..=8) => "tcg,thread=multi",
+        _ => "tcg,thread=single",
     }
 }
 

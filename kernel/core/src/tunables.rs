@@ -25,8 +25,6 @@ pub enum Unit {
 pub enum Rule {
     /// Nothing.
     Any,
-    /// It is 0 or at least this.
-    ZeroOrFrom(u64),
     /// It is a power of two.
     PowerOfTwo,
     /// On the command line these words stand for 0, 1 and so on; numbers are taken too.
@@ -57,7 +55,6 @@ impl Definition {
     pub const fn admits(&self, value: u64) -> bool {
         let fits = match self.rule {
             Rule::Any | Rule::Words(_) => true,
-            Rule::ZeroOrFrom(least) => value == 0 || value >= least,
             Rule::PowerOfTwo => value.is_power_of_two(),
         };
         fits && value >= self.smallest && value <= self.largest
@@ -106,8 +103,6 @@ tunables! {
     SchedSliceUs = "sched.slice_us", Microseconds, 100..=1_000_000, default 10_000, Rule::Any;
     /// Whether an idle CPU takes threads from another CPU's queue: 1 yes, 0 no.
     SchedSteal = "sched.steal", Choice, 0..=1, default 1, Rule::Words(&["off", "on"]);
-    /// How often the CPUs' queues are evened out; 0: never.
-    SchedBalanceUs = "sched.balance_us", Microseconds, 0..=10_000_000, default 100_000, Rule::ZeroOrFrom(1_000);
     /// Frames that one step of reclaiming frees, before interrupts are taken again.
     ReclaimStep = "reclaim.step", Frames, 1..=1_024, default 64, Rule::Any;
     /// Time between two steps of reclaiming while threads want to run.
@@ -165,7 +160,6 @@ impl fmt::Display for Refusal {
         write!(out, ": {name} takes {smallest} to {largest}")?;
         match definition.rule {
             Rule::Any => {}
-            Rule::ZeroOrFrom(least) => write!(out, ", either 0 or at least {least}")?,
             Rule::PowerOfTwo => out.write_str(", a power of two")?,
             Rule::Words(words) => {
                 for (number, word) in words.iter().enumerate() {
@@ -297,8 +291,8 @@ mod tests {
         }
         assert_eq!(Tunable::SchedSliceUs.definition().name, "sched.slice_us");
         assert_eq!(Tunable::PanicAction.definition().name, "panic.action");
-        let text = "How often the CPUs' queues are evened out; 0: never.";
-        assert_eq!(Tunable::SchedBalanceUs.definition().documentation, text);
+        let text = "Mappings that one task may have.";
+        assert_eq!(Tunable::TaskMaxMappings.definition().documentation, text);
     }
 
     #[test]
@@ -328,9 +322,6 @@ mod tests {
         assert!(tunables.set(Tunable::TraceRecords as u64, 4096).is_ok());
         assert!(tunables.set(Tunable::TraceRecords as u64, 4095).is_err());
         assert!(tunables.set(Tunable::TraceRecords as u64, 32).is_err());
-        assert!(tunables.set(Tunable::SchedBalanceUs as u64, 0).is_ok());
-        assert!(tunables.set(Tunable::SchedBalanceUs as u64, 999).is_err());
-        assert!(tunables.set(Tunable::SchedBalanceUs as u64, 1_000).is_ok());
     }
 
     #[test]
@@ -399,7 +390,6 @@ mod tests {
             "the value is out of range: panic.action takes 0 to 1, 0 or halt, 1 or reboot; it would be 0 by default"
         );
         assert!(text(Tunable::TraceRecords).contains("64 to 65536, a power of two;"));
-        assert!(text(Tunable::SchedBalanceUs).contains(", either 0 or at least 1000;"));
         assert_eq!(Refusal::Unknown.to_string(), "there is no such tunable");
     }
 }

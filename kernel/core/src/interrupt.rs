@@ -106,7 +106,9 @@ impl<P: Platform> Kernel<P> {
         interrupt.notification.set(Some(notification));
         interrupt.bits.store(bits, Ordering::Relaxed);
         interrupt.line.store(line, Ordering::Relaxed);
-        interrupt.level.store(source.mode.level, Ordering::Relaxed);
+        // A message is an edge, whatever the arguments say: it has no line to mask.
+        let level = source.mode.level && line != NO_LINE;
+        interrupt.level.store(level, Ordering::Relaxed);
         let enabled = self.take_vector(interrupt, line).and_then(|vector| {
             let ready = line == NO_LINE || self.platform.line_enable(line, vector, 0, source.mode);
             if ready {

@@ -283,6 +283,10 @@ fn an_interrupt_line_that_does_not_exist_is_refused_and_ended_ones_stay_masked()
     for line in [24, 1000, u64::from(u32::MAX), u64::MAX - 1] {
         assert!(create(line).is_err(), "line {line}");
     }
+    let message = create(ipc::info::INTERRUPT_MESSAGE).unwrap();
+    a.kernel.interrupt(&a.kernel.cpus()[0], message[2] as u8);
+    a.call(O::InterruptAcknowledge, &[message[0]]).unwrap();
+    a.call(O::Close, &[message[0]]).unwrap();
     let interrupt = create(5).unwrap()[0];
     assert_eq!(create(5), Err(Error::Busy));
     let Object::Interrupt(object) = a.task.handles.look_up(Handle(interrupt)).unwrap().object

@@ -34,6 +34,8 @@ struct World {
     kernel: TestKernel,
     /// Tasks that were seen, with their numbers.
     tasks: Mutex<BTreeMap<usize, (&'static Task, u64)>>,
+    /// Threads that ran.
+    threads: Mutex<BTreeMap<u64, &'static Thread>>,
     /// Values that are likely handles: those that were handed out.
     handles: Mutex<BTreeMap<u64, Vec<u64>>>,
     errors: Vec<Vec<Error>>,
@@ -182,12 +184,6 @@ impl Worker<'_> {
             | O::IoPortsCreate => self.remember(thread.task(), r.rdi.get()),
             _ => {}
         }
-        if operation == O::TaskCreate
-            && let Ok(held) = thread.task().handles.look_up(Handle(r.rdi.get()))
-            && let Object::Task(made) = held.object
-        {
-            self.see(made);
-        }
     }
 
     fn see(&self, task: &'static Task) {
@@ -297,8 +293,9 @@ impl Worker<'_> {
             2..8 => 0,
             _ => now + self.random.below(200_000) as u64,
         });
-        let number = if self.chance(1) {
-            self.wild()
+        let wild = self.wild();
+        let number = if self.chance(1) && wild != O::SystemPower as u64 {
+            wild
         } else {
             operation as u64
         };
@@ -335,6 +332,8 @@ impl Worker<'_> {
         let r = &thread.registers;
         let mine = self.cpu.index as u64 + 1;
         assert_eq!(r.gs_base.get(), 0, "the thread is on another CPU as well");
+        let number = thread.slot.number();
+        self.world.threads.lock().unwrap().insert(number, thread);
         r.gs_base.set(mine);
         if r.rip.get() != AGAIN {
             self.take_result(thread);
@@ -351,6 +350,15 @@ impl Worker<'_> {
             kernel.fault(self.cpu, 14, 6, 0xdead_0000);
         } else {
             kernel.system_call(self.cpu);
+            // At once: its maker may not live to see it.
+            let current = self.cpu.current.get();
+            if current.is_some_and(|current| core::ptr::eq(current, thread))
+                && (r.rax.get(), r.r13.get()) == (0, O::TaskCreate as u64)
+                && let Ok(held) = thread.task().handles.look_up(Handle(r.rdi.get()))
+                && let Object::Task(made) = held.object
+            {
+                self.see(made);
+            }
         }
     }
 
@@ -492,7 +500,7 @@ impl Worker<'_> {
     fn destroy_one(&mut self) {
         let mut tasks = self.world.tasks.lock().unwrap();
         tasks.retain(|_, (task, number)| {
-            task.slot.number() == *number && task.state() != TaskState::Dead
+            task.slot.number() == *number && task.slot.quota().is_some()
         });
         let victim = self.random.below(tasks.len());
         let (task, number) = *tasks.values().nth(victim).unwrap();
@@ -518,6 +526,33 @@ impl Worker<'_> {
             self.destroy(task, number);
         }
         kernel.reset_dma();
+    }
+
+    /// What is known of the tasks and threads that are left.
+    fn left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for (task, number) in self.world.tasks.lock().unwrap().values() {
+            if task.slot.number() == *number && task.slot.quota().is_some() {
+                let threads = task.threads().len();
+                let (state, used) = (task.state(), task.quota_used());
+                left.push(format!(
+                    "task {number} {state:?}: {threads} threads, {used} bytes"
+                ));
+            }
+        }
+        for (number, thread) in self.world.threads.lock().unwrap().iter() {
+            if thread.slot.number() == *number && thread.slot.quota().is_some() {
+                let (task, waits) = (thread.task(), thread.is_waiting());
+                let (kind, dead) = (thread.wait_kind(), thread.dead.load(Ordering::Relaxed));
+                let doomed = thread.doomed.load(Ordering::Relaxed);
+                left.push(format!(
+                    "thread {number} of {} {:?}: waits {waits} {kind:?}, doomed {doomed}, dead {dead}",
+                    task.slot.number(),
+                    task.state(),
+                ));
+            }
+        }
+        left
     }
 
     fn is_over(&self) -> bool {
@@ -547,7 +582,14 @@ impl Worker<'_> {
             if step == self.world.steps {
                 self.world.stopped.fetch_add(1, Ordering::SeqCst);
             }
-            assert!(step < self.world.steps * 100 + 1_000_000, "it does not end");
+            assert!(
+                step < self.world.steps * 20 + 300_000,
+                "it does not end: {} tasks, {} threads, reclaiming {}: {:#?}",
+                kernel.tasks.live(),
+                kernel.threads.live(),
+                kernel.reclaim.count(),
+                self.left(),
+            );
             let failed = kernel.platform.failed.load(Ordering::Relaxed);
             if failed || step > self.world.steps && self.is_over() {
                 return;
@@ -577,6 +619,7 @@ fn campaign(cpus: usize, steps: usize, seed: u64) {
     let world = World {
         kernel,
         tasks: Mutex::default(),
+        threads: Mutex::default(),
         handles: Mutex::default(),
         errors: O::ALL.iter().copied().map(documented).collect(),
         steps,

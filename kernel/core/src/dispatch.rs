@@ -13,7 +13,7 @@ use crate::notification::Notification;
 use crate::object::Object;
 use crate::platform::{Caching, LineMode, Platform, PowerAction};
 use crate::sync::Ordering;
-use crate::task::{Task, TaskState};
+use crate::task::Task;
 use crate::thread::{PRIORITIES, Thread};
 use crate::trace::Kind as TraceKind;
 use ipc::info::ThreadParameter;
@@ -422,11 +422,7 @@ impl<P: Platform> Kernel<P> {
         };
         held.require(Rights::ATTACH)?;
         let task = call.thread.task();
-        if !ports.slot.try_reference() {
-            return Err(Error::InvalidHandle);
-        }
-        if task.state() != TaskState::Alive || !task.attach_ports(ports) {
-            self.drop_reference(held.object);
+        if !task.attach_ports(ports) {
             return Err(Error::TableFull);
         }
         // Every CPU that runs the task makes its bitmap anew before it goes back to ring 3.

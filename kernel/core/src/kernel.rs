@@ -286,7 +286,10 @@ impl<P: Platform> Kernel<P> {
                 self.replies.retire(self, reply);
             }
             Object::Interrupt(interrupt) => self.release_interrupt(interrupt),
-            Object::IoPorts(ports) => self.io_ports.retire(self, ports),
+            Object::IoPorts(ports) => {
+                self.close_ports(ports);
+                self.io_ports.retire(self, ports);
+            }
             Object::DeviceControl
             | Object::SchedControl
             | Object::SystemControl

@@ -329,9 +329,6 @@ impl<P: Platform> Kernel<P> {
     }
 
     fn finish_task(&'static self, task: &'static Task) {
-        while let Some(ports) = task.detach_ports() {
-            self.drop_reference(Object::IoPorts(ports));
-        }
         let fault = task.fault.take();
         if let Some(quota) = task.take_quota() {
             quota.close(self);
@@ -396,10 +393,7 @@ impl<P: Platform> Kernel<P> {
                 Ok(Next::Return)
             }
             Object::IoPorts(ports) => {
-                ports.slot.kill();
-                self.ports_generation.fetch_add(1, Ordering::SeqCst);
-                // Every CPU leaves the kernel once, and looks at the generation then.
-                self.request_flush(|_| true);
+                self.close_ports(ports);
                 Ok(Next::Return)
             }
             Object::Interrupt(interrupt) => {

@@ -40,6 +40,42 @@ pub enum TaskState {
     Dead = 2,
 }
 
+/// A weak reference to a port range: void when the object has ended, also when its place in the slab
+/// is another object's by now.
+struct PortsRef {
+    ports: AtomicRef<IoPorts>,
+    number: AtomicU64,
+}
+
+impl PortsRef {
+    const fn none() -> PortsRef {
+        PortsRef {
+            ports: AtomicRef::none(),
+            number: AtomicU64::new(0),
+        }
+    }
+
+    fn is_set(&self) -> bool {
+        self.ports.get().is_some()
+    }
+
+    fn set(&self, ports: &'static IoPorts) {
+        self.number.store(ports.slot.number(), Ordering::Relaxed);
+        self.ports.set(Some(ports));
+    }
+
+    /// The object, if it has not ended. It stays what it is until this CPU leaves the kernel.
+    fn get(&self) -> Option<&'static IoPorts> {
+        let ports = self.ports.get()?;
+        let same = ports.slot.number() == self.number.load(Ordering::Relaxed);
+        (same && ports.slot.is_alive()).then_some(ports)
+    }
+
+    fn clear(&self) {
+        self.ports.set(None);
+    }
+}
+
 /// A task.
 #[repr(align(64))]
 pub struct Task {
@@ -64,7 +100,7 @@ pub struct Task {
     pub space: Lock<Space>,
     /// Threads that sleep on futexes.
     pub sleepers: Lock<Queue<Thread, QUEUE>>,
-    ports: [AtomicRef<IoPorts>; MAX_PORT_RANGES],
+    ports: [PortsRef; MAX_PORT_RANGES],
     buffer_slots: [AtomicU64; SLOT_WORDS],
     /// CPU time of threads that ended, in nanoseconds.
     pub cpu_time: AtomicU64,
@@ -99,7 +135,7 @@ impl Slotted for Task {
             threads: Lock::new(Rank::Task, Queue::new(1)),
             space: Lock::new(Rank::Space, Space::new(1)),
             sleepers: Lock::new(Rank::Futex, Queue::new(FIRST_SLEEPERS)),
-            ports: [const { AtomicRef::none() }; MAX_PORT_RANGES],
+            ports: [const { PortsRef::none() }; MAX_PORT_RANGES],
             buffer_slots: [const { AtomicU64::new(0) }; SLOT_WORDS],
             cpu_time: AtomicU64::new(0),
             links: Links::new(),
@@ -132,6 +168,9 @@ impl Task {
         *self.threads.lock() = Queue::new(number);
         *self.space.lock() = Space::new(number);
         *self.sleepers.lock() = Queue::new(FIRST_SLEEPERS + number);
+        for ports in &self.ports {
+            ports.clear();
+        }
         for word in &self.buffer_slots {
             word.store(0, Ordering::Relaxed);
         }
@@ -240,39 +279,34 @@ impl Task {
         IPC_BUFFERS + u64::from(slot) * IPC_BUFFER_STRIDE
     }
 
-    /// Attaches a port range; its reference is the task's from then on. False: no room.
+    /// Attaches a port range, without counting a reference: the ports are the task's until the
+    /// object ends. False: no room.
     pub fn attach_ports(&self, ports: &'static IoPorts) -> bool {
         // Only its own threads attach, under the thread list's lock.
         let _guard = self.threads.lock();
-        if let Some(place) = self.ports.iter().find(|place| place.get().is_none()) {
-            place.set(Some(ports));
-        } else {
-            return false;
+        match self.ports.iter().find(|place| place.get().is_none()) {
+            Some(place) => {
+                place.set(ports);
+                true
+            }
+            None => false,
         }
-        true
     }
 
     /// The port ranges that its threads may use.
     pub fn port_ranges(&self, ranges: &mut [PortRange; MAX_PORT_RANGES]) -> usize {
         let mut count = 0;
-        for ports in self.ports.iter().map_while(AtomicRef::get) {
-            if ports.slot.is_alive() {
-                ranges[count] = ports.range();
-                count += 1;
-            }
+        for ports in self.ports.iter().filter_map(PortsRef::get) {
+            ranges[count] = ports.range();
+            count += 1;
         }
         count
     }
 
-    /// Whether it has any ports: the switch's quick question.
+    /// Whether it ever attached ports: the switch's quick question.
     #[inline]
     pub fn has_ports(&self) -> bool {
-        self.ports[0].get().is_some()
-    }
-
-    /// Takes a port range out, for reclaiming.
-    pub fn detach_ports(&self) -> Option<&'static IoPorts> {
-        self.ports.iter().rev().find_map(AtomicRef::take)
+        self.ports[0].is_set()
     }
 
     /// Takes the quota out, for closing it.

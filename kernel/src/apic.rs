@@ -132,6 +132,12 @@ pub(crate) fn id() -> u32 {
     }
 }
 
+/// Whether [`interrupt`] and [`start`] can name this CPU: an xAPIC has eight bits, of which all ones
+/// mean everybody.
+pub(crate) fn reaches(apic: u32) -> bool {
+    REGISTERS.load(Ordering::Relaxed) == 0 || apic < 0xff
+}
+
 /// Name of the mode, for the log.
 pub(crate) fn mode() -> &'static str {
     if REGISTERS.load(Ordering::Relaxed) == 0 {

@@ -58,7 +58,7 @@ pub(crate) fn now() -> u64 {
     scaled(since.max(0) as u64, TO_NANOSECONDS.load(Ordering::Relaxed))
 }
 
-/// This CPU's TSC at a time, rounded up.
+/// This CPU's TSC at a time, rounded up. The time is less than a century away.
 pub(crate) fn tsc_at(nanoseconds: u64) -> u64 {
     let ticks = scaled(nanoseconds, TO_TICKS.load(Ordering::Relaxed)).saturating_add(2);
     let offset = percpu::this().tsc_offset.load(Ordering::Relaxed);

@@ -165,9 +165,9 @@ impl<'a> Tables<'a> {
         end
     }
 
-    /// Makes a CPU's kernel stack and its interrupt stacks; returns their ends.
-    pub(crate) fn map_stacks<const N: usize>(&mut self, cpu: u32) -> (u64, [u64; N]) {
-        let first = u64::from(cpu) * (1 + N as u64);
+    /// Makes a CPU's kernel stack and its interrupt stacks; returns their ends. `set` numbers them.
+    pub(crate) fn map_stacks<const N: usize>(&mut self, set: u32) -> (u64, [u64; N]) {
+        let first = u64::from(set) * (1 + N as u64);
         let kernel = self.map_stack(first, STACK_BYTES);
         let interrupt = core::array::from_fn(|index| {
             self.map_stack(first + 1 + index as u64, INTERRUPT_STACK_BYTES)

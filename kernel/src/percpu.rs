@@ -42,8 +42,8 @@ pub(crate) struct PerCpu {
     pub(crate) held_locks: AtomicU64,
     /// Whether CR0.TS is set: ring 3 may not use the FPU.
     pub(crate) fpu_refused: AtomicBool,
-    /// Set by the CPU itself once it is ready; read by the CPU that starts it.
-    pub(crate) online: AtomicBool,
+    /// How far its start is: see `smp`. Changed by the CPU itself and by the one that starts it.
+    pub(crate) start: AtomicU32,
     /// The thread registers whose FS and GS base are loaded, on CPUs without FSGSBASE; 0 for none.
     pub(crate) bases_of: AtomicU64,
     /// The port ranges that the bitmap allows: first and count packed, see `ports`.
@@ -79,7 +79,7 @@ impl PerCpu {
             deadline: AtomicU64::new(u64::MAX),
             held_locks: AtomicU64::new(0),
             fpu_refused: AtomicBool::new(false),
-            online: AtomicBool::new(false),
+            start: AtomicU32::new(0),
             bases_of: AtomicU64::new(0),
             ports: [const { AtomicU64::new(0) }; MAX_PORT_RANGES],
             gdt: gdt::TABLE,

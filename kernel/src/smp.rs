@@ -10,7 +10,7 @@ use crate::boot_memory::BootMemory;
 use crate::paging::{self, Tables};
 use crate::percpu::{self, PerCpu};
 use crate::uart::say;
-use crate::{apic, clock, entry, fpu, gdt, idt, kernel, physical};
+use crate::{apic, clock, entry, fpu, gdt, idt, kernel, physical, stop};
 use boot::entry::{PARAMETERS, Parameters, early_root_address, trampoline_code};
 use core::mem::offset_of;
 use kernel_core::platform::{FrameWords, MAX_CPUS};
@@ -22,12 +22,19 @@ use kernel_core::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 const RESET_TIME: u64 = 10_000_000;
 const RETRY_TIME: u64 = 10_000_000;
 const PATIENCE: u64 = 2_000_000_000;
+/// States of a start. The CPU goes from the first to the second when it is ready, or the one that
+/// starts it to the third: whoever is first decides, so that a CPU that was given up never takes part.
+const STARTING: u32 = 0;
+const ONLINE: u32 = 1;
+const GIVEN_UP: u32 = 2;
 /// Comparisons of two CPUs' TSCs.
 const TSC_ROUNDS: u32 = 5;
 
 /// The CPUs that run, by number.
 static CPUS: [AtomicRef<PerCpu>; MAX_CPUS] = [const { AtomicRef::none() }; MAX_CPUS];
 static COUNT: AtomicU32 = AtomicU32::new(0);
+/// Numbers the sets of stacks: a CPU that was lost keeps its own.
+static STACKS: AtomicU32 = AtomicU32::new(0);
 /// Whether another CPU was ever started; whether the started ones may take up work.
 static STARTED: AtomicBool = AtomicBool::new(false);
 static RELEASED: AtomicBool = AtomicBool::new(false);
@@ -57,7 +64,8 @@ pub(crate) fn started() -> bool {
 /// Gives a CPU its number and its stacks.
 pub(crate) fn prepare(cpu: &'static PerCpu, tables: &mut Tables<'_>) {
     let index = count();
-    let (kernel, interrupt) = tables.map_stacks::<{ gdt::INTERRUPT_STACKS }>(index);
+    let stacks = STACKS.fetch_add(1, Ordering::Relaxed);
+    let (kernel, interrupt) = tables.map_stacks::<{ gdt::INTERRUPT_STACKS }>(stacks);
     cpu.kernel_stack.store(kernel, Ordering::Relaxed);
     cpu.index.store(index, Ordering::Relaxed);
     for (number, end) in (1..).zip(interrupt) {
@@ -105,6 +113,10 @@ pub(crate) fn start_others(processors: &[u32], page: u64, memory: &mut BootMemor
                 others().count() - number
             );
             break;
+        }
+        if !apic::reaches(apic) {
+            say!("processor with APIC {apic} is left out: an xAPIC cannot name it");
+            continue;
         }
         let cpu = spare.take().unwrap_or_else(|| new_cpu(memory));
         match start(cpu, apic, page, words) {
@@ -180,24 +192,24 @@ fn start(cpu: &'static PerCpu, apic: u32, page: u64, words: &FrameWords) -> Outc
         say!("processor with APIC {apic} does not start; it is left out");
         return Outcome::Absent;
     }
-    if wait(clock::now() + PATIENCE, || {
-        cpu.online.load(Ordering::Acquire)
-    }) {
+    wait(clock::now() + PATIENCE, || {
+        cpu.start.load(Ordering::Acquire) == ONLINE
+    });
+    let given_up =
+        cpu.start
+            .compare_exchange(STARTING, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire);
+    if given_up.is_err() {
         return Outcome::Online;
     }
     say!("processor with APIC {apic} started and was lost; it is left out");
     Outcome::Lost
 }
 
-/// Waits until `done` or `end`; whether it is done.
-fn wait(end: u64, done: impl Fn() -> bool) -> bool {
-    while !done() {
-        if clock::now() >= end {
-            return done();
-        }
+/// Waits until `done` or `end`.
+fn wait(end: u64, done: impl Fn() -> bool) {
+    while !done() && clock::now() < end {
         core::hint::spin_loop();
     }
-    true
 }
 
 /// Finds by how much a CPU's TSC differs from this one's, on the CPU that starts it. Whether it does
@@ -258,7 +270,12 @@ extern "C" fn kernel_start_ap(argument: u64) -> ! {
     set_up_this_cpu(cpu);
     // Only one CPU is started at a time, so the next rounds are this one's.
     let first = TSC_ASKED.load(Ordering::Relaxed);
-    cpu.online.store(true, Ordering::Release);
+    let online = cpu
+        .start
+        .compare_exchange(STARTING, ONLINE, Ordering::AcqRel, Ordering::Acquire);
+    if online.is_err() {
+        stop::halt();
+    }
     answer_until_released(first);
     kernel::take_part(cpu)
 }

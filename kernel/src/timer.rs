@@ -11,6 +11,9 @@ use kernel_core::sync::{AtomicU64, Ordering};
 static TICKS: AtomicU64 = AtomicU64::new(0);
 /// Largest divider of the counter: 2^7.
 const LARGEST_SHIFT: u32 = 7;
+/// Longest wait that is given to the hardware in one piece, in nanoseconds: an hour. Deadlines come
+/// from ring 3 and may be centuries away, where a hypervisor's own arithmetic overflows.
+const LONGEST: u64 = 3600 * clock::SECOND;
 /// How long the counter's rate is measured, in nanoseconds.
 const MEASURE: u64 = 10_000_000;
 
@@ -46,11 +49,12 @@ pub(crate) fn set(deadline: u64) {
 }
 
 fn arm(deadline: u64) {
+    let now = clock::now();
+    let left = deadline.saturating_sub(now).min(LONGEST);
     if cpuid::has(Feature::TscDeadline) {
         // 0 would disarm it.
-        return apic::set_deadline(clock::tsc_at(deadline).max(1));
+        return apic::set_deadline(clock::tsc_at(now.saturating_add(left)).max(1));
     }
-    let left = deadline.saturating_sub(clock::now());
     let ticks = (u128::from(left) * u128::from(TICKS.load(Ordering::Relaxed))) >> 32;
     let shift = (0..LARGEST_SHIFT).find(|shift| ticks >> shift <= u128::from(u32::MAX));
     let shift = shift.unwrap_or(LARGEST_SHIFT);

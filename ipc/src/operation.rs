@@ -207,7 +207,8 @@ operations! {
     ///
     /// Arguments: 0 task (INSPECT). Result: none. Errors: InvalidHandle, WrongKind, MissingRights.
     TaskInspect = 30,
-    /// Makes a thread, stopped. Its IPC buffer appears in its task at result 1.
+    /// Makes a thread, stopped. Its IPC buffer appears in its task at result 1. A thread that was
+    /// never started ends when its last handle is closed.
     ///
     /// Arguments: 0 task (SPAWN); 1 entry address; 2 stack pointer; 3 first argument (its `rdi`);
     /// 4 FS base; 5 flags: bits 0..8 priority, bit 8 uses the FPU. Result: 0 thread handle with all

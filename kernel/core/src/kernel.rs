@@ -255,6 +255,9 @@ impl<P: Platform> Kernel<P> {
     pub fn drop_reference(&'static self, object: Object) {
         let Some(slot) = object.slot() else { return };
         if !slot.dereference() {
+            if let Object::Thread(thread) = object {
+                self.end_unreachable(thread);
+            }
             return;
         }
         match object {

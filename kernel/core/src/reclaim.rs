@@ -213,6 +213,16 @@ impl<P: Platform> Kernel<P> {
         }
     }
 
+    /// Ends a thread that was never started once only its own reference is left: nobody can start it
+    /// any more, and it would keep its task for ever.
+    pub(crate) fn end_unreachable(&'static self, thread: &'static Thread) {
+        if thread.slot.is_last() && thread.claim_start() {
+            thread.doomed.store(true, Ordering::Relaxed);
+            thread.activate();
+            self.bury(thread);
+        }
+    }
+
     /// Takes away what an ended thread has. The caller owns it, and no lock is held.
     pub(crate) fn bury(&'static self, thread: &'static Thread) {
         let task = thread.task();

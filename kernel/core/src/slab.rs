@@ -92,6 +92,11 @@ impl<T: Sync> Slot<T> {
         before == 1
     }
 
+    /// Whether one reference is left, as a snapshot.
+    pub fn is_last(&self) -> bool {
+        self.references.load(Ordering::Acquire) == 1
+    }
+
     /// The quota that pays for the object.
     pub fn quota(&self) -> Option<&'static Quota> {
         self.quota.get()

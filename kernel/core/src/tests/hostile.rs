@@ -184,6 +184,23 @@ fn a_thread_that_destroys_its_task_of_many_threads_does_not_come_back() {
     assert_eq!(a.kernel.threads.live(), 1, "{} threads died", others.len());
 }
 
+#[test]
+fn a_thread_that_nobody_can_start_any_more_does_not_keep_its_task() {
+    let a = attacker();
+    let child = a.call(O::TaskCreate, &[a.own, 64 * PAGE, 0, 5]).unwrap()[0];
+    let start = [child, 0x40_0000, 0x50_0000, 0, 0, 5];
+    let stopped = [0, 1].map(|_| a.call(O::ThreadCreate, &start).unwrap()[0]);
+    a.call(O::Close, &[child]).unwrap();
+    settle(a.kernel);
+    assert_eq!(a.kernel.tasks.live(), 2, "its threads can be started");
+    for handle in stopped {
+        a.call(O::Close, &[handle]).unwrap();
+    }
+    settle(a.kernel);
+    assert_eq!((a.kernel.tasks.live(), a.kernel.threads.live()), (1, 1));
+    assert_eq!(a.kernel.quotas.live(), 1);
+}
+
 fn quiet(a: &Attacker) -> u64 {
     a.call(O::NotificationCreate, &[]).unwrap()[0]
 }

@@ -1,12 +1,44 @@
-//! The in-emulator suite's part that needs much memory.
+//! The in-emulator suite, on machines with few and with many processors, and its part that needs much
+//! memory.
 
 use anyhow::Result;
+use iso::cli::Accel;
 use tests::images::{Kind, image};
 use tests::{Setup, case, suite};
 
 fn passes(kind: Kind, change: impl FnOnce(Setup) -> Setup) -> Result<()> {
     let mut machine = change(Setup::new(image(kind)?)).start()?;
     suite::run(&mut machine)?.all_passed()
+}
+
+/// One test for each number of processors.
+macro_rules! processors {
+    ($($name:ident: $cpus:expr;)+) => {
+        $(#[test]
+        fn $name() {
+            case(stringify!($name), concat!("the suite on ", $cpus, " CPUs"), || {
+                passes(Kind::Suite, |setup| setup.cpus($cpus))
+            });
+        })+
+    };
+}
+
+processors! {
+    suite_1_cpu: 1;
+    suite_2_cpus: 2;
+    suite_8_cpus: 8;
+    suite_32_cpus: 32;
+}
+
+#[test]
+fn suite_2_cpus_at_once() {
+    let what = "the suite on 2 CPUs, each on a thread of the host";
+    case("suite_2_cpus_at_once", what, || {
+        // The suite moves no PCI memory (see `Accel::Tcg`).
+        passes(Kind::Suite, |setup| {
+            setup.cpus(2).with(|options| options.accel = Accel::Tcg)
+        })
+    });
 }
 
 #[test]

@@ -102,3 +102,15 @@ pub fn upload(agent: &Agent, url: &str, body: &[u8]) -> Result<String> {
     let text = answer.body_mut().read_to_string();
     text.with_context(|| format!("the answer of {url}"))
 }
+
+/// Fetches a page, again as long as the connection breaks: the server behind it is starting.
+pub fn get_again(url: &str) -> Result<String> {
+    let begin = std::time::Instant::now();
+    loop {
+        match get(&client(), url) {
+            Err(error) if begin.elapsed() >= crate::LIMIT => return Err(error),
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(100)),
+            page => return page,
+        }
+    }
+}

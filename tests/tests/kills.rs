@@ -65,7 +65,7 @@ fn comes_back(name: &str) -> Result<()> {
     http::get(&http::client(), &url)?;
     machine.console.send_line(&format!("kill {name}"))?;
     machine.console.wait_for(&format!("{name} died (killed)"))?;
-    let page = again(&url)?;
+    let page = http::get_again(&url)?;
     ensure!(page.contains("Uzura"), "{page}");
     let tasks = shell::ps(&mut machine.console)?;
     let task = tasks
@@ -74,18 +74,6 @@ fn comes_back(name: &str) -> Result<()> {
         .with_context(|| format!("no {name} in `ps`"))?;
     ensure!(task.restarts == 1 && task.state == "running", "{task:?}");
     Ok(())
-}
-
-/// Fetches a page, again as long as the connection breaks: the server behind it is starting.
-fn again(url: &str) -> Result<String> {
-    let begin = std::time::Instant::now();
-    loop {
-        match http::get(&http::client(), url) {
-            Err(error) if begin.elapsed() >= tests::LIMIT => return Err(error),
-            Err(_) => std::thread::sleep(std::time::Duration::from_millis(100)),
-            page => return page,
-        }
-    }
 }
 
 /// One test for each task.

@@ -557,7 +557,8 @@ impl Worker<'_> {
 
     fn is_over(&self) -> bool {
         let kernel = self.world.kernel;
-        let empty = kernel.tasks.live() == 0 && kernel.reclaim.count() == 0;
+        let quarantined = kernel.quarantined.load(Ordering::Relaxed);
+        let empty = kernel.tasks.live() == 0 && kernel.reclaim.count() + quarantined == 0;
         empty && self.world.stopped.load(Ordering::SeqCst) == kernel.cpus().len()
     }
 

@@ -198,12 +198,14 @@ pub enum Boot {
 /// What executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Accel {
-    /// KVM where the processor has virtualisation, else TCG on one thread of the host
+    /// KVM where the processor has virtualisation, else TCG
     #[default]
     Auto,
-    /// QEMU's translator, on a thread of the host for each of up to 8 processors: QEMU 7.2 may
-    /// crash then while PCI memory is moved
+    /// QEMU's translator, for all processors on one thread of the host
     Tcg,
+    /// The same, on a thread of the host for each of up to 8 processors: QEMU 7.2 may crash then
+    /// while PCI memory is moved
+    TcgThreads,
     /// The Linux kernel's virtual machine
     Kvm,
 }

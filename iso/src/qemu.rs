@@ -71,7 +71,7 @@ fn machine(qemu: &mut Command, options: &RunOptions) {
     };
     let kvm = match options.accel {
         Accel::Kvm => true,
-        Accel::Tcg => false,
+        Accel::Tcg | Accel::TcgThreads => false,
         // Counting instructions is TCG's alone.
         Accel::Auto => !options.icount && has_virtualisation(),
     };
@@ -96,12 +96,12 @@ fn machine(qemu: &mut Command, options: &RunOptions) {
 ///
 /// With a host thread for each, QEMU 7.2 ends with a segmentation fault now and then when one
 /// processor moves PCI memory while another one writes a device register (its local APIC, say): the
-/// write goes through the old memory map. So they take turns on one thread unless `--accel tcg` asks
-/// for the other; and of more than eight, each would mostly wait for the others.
+/// write goes through the old memory map. So they take turns on one thread unless
+/// `--accel tcg-threads` asks for the other; and of more than eight, each would mostly wait for the others.
 fn translator(options: &RunOptions) -> &'static str {
     match (options.accel, options.cpus) {
         (_, 1) => "tcg",
-        (Accel::Tcg, 2..=8) => "tcg,thread=multi",
+        (Accel::TcgThreads, 2..=8) => "tcg,thread=multi",
         _ => "tcg,thread=single",
     }
 }

@@ -27,12 +27,12 @@ const KILLERS: [(&str, &str); 12] = [
 ];
 
 fn machine(append: &str) -> Result<tests::Machine> {
-    // A thread of the host for each processor: the suite moves no PCI memory (see `Accel::Tcg`), and
+    // A thread of the host for each processor: the suite moves no PCI memory (see `Accel::TcgThreads`), and
     // two processors that run at once show more.
     Setup::new(image(Kind::Mutants)?)
         .cpus(2)
         .append(append)
-        .with(|options| options.accel = Accel::Tcg)
+        .with(|options| options.accel = Accel::TcgThreads)
         .start()
 }
 

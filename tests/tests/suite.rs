@@ -34,9 +34,11 @@ processors! {
 fn suite_2_cpus_at_once() {
     let what = "the suite on 2 CPUs, each on a thread of the host";
     case("suite_2_cpus_at_once", what, || {
-        // The suite moves no PCI memory (see `Accel::Tcg`).
+        // The suite moves no PCI memory (see `Accel::TcgThreads`).
         passes(Kind::Suite, |setup| {
-            setup.cpus(2).with(|options| options.accel = Accel::Tcg)
+            setup
+                .cpus(2)
+                .with(|options| options.accel = Accel::TcgThreads)
         })
     });
 }

@@ -203,8 +203,8 @@ pub enum Accel {
     Auto,
     /// QEMU's translator, for all processors on one thread of the host
     Tcg,
-    /// The same, on a thread of the host for each of up to 8 processors: QEMU 7.2 may crash then
-    /// while PCI memory is moved
+    /// The same, on a thread of the host for each of up to 8 processors: QEMU 7.2 may crash or
+    /// lose writes then while PCI memory is moved
     TcgThreads,
     /// The Linux kernel's virtual machine
     Kvm,

@@ -94,10 +94,12 @@ fn machine(qemu: &mut Command, options: &RunOptions) {
 
 /// How QEMU's translator shares out the processors.
 ///
-/// With a host thread for each, QEMU 7.2 ends with a segmentation fault now and then when one
-/// processor moves PCI memory while another one writes a device register (its local APIC, say): the
-/// write goes through the old memory map. So they take turns on one thread unless
-/// `--accel tcg-threads` asks for the other; and of more than eight, each would mostly wait for the others.
+/// With a host thread for each, QEMU 7.2 now and then sends a write to the wrong place when one
+/// processor moves PCI memory while another one writes a device register: the write goes through the
+/// old memory map. QEMU ends with a segmentation fault then, or the write is lost: seen with the I/O
+/// APIC's data register while pci looked at the bus, so that the console's interrupt stayed masked.
+/// So the processors take turns on one thread unless `--accel tcg-threads` asks for the other; of
+/// more than eight, each would mostly wait for the others.
 fn translator(options: &RunOptions) -> &'static str {
     match (options.accel, options.cpus) {
         (_, 1) => "tcg",

@@ -2,6 +2,7 @@
 //! `machine`'s.
 
 use std::io::Read;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -20,8 +21,14 @@ pub struct Download {
 
 /// A client with connections of its own, which it keeps for the next request.
 pub fn client() -> Agent {
+    client_within(2 * LIMIT)
+}
+
+/// The same, for requests that may be given up after so long: where the server behind a connection
+/// is killed, nobody tells the client.
+pub fn client_within(limit: Duration) -> Agent {
     Agent::config_builder()
-        .timeout_global(Some(2 * LIMIT))
+        .timeout_global(Some(limit))
         .build()
         .into()
 }

@@ -17,6 +17,8 @@ const LENGTH: Duration = Duration::from_secs(10 * 60);
 const BETWEEN_KILLS: Duration = Duration::from_secs(10);
 /// Longer than the network stack remembers a connection that it closed first, in guest time.
 const TIME_WAIT: Duration = Duration::from_secs(90);
+/// When a client gives a request up whose server was killed.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// What `mem` rounds away, of each of its sizes, in bytes.
 const ROUNDING: f64 = 0.11 * 1024.0 * 1024.0;
 
@@ -55,7 +57,7 @@ fn work(machine: &mut Machine, length: Duration) -> Result<u64> {
                 let expected = http::expected(100_000);
                 while !stop.load(Ordering::Relaxed) {
                     // A kill of web or netstack breaks connections; what arrives whole is right.
-                    match http::download(&http::client(), &url, |_| Ok(())) {
+                    match http::download(&http::client_within(PATIENCE), &url, |_| Ok(())) {
                         Ok(got) if got == expected => {
                             answered.fetch_add(1, Ordering::Relaxed);
                         }

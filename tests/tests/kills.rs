@@ -27,6 +27,11 @@ fn download_survives_its_driver() {
                 return Ok(());
             }
             next = total + STRIDE;
+            if kills > 0 {
+                // What the host had buffered arrives while the driver is still down, and may be more
+                // than a stride: the next kill waits until there is a driver to kill.
+                machine.console.wait_for("attached to the driver, time")?;
+            }
             kills += 1;
             machine.console.send_line("kill virtio-net")?;
             machine

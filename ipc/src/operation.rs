@@ -117,8 +117,9 @@ operations! {
     /// Arguments: 0 handle. Result: 0 kind; 1 rights; 2 badge. Errors: InvalidHandle.
     HandleInspect = 15,
     /// Destroys an object: its mappings, what waits on it (Destroyed, NotDelivered, Abandoned) and
-    /// every handle to it. A task's threads stop before the operation returns; its memory comes
-    /// back in steps.
+    /// every handle to it, which names nothing from then on but is still to be closed: the last one
+    /// gives the object's record back. A task's threads stop before the operation returns; its
+    /// memory comes back in steps.
     ///
     /// Arguments: 0 handle (DESTROY). Result: none. Errors: InvalidHandle, MissingRights,
     /// WrongKind (control objects cannot be destroyed).

@@ -88,11 +88,13 @@ fields! {
     PUT, "put" = 0 by Producer, "number of bytes or entries ever put in, modulo 2^32";
     PRODUCER_WANTED, "producer_wanted" = 1 by Producer,
         "0 while the producer is awake, else how much room it waits for";
-    PRODUCER_CLOSED, "producer_closed" = 2 by Producer, "not 0 when nothing more will be put in";
+    PRODUCER_CLOSED, "producer_closed" = 2 by Producer,
+        "not 0 when nothing more will be put in; in a packet ring always 0";
     TAKEN, "taken" = 16 by Consumer, "number of bytes or entries ever taken out, modulo 2^32";
     CONSUMER_WANTED, "consumer_wanted" = 17 by Consumer,
         "0 while the consumer is awake, else how much it waits for";
-    CONSUMER_CLOSED, "consumer_closed" = 18 by Consumer, "not 0 when nothing more will be taken";
+    CONSUMER_CLOSED, "consumer_closed" = 18 by Consumer,
+        "not 0 when nothing more will be taken; in a packet ring always 0";
 }
 
 /// Why a ring operation failed.

@@ -1,8 +1,9 @@
 //! What the tests boot, built once in each test program: the system of `cargo run` and the
 //! in-emulator suite. How it is built is the tool's.
 
+use std::fs;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +16,12 @@ pub const SUITE: &str = "tests/suite/manifest.toml";
 
 /// The manifest of the suite's part that needs much memory.
 pub const LARGE: &str = "tests/suite/large.toml";
+
+/// The manifest of the suite in the network stack's place.
+pub const CARD: &str = "tests/suite/card.toml";
+
+/// The end of the manifest of the system with the suite beside it.
+pub const BESIDE: &str = "tests/suite/beside.toml";
 
 /// The guest's address in [`Kind::Static`], in a network of 24 bits.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 2);
@@ -32,6 +39,10 @@ pub enum Kind {
     Suite,
     /// The part of the suite that needs much memory.
     Large,
+    /// The suite in the network stack's place, with the card's driver.
+    Card,
+    /// What `cargo run` boots, and the suite beside it.
+    Beside,
     /// The suite with a kernel that can be broken on its command line (`mutant=NAME`).
     Mutants,
 }
@@ -52,11 +63,25 @@ pub fn image(kind: Kind) -> Result<Image> {
         Kind::Suite => ("suite", Some(SUITE), &[]),
         Kind::Large => ("large", Some(LARGE), &[]),
         Kind::Mutants => ("mutants", Some(SUITE), &["mutants"]),
+        Kind::Card => ("card", Some(CARD), &[]),
         Kind::Static => ("static", Some(image::SYSTEM), &[]),
+        Kind::Beside => ("beside", Some(image::SYSTEM), &[]),
     };
     let mut manifest: Option<PathBuf> = manifest.map(|path| builder.workspace.root.join(path));
-    if let (Kind::Static, Some(path)) = (kind, &mut manifest) {
-        *path = fixed_address(path, &builder.workspace.results())?;
+    if let Some(path) = &mut manifest {
+        let changed = match kind {
+            Kind::Static => Some(fixed_address(&fs::read_to_string(&*path)?)?),
+            Kind::Beside => {
+                let end = fs::read_to_string(builder.workspace.root.join(BESIDE))?;
+                Some(format!("{}\n{end}", fs::read_to_string(&*path)?))
+            }
+            _ => None,
+        };
+        if let Some(text) = changed {
+            *path = builder.workspace.results().join(format!("{name}.toml"));
+            fs::create_dir_all(builder.workspace.results())?;
+            fs::write(&*path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
     }
     let recipe = Recipe {
         name,
@@ -69,21 +94,12 @@ pub fn image(kind: Kind) -> Result<Image> {
     Ok(image)
 }
 
-/// Writes the system's manifest once more, with [`ADDRESS`] for the network stack.
-fn fixed_address(manifest: &Path, results: &Path) -> Result<PathBuf> {
-    let text = std::fs::read_to_string(manifest)?;
+/// The system's manifest with [`ADDRESS`] for the network stack.
+fn fixed_address(manifest: &str) -> Result<String> {
     let dynamic = "ip = \"dhcp\"";
     ensure!(
-        text.contains(dynamic),
-        "no `{dynamic}` in {}",
-        manifest.display()
+        manifest.contains(dynamic),
+        "no `{dynamic}` in the system's manifest"
     );
-    let path = results.join("static.toml");
-    std::fs::create_dir_all(results)?;
-    std::fs::write(
-        &path,
-        text.replace(dynamic, &format!("ip = \"{ADDRESS}/24\"")),
-    )
-    .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
+    Ok(manifest.replace(dynamic, &format!("ip = \"{ADDRESS}/24\"")))
 }

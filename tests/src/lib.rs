@@ -4,6 +4,7 @@
 
 pub mod case;
 pub mod console;
+pub mod counts;
 pub mod gdb;
 pub mod http;
 pub mod images;

@@ -1,9 +1,12 @@
 //! Tasks die and come back: the network's driver in the middle of a download, which it must not
 //! harm, and every other task, which must serve again.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result, ensure};
+use tests::counts::Counts;
 use tests::images::{Kind, image};
-use tests::{Setup, case, http, shell};
+use tests::{LIMIT, Machine, Setup, case, http, shell};
 
 /// The length of the download.
 const LONG: u64 = 64 << 20;
@@ -78,6 +81,53 @@ fn comes_back(name: &str) -> Result<()> {
         .find(|task| task.name == name)
         .with_context(|| format!("no {name} in `ps`"))?;
     ensure!(task.restarts == 1 && task.state == "running", "{task:?}");
+    Ok(())
+}
+
+#[test]
+fn restarts_leave_nothing() {
+    let what = "after each task was killed twice, the kernel's counts are where they were";
+    case("restarts_leave_nothing", what, || {
+        let mut machine = Setup::new(image(Kind::System)?).cpus(2).start()?;
+        machine.console.wait_for("web: serving port 80\n")?;
+        // One round first, so that what the kernel keeps for reuse is there already.
+        kill_each(&mut machine)?;
+        let before = Counts::read(&mut machine.console)?;
+        for _ in 0..2 {
+            kill_each(&mut machine)?;
+        }
+        before.come_back(&mut machine.console)
+    });
+}
+
+/// Every task but init, and what the log says when all that its death broke is whole again, where it
+/// says anything.
+const MENDED: [(&str, Option<&str>); 6] = [
+    ("virtio-net", Some("netstack: attached to the driver")),
+    ("web", Some("web: serving port 80")),
+    ("console", None),
+    ("netstack", Some("netstack: attached to the driver")),
+    ("shell", None),
+    ("pci", Some("netstack: attached to the driver")),
+];
+
+/// Kills every task but init, one after the other, each when what the one before did is mended.
+fn kill_each(machine: &mut Machine) -> Result<()> {
+    let console = &mut machine.console;
+    for (name, mended) in MENDED {
+        console.send_line(&format!("kill {name}"))?;
+        console.wait_for(&format!("{name} died (killed)"))?;
+        if let Some(line) = mended {
+            console.wait_for(line)?;
+        }
+        let begin = Instant::now();
+        while !shell::ps(console)?
+            .iter()
+            .all(|task| task.state == "running")
+        {
+            ensure!(begin.elapsed() < LIMIT, "a task does not run again");
+        }
+    }
     Ok(())
 }
 

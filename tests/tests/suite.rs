@@ -51,3 +51,12 @@ fn suite_6_gib() {
         || passes(Kind::Large, |setup| setup.memory(6 * 1024)),
     );
 }
+
+#[test]
+fn suite_card() {
+    let what =
+        "every word of every ring between the card's driver and a network stack is corrupted";
+    case("suite_card", what, || {
+        passes(Kind::Card, |setup| setup.cpus(2))
+    });
+}

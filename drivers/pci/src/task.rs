@@ -172,10 +172,10 @@ impl Platform for Kernel {
     }
 
     fn destroy(&mut self, handle: Handle) {
-        if handle::destroy(handle).is_err() {
-            // It is gone already, or cannot be destroyed: the handle at least is not kept.
-            handle::close(handle);
-        }
+        // It may be gone already. Either way the handle, which names nothing then, is not kept: the
+        // object's record stays as long as any handle does.
+        let _ = handle::destroy(handle);
+        handle::close(handle);
     }
 
     fn close(&mut self, handle: Handle) {

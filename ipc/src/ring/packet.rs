@@ -56,6 +56,15 @@ impl Pool {
     }
 }
 
+/// Announces a wait. Packet rings are not closed, they end with the session that they belong to; a peer
+/// that says otherwise would keep this side from ever sleeping.
+fn sleep<M: SharedMemory>(half: &mut Half<M>, wanted: u32) -> Result<bool, RingError> {
+    if half.is_peer_closed()? {
+        return Err(RingError::Corrupted);
+    }
+    half.sleep(wanted)
+}
+
 /// The side that puts entries in.
 #[derive(Debug)]
 pub struct PacketProducer<M> {
@@ -107,7 +116,7 @@ impl<M: SharedMemory> PacketProducer<M> {
     /// Announces that this side waits until `wanted` entries are free; 1 to the capacity. False: do
     /// not wait, look again.
     pub fn sleep(&mut self, wanted: u32) -> Result<bool, RingError> {
-        self.half.sleep(wanted)
+        sleep(&mut self.half, wanted)
     }
 
     /// Ends what [`PacketProducer::sleep`] announced.
@@ -172,7 +181,7 @@ impl<M: SharedMemory> PacketConsumer<M> {
     /// Announces that this side waits until `wanted` entries are there; 1 to the capacity. False: do
     /// not wait, look again.
     pub fn sleep(&mut self, wanted: u32) -> Result<bool, RingError> {
-        self.half.sleep(wanted)
+        sleep(&mut self.half, wanted)
     }
 
     /// Ends what [`PacketConsumer::sleep`] announced.

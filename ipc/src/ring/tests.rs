@@ -435,7 +435,21 @@ fn a_packet_rings_corrupted_fields_are_told_as_well() {
             while let Ok(Some(_)) = consumer.pop() {}
             while let Ok(true) = producer.push(Descriptor::default()) {}
             let _ = (producer.must_wake(), consumer.must_wake());
-            let _ = (producer.sleep(1), consumer.sleep(1));
+            let slept = (producer.sleep(1), consumer.sleep(1));
+            let (by_consumer, by_producer) = match field.name {
+                "consumer_closed" => (value != 0, false),
+                "producer_closed" => (false, value != 0),
+                _ => continue,
+            };
+            assert_eq!(
+                (
+                    slept.0 == Err(RingError::Corrupted),
+                    slept.1 == Err(RingError::Corrupted)
+                ),
+                (by_consumer, by_producer),
+                "a packet ring is never closed: {} = {value}",
+                field.name
+            );
         }
     }
 }

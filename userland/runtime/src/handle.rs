@@ -74,7 +74,8 @@ pub fn inspect(handle: Handle) -> Result<Inspection, Error> {
     })
 }
 
-/// Destroys an object and every handle to it. Errors: those of [`Operation::Destroy`].
+/// Destroys an object: every handle to it, this one too, names nothing from then on, and is still to
+/// be closed. Errors: those of [`Operation::Destroy`].
 pub fn destroy(handle: Handle) -> Result<(), Error> {
     invoke(Operation::Destroy, [handle.0, 0, 0, 0, 0, 0], NEVER).map(drop)
 }

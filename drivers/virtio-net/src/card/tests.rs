@@ -395,6 +395,9 @@ fn a_corrupted_ring_is_the_stack_s_error() {
         (RING_TRANSMIT, 0),
         (RING_TRANSMITTED, 16),
         (1, 16),
+        // Said to be closed, which would keep the driver from ever sleeping.
+        (RING_RECEIVE_FREE, 2),
+        (RING_TRANSMIT, 2),
     ] {
         let mut bench = modern();
         bench.stack.give(0..2);

@@ -1,7 +1,8 @@
 //! The in-emulator suite: runs each test, says how it went, and at the end how many passed. The tests
 //! are in the modules; what a run prints is described in `tests/README.md`.
 //!
-//! After every test the kernel's counts of all objects must be what they were before it.
+//! After every test the kernel's counts of all objects must be what they were before it, unless the
+//! manifest says that the suite is not alone (`alone = "no"`).
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(
     not(target_os = "none"),
@@ -10,6 +11,7 @@
 
 extern crate alloc;
 
+mod card;
 mod child;
 mod deaths;
 mod devices;
@@ -26,6 +28,7 @@ mod processors;
 mod quotas;
 mod raw;
 mod replies;
+mod streams;
 mod suite;
 mod table;
 mod time;
@@ -37,6 +40,7 @@ use runtime::startup;
 
 use crate::child::Program;
 use crate::failure::{Failure, Outcome};
+use crate::streams::is_given;
 use crate::suite::Suite;
 
 runtime::task_main!(run);
@@ -53,7 +57,7 @@ pub(crate) struct Context {
 /// A test: its name and what it does.
 pub(crate) type Test = (&'static str, fn(&Context) -> Outcome);
 
-/// Every test, in the order in which they run.
+/// The tests that run everywhere, in their order.
 const ALL: &[&[Test]] = &[
     handles::TESTS,
     messages::TESTS,
@@ -68,7 +72,6 @@ const ALL: &[&[Test]] = &[
     floods::TESTS,
     deaths::TESTS,
     table::TESTS,
-    large::TESTS,
 ];
 
 /// Runs what is to be run and reports.
@@ -95,10 +98,7 @@ fn run(_: &'static ipc::startup::Startup<'static>) {
     let context = Context { suite, program };
     wait_for_init(&context);
     let (mut passed, mut failed) = (0, 0);
-    for (name, test) in ALL.iter().copied().flatten() {
-        if !is_chosen(name, only.as_deref()) {
-            continue;
-        }
+    for (name, test) in tests(only.as_deref()) {
         match run_one(&context, *test) {
             Ok(()) => {
                 passed += 1;
@@ -130,29 +130,31 @@ fn wait_for_init(context: &Context) {
 
 /// The one test that the kernel command line (`suite=NAME`) or the manifest asks for.
 fn chosen(suite: &Suite) -> Option<String> {
-    if let Some(name) = startup().argument("only") {
-        return Some(String::from(name));
-    }
-    let control = ipc::Handle(suite.system);
-    let mut line = [0; 1000];
-    let line = runtime::system::command_line(control, &mut line).ok()?;
-    let line = core::str::from_utf8(line).ok()?;
-    let name = line
-        .split_ascii_whitespace()
-        .find_map(|word| word.strip_prefix("suite="))?;
-    Some(String::from(name))
-}
-
-/// Whether a test is to be run. What needs a special machine runs only when it is asked for.
-fn is_chosen(name: &str, only: Option<&str>) -> bool {
-    match only {
-        Some(only) => name == only,
-        None => !large::TESTS.iter().any(|(special, _)| *special == name),
+    match startup().argument("only") {
+        Some(only) => Some(String::from(only)),
+        None => suite.option("suite="),
     }
 }
 
-/// Runs a test and checks that it left nothing behind.
+/// The tests to be run. Those of a server's rings run where the suite is that server's client; what
+/// needs a special machine runs only when it is asked for.
+fn tests(only: Option<&str>) -> impl Iterator<Item = &'static Test> {
+    let of_service = |service, tests: &'static [Test]| if is_given(service) { tests } else { &[] };
+    let special = [
+        of_service(streams::SERVICE, streams::TESTS),
+        of_service(card::SERVICE, card::TESTS),
+    ];
+    let large = if only.is_some() { large::TESTS } else { &[] };
+    let all = ALL.iter().copied().chain(special).chain([large]).flatten();
+    all.filter(move |(name, _)| only.is_none_or(|only| only == *name))
+}
+
+/// Runs a test and checks that it left nothing behind, unless others run beside the suite: the counts
+/// are theirs too.
 fn run_one(context: &Context, test: fn(&Context) -> Outcome) -> Outcome {
+    if startup().argument("alone") == Some("no") {
+        return test(context);
+    }
     let before = context.suite.counts()?;
     let outcome = test(context);
     let now = || context.suite.counts().unwrap_or(before);

@@ -1,8 +1,10 @@
 //! What every test stands on: the suite's own authority, time, log, memory mapped for a while, and
 //! the kernel's counts.
 
+use alloc::string::String;
 use core::cell::Cell;
 use core::fmt::Write;
+use core::net::SocketAddr;
 
 use ipc::info::{SystemInfo, SystemSelector};
 use ipc::layout::PAGE_BYTES;
@@ -117,6 +119,23 @@ impl Suite {
     pub(crate) fn counts(&self) -> Result<SystemInfo, Error> {
         let words = inspect_system(self.system, SystemSelector::System, 0)?;
         Ok(SystemInfo::from_words(&words))
+    }
+
+    /// What follows `prefix` in the word of the kernel's command line that begins with it.
+    pub(crate) fn option(&self, prefix: &str) -> Option<String> {
+        let mut line = [0; 1000];
+        let line = runtime::system::command_line(ipc::Handle(self.system), &mut line).ok()?;
+        let mut words = core::str::from_utf8(line).ok()?.split_ascii_whitespace();
+        words
+            .find_map(|word| word.strip_prefix(prefix))
+            .map(String::from)
+    }
+
+    /// Where an echo server listens, by the kernel's command line.
+    pub(crate) fn peer(&self) -> Outcome<SocketAddr> {
+        let peer = self.option("suite.peer=").unwrap_or_default();
+        peer.parse()
+            .map_err(|_| Failure::new(&alloc::format!("suite.peer=`{peer}` is no address")))
     }
 
     /// Writes a line to the kernel's log.

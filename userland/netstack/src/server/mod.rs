@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 use ipc::badge::Client;
 use ipc::interface::network::{
-    NetworkError, Ping, READY_ACCEPT, READY_RECEIVE, READY_SEND, Resolve, Socket,
+    Ping, READY_ACCEPT, READY_ERROR, READY_RECEIVE, READY_SEND, Resolve, Socket,
 };
 use ipc::server::{Deferred, LaterOperation, Outgoing};
 
@@ -287,12 +287,23 @@ impl<S: System> Server<S> {
                     self.stack.tcp().touch(connection);
                 }
             }
-            Err(_) => {
-                stream.error = Some(NetworkError::RingCorrupted);
-                session.post(socket, ipc::interface::network::READY_ERROR);
-                self.streams.remove(&connection);
-                self.stack.tcp().abort(self.system.now(), connection);
-            }
+            Err(_) => self.corrupted(badge, socket),
+        }
+    }
+
+    /// A client corrupted the rings of a stream: the connection is reset, and the client told so.
+    fn corrupted(&mut self, badge: u64, socket: Socket) {
+        let Some(session) = self.sessions.get_mut(&badge) else {
+            return;
+        };
+        let Some(Endpoint::Stream(stream)) = session.sockets.get_mut(&socket) else {
+            return;
+        };
+        let connection = stream.connection;
+        if stream.note_corrupted() {
+            session.post(socket, READY_ERROR);
+            self.streams.remove(&connection);
+            self.stack.tcp().abort(self.system.now(), connection);
         }
     }
 

@@ -18,7 +18,7 @@ use super::stream::Stream;
 use super::{Driver, Server, System};
 use crate::names::NameError;
 use crate::ping::{PingError, Pinged, Request};
-use crate::tcp::{ConnectError, ConnectionId, ListenError, Phase};
+use crate::tcp::{ConnectError, ConnectionId, ListenError, Phase, Table};
 use crate::udp::UdpError;
 
 /// Entries of an event ring.
@@ -121,17 +121,30 @@ impl<S: System> Server<S> {
         Ok(socket)
     }
 
+    fn stream(
+        &mut self,
+        badge: u64,
+        socket: Socket,
+    ) -> Result<(&mut Stream<S::Memory>, &mut Table)> {
+        let session = self.sessions.get_mut(&badge);
+        let session = session.ok_or(NetworkError::NotAttached)?;
+        match session.sockets.get_mut(&socket) {
+            Some(Endpoint::Stream(stream)) => Ok((stream, self.stack.tcp())),
+            _ => Err(NetworkError::NoSuchSocket),
+        }
+    }
+
     fn stream_status(&mut self, badge: u64, socket: Socket) -> Result<SocketStatus> {
-        let session = self
-            .sessions
-            .get_mut(&badge)
-            .ok_or(NetworkError::NotAttached)?;
-        let Some(Endpoint::Stream(stream)) = session.sockets.get_mut(&socket) else {
-            return Err(NetworkError::NoSuchSocket);
-        };
-        let tcp = self.stack.tcp();
+        let (stream, tcp) = self.stream(badge, socket)?;
+        let ready = stream.ready(tcp);
+        if ready.is_err() {
+            self.corrupted(badge, socket);
+        }
+        let (stream, tcp) = self.stream(badge, socket)?;
         let flow = tcp.flow(stream.connection);
         let state = match tcp.phase(stream.connection) {
+            // Its connection is ending, if it has not.
+            _ if stream.error.is_some() => SocketState::Closed,
             Some(Phase::Connecting) => SocketState::Connecting,
             Some(Phase::Open) if stream.is_closing() => SocketState::Closing,
             Some(Phase::Open) => SocketState::Connected,
@@ -139,7 +152,7 @@ impl<S: System> Server<S> {
         };
         Ok(SocketStatus {
             state,
-            ready: stream.ready(tcp).unwrap_or(READY_ERROR),
+            ready: ready.unwrap_or(READY_ERROR),
             local: flow.map(|flow| flow.local),
             peer: flow.map(|flow| flow.remote),
             error: stream.error,

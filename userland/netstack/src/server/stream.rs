@@ -190,6 +190,15 @@ impl<M: SharedMemory + Clone> Stream<M> {
         Ok(ready)
     }
 
+    /// Notes that the application corrupted a ring; false where the stream had failed before.
+    pub(super) fn note_corrupted(&mut self) -> bool {
+        let first = self.error.is_none();
+        self.error.get_or_insert(NetworkError::RingCorrupted);
+        // The connection's reset, which follows, is no news.
+        self.told_error = true;
+        first
+    }
+
     /// Whether one of the two directions has ended.
     pub(super) fn is_closing(&self) -> bool {
         self.finished || self.told_end

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use ipc::badge::Client;
 use ipc::interface::network::{
     Event, GRANT_CONNECT, GRANT_LISTEN, NetworkError, NetworkServer, PingReply, READY_ACCEPT,
-    READY_END, READY_ERROR, READY_RECEIVE, READY_SEND, Shutdown, Socket, StreamGeometry,
+    READY_END, READY_ERROR, READY_RECEIVE, READY_SEND, Shutdown, Socket, SocketState,
+    StreamGeometry,
 };
 use ipc::ring::{PacketConsumer, StreamConsumer, StreamPair, StreamProducer, packet_ring_bytes};
 use ipc::server::{Answer, Caller, Outgoing, ReplySlot};
@@ -670,6 +671,18 @@ fn a_corrupted_stream_costs_its_socket_and_a_corrupted_event_ring_the_session() 
         back.take(&mut world.peer, good_there);
         back.received == 10_000
     });
+
+    // Whoever asks before the stack has looked is told the same.
+    let (asked, stream, _) = world.accepted(&mut app, 82);
+    lie(&stream.memory, 0);
+    for _ in 0..2 {
+        let status = world
+            .call(5, |server, caller| server.status(caller, asked))
+            .unwrap();
+        assert_eq!(status.state, SocketState::Closed);
+        assert_eq!(status.error, Some(NetworkError::RingCorrupted));
+        world.server.signalled(app.bits);
+    }
 
     // Word 16 is the consumer's count; the lie shows when the sleeping client is to be woken.
     app.take(bad);

@@ -3,16 +3,17 @@
 
 use core::sync::atomic::Ordering;
 
+use ipc::info::ThreadParameter;
 use ipc::{Error, Operation, Rights};
 
-use crate::child::{Child, PRIORITY, QUOTA, Thread};
+use crate::child::{Child, PATIENCE, PRIORITY, QUOTA, Thread};
 use crate::failure::{Outcome, ensure, ensure_equal, ensure_error};
 use crate::messages::just_call;
 use crate::notifications::just_wait;
 use crate::processors::spin;
 use crate::raw::{self, Board, Body, call};
 use crate::replies::just_receive;
-use crate::suite::{Owned, abandon, receive};
+use crate::suite::{Owned, Suite, abandon, receive};
 use crate::time::word;
 use crate::{Context, Test};
 
@@ -25,8 +26,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("dead_waiter_frees_its_notification", waiter),
 ];
 
-/// A state that a thread can be in: how it is named, what brings a thread there, and what
-/// ThreadInspect tells of it. Ready and running are one in ThreadInspect.
+/// A state that a thread can be in: its name in kernel/README.md, what brings a thread there, and what
+/// ThreadInspect tells of it.
 struct State {
     name: &'static str,
     body: Body,
@@ -43,6 +44,13 @@ fn fault(_: &'static Board) {
     raw::peek(8);
 }
 
+/// Takes a call and keeps it.
+fn serve_word_14(board: &'static Board) {
+    let endpoint = board.words[14].load(Ordering::Acquire);
+    let _ = receive(endpoint, ipc::message::NEVER);
+    spin(board);
+}
+
 /// Sleeps by a deadline that is far away.
 fn sleep_long(board: &'static Board) {
     let now = raw::value(Operation::ClockRead, &[]).unwrap_or(0);
@@ -50,49 +58,27 @@ fn sleep_long(board: &'static Board) {
     let _ = raw::until(Operation::FutexWait, &[word(board, 400), 0], hour);
 }
 
-/// Every state.
-const STATES: &[State] = &[
-    State {
-        name: "running",
-        body: spin,
-        seen: 1,
-    },
-    State {
-        name: "waiting for a receiver",
-        body: call_word_10,
-        seen: 2,
-    },
-    State {
-        name: "waiting for a reply",
-        body: call_word_11,
-        seen: 2,
-    },
-    State {
-        name: "receiving",
-        body: receive_word_12,
-        seen: 2,
-    },
-    State {
-        name: "waiting for a notification",
-        body: wait_word_13,
-        seen: 2,
-    },
-    State {
-        name: "sleeping on a futex",
-        body: sleep_on_futex,
-        seen: 2,
-    },
-    State {
-        name: "sleeping by a deadline",
-        body: sleep_long,
-        seen: 2,
-    },
-    State {
-        name: "faulted",
-        body: fault,
-        seen: 3,
-    },
-];
+/// Declares the states: name, body, what ThreadInspect tells.
+macro_rules! states {
+    ($($name:literal, $body:ident, $seen:literal;)+) => {
+        /// Every state. A futex is waited on with a deadline and without.
+        const STATES: &[State] = &[$(State { name: $name, body: $body, seen: $seen }),+];
+    };
+}
+
+states! {
+    "stopped", spin, 0;
+    "ready", spin, 1;
+    "running", spin, 1;
+    "send", call_word_10, 2;
+    "receive", receive_word_12, 2;
+    "reply", call_word_11, 2;
+    "faulted", fault, 3;
+    "notification", wait_word_13, 2;
+    "futex", sleep_on_futex, 2;
+    "futex", sleep_long, 2;
+    "serving", serve_word_14, 1;
+}
 
 /// Declares bodies that take their handle from a word of their own.
 macro_rules! from_word {
@@ -121,6 +107,8 @@ struct Stage {
     receiving: Owned,
     /// The child waits here.
     notification: Owned,
+    /// The child takes a call here.
+    served: Owned,
 }
 
 impl Stage {
@@ -130,42 +118,97 @@ impl Stage {
             taking: Owned::make(Operation::EndpointCreate, &[])?,
             receiving: Owned::make(Operation::EndpointCreate, &[])?,
             notification: Owned::make(Operation::NotificationCreate, &[])?,
+            served: Owned::make(Operation::EndpointCreate, &[])?,
         })
     }
 
     /// The words of a thread's board: the handles in the child, from word 10 on.
-    fn words(&self, child: &Child) -> Result<[u64; 14], Error> {
-        let mut words = [0; 14];
+    fn words(&self, child: &Child) -> Result<[u64; 15], Error> {
+        let mut words = [0; 15];
         words[10] = child.grant(self.silent.0, Rights::SEND)?;
         words[11] = child.grant(self.taking.0, Rights::SEND)?;
         words[12] = child.grant(self.receiving.0, Rights::RECEIVE)?;
         words[13] = child.grant(self.notification.0, Rights::WAIT)?;
+        words[14] = child.grant(self.served.0, Rights::RECEIVE)?;
         Ok(words)
     }
 }
 
-/// Brings a thread of the child into a state. The suite takes the call of the one that waits for a
-/// reply; the reply right is returned.
+/// A thread that was brought into a state, and who has to do with it.
+struct Brought {
+    thread: Thread,
+    /// The right to answer its call.
+    reply: Option<Owned>,
+    /// Who waits for its answer.
+    caller: Option<Thread>,
+}
+
+impl Brought {
+    /// Checks that its end was told to whoever waited for it, and harms nobody else.
+    fn is_over(&self, suite: &Suite, state: &str) -> Outcome {
+        if let Some(reply) = &self.reply {
+            // Its caller is gone, which is no error to who answers.
+            call(Operation::Reply, &[reply.0])?;
+        }
+        if let Some(caller) = &self.caller {
+            caller.finish(suite)?;
+            ensure_equal!(
+                caller.word(3),
+                Error::Abandoned.code(),
+                "status of a call whose server died while {state}"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Brings a thread of the child into a state. The suite takes the calls that are to wait for a reply.
 fn bring(
     context: &Context,
     child: &Child,
     stage: &Stage,
     state: &State,
     words: &[u64],
-) -> Outcome<(Thread, Option<Owned>)> {
+) -> Outcome<Brought> {
     let suite = &context.suite;
-    let thread = child.start(suite, state.body, words)?;
-    let mut reply = None;
-    if state.name == "waiting for a reply" {
-        receive(stage.taking.0, suite.after(2000))?;
-        reply = Some(Owned(raw::value(Operation::Stash, &[])?));
+    let thread = Thread::stopped(suite, Some(child.task), state.body, words, PRIORITY)?;
+    let (mut reply, mut caller) = (None, None);
+    if state.name == "ready" {
+        // The suite, which is more urgent, runs on the first CPU and does not wait from here to the
+        // thread's death.
+        thread.set(ThreadParameter::Affinity, 1)?;
     }
-    if state.name == "faulted" {
-        receive(child.faults.0, suite.after(2000))?;
-        reply = Some(Owned(raw::value(Operation::Stash, &[])?));
+    if state.name != "stopped" {
+        thread.go()?;
     }
-    thread.reach(suite, state.seen)?;
-    Ok((thread, reply))
+    match state.name {
+        "reply" => {
+            receive(stage.taking.0, suite.after(PATIENCE))?;
+            reply = Some(Owned(raw::value(Operation::Stash, &[])?));
+        }
+        "faulted" => {
+            receive(child.faults.0, suite.after(PATIENCE))?;
+            reply = Some(Owned(raw::value(Operation::Stash, &[])?));
+        }
+        "serving" => {
+            caller = Some(Thread::start(suite, just_call, &[stage.served.0])?);
+            let served = suite.wait_for(PATIENCE, || thread.word(1) > 0);
+            ensure!(served, "a server does not take its call");
+        }
+        "running" => {
+            let runs = suite.wait_for(PATIENCE, || thread.word(1) > 0);
+            ensure!(runs, "a thread does not run");
+        }
+        _ => {}
+    }
+    if state.name != "ready" {
+        thread.reach(suite, state.seen)?;
+    }
+    Ok(Brought {
+        thread,
+        reply,
+        caller,
+    })
 }
 
 fn threads(context: &Context) -> Outcome {
@@ -175,21 +218,25 @@ fn threads(context: &Context) -> Outcome {
         let child = Child::new(suite, &context.program, QUOTA)?;
         let words = stage.words(&child)?;
         let bystander = child.start(suite, spin, &[])?;
-        let (thread, reply) = bring(context, &child, &stage, state, &words)?;
-        call(Operation::Destroy, &[thread.handle])?;
+        let brought = bring(context, &child, &stage, state, &words)?;
+        let seen = brought.thread.info()?.state;
+        call(Operation::Destroy, &[brought.thread.handle])?;
+        ensure_equal!(
+            seen,
+            state.seen,
+            "what ThreadInspect tells of {}",
+            state.name
+        );
         ensure_error!(
-            call(Operation::ThreadInspect, &[thread.handle]),
+            call(Operation::ThreadInspect, &[brought.thread.handle]),
             InvalidHandle,
             "a thread destroyed while {}",
             state.name
         );
-        if let Some(reply) = reply {
-            // Its caller is gone, which is no error to who answers.
-            call(Operation::Reply, &[reply.0])?;
-        }
+        brought.is_over(suite, state.name)?;
         let count = bystander.word(1);
         ensure!(
-            suite.wait_for(2000, || bystander.word(1) > count),
+            suite.wait_for(PATIENCE, || bystander.word(1) > count),
             "the task's other thread died with one that was {}",
             state.name
         );
@@ -205,23 +252,17 @@ fn task(context: &Context) -> Outcome {
         let words = stage.words(&child)?;
         let mut kept = alloc::vec::Vec::new();
         for state in STATES {
-            kept.push(bring(context, &child, &stage, state, &words)?);
+            kept.push((state.name, bring(context, &child, &stage, state, &words)?));
         }
-        kept.push((
-            Thread::stopped(suite, Some(child.task), spin, &[], PRIORITY)?,
-            None,
-        ));
         child.destroy(suite)?;
-        for (number, (thread, reply)) in kept.iter().enumerate() {
-            if let Some(reply) = reply {
-                call(Operation::Reply, &[reply.0])?;
-            }
-            let count = thread.word(1);
+        for (state, brought) in &kept {
+            brought.is_over(suite, state)?;
+            let count = brought.thread.word(1);
             suite.sleep(1);
             ensure_equal!(
-                thread.word(1),
+                brought.thread.word(1),
                 count,
-                "round {round}, thread {number}: what a dead thread counts"
+                "round {round}: what a thread counts that died while {state}"
             );
         }
         ensure_error!(
@@ -297,4 +338,29 @@ fn waiter(context: &Context) -> Outcome {
     let [bits, ..] = raw::until(Operation::Wait, &[notification.0], suite.after(1000))?;
     ensure_equal!(bits, 3, "bits for the next waiter");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::STATES;
+
+    /// The list in the kernel's description, and no other.
+    #[test]
+    fn the_states_are_those_of_the_kernel_s_readme() {
+        let readme = include_str!("../../../../kernel/README.md");
+        let table = readme
+            .split_once("## Wait states of a thread")
+            .and_then(|(_, rest)| rest.split_once("|---"))
+            .map_or("", |(_, rest)| rest);
+        let mut listed: std::vec::Vec<&str> = table
+            .lines()
+            .skip(1)
+            .map_while(|line| line.strip_prefix("| ")?.split(" |").next())
+            .collect();
+        let mut tried: std::vec::Vec<&str> = STATES.iter().map(|state| state.name).collect();
+        listed.sort_unstable();
+        tried.sort_unstable();
+        tried.dedup();
+        assert_eq!(tried, listed);
+    }
 }

@@ -5,10 +5,11 @@ use core::sync::atomic::Ordering;
 use ipc::layout::PAGE_BYTES;
 use ipc::{Error, Operation, Rights};
 
-use crate::child::{Child, Program, QUOTA, Thread};
+use crate::child::{Child, PATIENCE, Program, QUOTA, Thread};
 use crate::failure::{Outcome, ensure, ensure_equal, ensure_error};
 use crate::raw::{self, Board, call};
 use crate::suite::Owned;
+use crate::time::word;
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -16,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("objects_end_with_the_quota", objects),
     ("handles_end_with_the_table", handles),
     ("threads_end_with_the_quota", threads),
+    ("timers_end_with_the_threads", timers),
     ("child_quota_comes_from_the_makers", nested),
     ("quota_comes_back_after_death", comes_back),
 ];
@@ -167,6 +169,47 @@ fn threads(context: &Context) -> Outcome {
     }
     made.clear();
     Thread::start(suite, idle, &[])?.finish(suite)
+}
+
+/// Sleeps until the time in word 0 again and again, a little later each time, until word 1 is 1; word 2
+/// counts.
+fn sleep_often(board: &'static Board) {
+    let mut deadline = board.words[0].load(Ordering::Acquire);
+    while board.words[1].load(Ordering::Acquire) == 0 {
+        let slept = raw::until(Operation::FutexWait, &[word(board, 400), 0], deadline);
+        if !matches!(slept, Err(Error::TimedOut)) {
+            return;
+        }
+        board.words[2].fetch_add(1, Ordering::Relaxed);
+        deadline += 1_000_000;
+    }
+}
+
+/// A thread's deadline is the only timer there is, so timers end with the threads. With many of them at
+/// the same instants - more than one interrupt handles - each comes, and others' come too.
+fn timers(context: &Context) -> Outcome {
+    const THREADS: usize = 200;
+    let suite = &context.suite;
+    let child = Child::new(suite, &context.program, 4 * QUOTA)?;
+    let start = suite.after(20);
+    let mut sleepers = alloc::vec::Vec::new();
+    for _ in 0..THREADS {
+        sleepers.push(child.start(suite, sleep_often, &[start])?);
+    }
+    let caller = Thread::start(suite, sleep_often, &[suite.now()])?;
+    let all = || sleepers.iter().all(|sleeper| sleeper.word(2) >= 20);
+    ensure!(suite.wait_for(60_000, all), "a deadline did not come");
+    ensure!(
+        suite.wait_for(PATIENCE, || caller.word(2) >= 20),
+        "another task's deadline did not come"
+    );
+    for sleeper in sleepers.iter().chain([&caller]) {
+        sleeper.set_word(1, 1);
+    }
+    sleepers
+        .iter()
+        .try_for_each(|sleeper| sleeper.finish(suite))?;
+    caller.finish(suite)
 }
 
 /// A task cannot give its children more than it has.

@@ -33,10 +33,10 @@ fn soak() {
         // One round first, so that what the kernel keeps for reuse is there already.
         let each = BETWEEN_KILLS * KILLED.len() as u32;
         work(&mut machine, each)?;
-        thread::sleep(TIME_WAIT);
+        settle(&mut machine)?;
         let before = Counts::read(&mut machine.console)?;
         let requests = work(&mut machine, LENGTH)?;
-        thread::sleep(TIME_WAIT);
+        settle(&mut machine)?;
         let after = before.come_back(&mut machine.console);
         say(&format!(
             "  {requests} requests; before {before:?}; after {:?}",
@@ -44,6 +44,13 @@ fn soak() {
         ));
         after
     });
+}
+
+/// Lets the network stack forget connections, and the shell have the session that it keeps from its
+/// first command about the network on.
+fn settle(machine: &mut Machine) -> Result<()> {
+    thread::sleep(TIME_WAIT);
+    machine.console.command("net").map(drop)
 }
 
 /// Requests from four clients, kills and commands, for so long. Returns the number of requests that

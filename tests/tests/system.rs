@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use iso::cli::Boot;
+use iso::cli::{Boot, Nic};
 use tests::console::PROMPT;
 use tests::images::{Kind, image};
 use tests::shell::{self, TASKS, Task};
@@ -113,6 +113,34 @@ fn iso_boots_the_same_files() {
             Ok(())
         },
     );
+}
+
+#[test]
+fn no_card() {
+    let what = "without a network card everything else works, and what lacks it says so once";
+    case("no_card", what, || {
+        let setup = Setup::new(image(Kind::System)?).with(|options| options.nic = Nic::None);
+        let mut machine = setup.start()?;
+        let console = &mut machine.console;
+        console.wait_for("virtio-net: no virtio network device")?;
+        let refused = "netstack: no network for now: the device does not work\n";
+        console.wait_for(refused)?;
+        let net = console.command("net")?;
+        ensure!(net.contains("no driver"), "`net` says: {net}");
+        let ping = console.command("ping 10.0.2.2")?;
+        ensure!(ping.contains("unreachable"), "`ping` says: {ping}");
+        // The network stack goes on looking for a driver.
+        let tasks = shell::ps(console)?;
+        ensure!(
+            tasks
+                .iter()
+                .all(|task| task.state == "running" && task.restarts == 0),
+            "{tasks:?}"
+        );
+        let said = console.text().matches(refused).count();
+        ensure!(said == 1, "it said so {said} times");
+        Ok(())
+    });
 }
 
 #[test]

@@ -237,10 +237,10 @@ impl<T: PciTransport, P: Platform> NetDeviceServer for NetServer<T, P> {
         bell: Handle,
         lifeline: Handle,
     ) -> Result<(Attached, Handle), NetDeviceError> {
-        let free = if self.session.is_some() {
-            Err(NetDeviceError::Busy)
-        } else {
-            Ok(())
+        let free = match (&self.session, &self.idle) {
+            (Some(_), _) => Err(NetDeviceError::Busy),
+            (None, None) => Err(NetDeviceError::DeviceFailed),
+            (None, Some(_)) => Ok(()),
         };
         let mapped = free.and_then(|()| self.map(&geometry, rings, pool));
         // Mappings and attachments hold what they need; the handles have done their work.

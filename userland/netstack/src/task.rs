@@ -88,6 +88,8 @@ struct Surroundings {
     rings: Memory,
     /// The endpoint that lifelines come from; told when the service begins.
     sessions: Cell<Handle>,
+    /// Whether it was said that the driver does not attach, which is said once.
+    refused: Cell<bool>,
 }
 
 impl System for Surroundings {
@@ -147,17 +149,22 @@ impl System for Surroundings {
         // Where it did not move to the driver it must not stay here.
         handle::close(lifeline);
         match attached {
-            Ok((card, doorbell)) => Some(Attachment {
-                card: Card {
-                    mac: card.mac,
-                    mtu: usize::from(card.mtu),
-                },
-                session: session.into_handle(),
-                doorbell,
-                bits: card.doorbell_bits,
-            }),
+            Ok((card, doorbell)) => {
+                self.refused.set(false);
+                Some(Attachment {
+                    card: Card {
+                        mac: card.mac,
+                        mtu: usize::from(card.mtu),
+                    },
+                    session: session.into_handle(),
+                    doorbell,
+                    bits: card.doorbell_bits,
+                })
+            }
             Err(error) => {
-                runtime::log!("the driver does not attach: {error}");
+                if !self.refused.replace(true) {
+                    runtime::log!("no network for now: {error}");
+                }
                 None
             }
         }
@@ -210,6 +217,7 @@ impl NetworkService {
             device: device.unwrap_or(Handle::NONE),
             pool,
             rings,
+            refused: Cell::new(false),
             sessions: Cell::new(Handle::NONE),
         };
         let server = Server::new(surroundings, config, packets, stack, now);

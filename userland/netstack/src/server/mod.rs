@@ -121,7 +121,8 @@ impl<S: System> Server<S> {
         if badge & LIFELINE == 0 {
             return self.end_session(badge);
         }
-        if badge == self.lifeline {
+        // An attempt that was refused ends its lifeline too: the next one comes in its time.
+        if badge == self.lifeline && matches!(self.driver, Driver::Attached(_)) {
             self.driver_lost("the driver is gone");
         }
     }

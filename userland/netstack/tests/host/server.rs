@@ -40,6 +40,8 @@ struct Record {
     replies: RefCell<Vec<(Handle, Vec<u8>)>>,
     next: Cell<u64>,
     driver_there: Cell<bool>,
+    attempts: Cell<u32>,
+    refused: Cell<Option<u64>>,
     attached: Cell<Option<u64>>,
 }
 
@@ -99,6 +101,9 @@ impl System for FakeSystem {
 
     fn attach(&self, _: Shape, bits: u64, lifeline: u64) -> Option<Attachment> {
         assert_eq!(bits, 1);
+        self.0.attempts.set(self.0.attempts.get() + 1);
+        // Where it is refused, the kernel tells that the lifeline is closed.
+        self.0.refused.set(Some(lifeline));
         self.0.driver_there.get().then(|| {
             self.0.attached.set(Some(lifeline));
             let (session, doorbell) = (self.0.handle(), self.0.handle());
@@ -641,6 +646,18 @@ fn without_a_driver_calls_are_answered_and_the_search_goes_on() {
     assert!(
         world.server.run() > world.record.now.get(),
         "it sleeps meanwhile"
+    );
+    let attempts = world.record.attempts.get();
+    for _ in 0..20 {
+        world
+            .server
+            .badge_closed(world.record.refused.get().unwrap());
+        world.server.run();
+    }
+    assert_eq!(
+        world.record.attempts.get(),
+        attempts,
+        "the end of an attempt that was refused is no reason for the next"
     );
     world.record.driver_there.set(true);
     world.until("the driver", |world| world.driver.is_some());

@@ -27,6 +27,7 @@
 use crate::Label;
 
 pub mod console;
+pub mod echo;
 pub mod net_device;
 pub mod network;
 pub mod pci;

@@ -36,6 +36,8 @@ pub enum Command {
     Sizes(SizesOptions),
     /// Say which functions and source lines belong to addresses that the guest printed
     Symbolize(SymbolizeOptions),
+    /// Measure the kernel's paths in QEMU
+    Bench(BenchOptions),
     /// Run tests that `cargo test` leaves out, or one campaign of those that it has
     Test(TestOptions),
     /// Run clippy on everything that is built for the bare machine
@@ -61,6 +63,28 @@ pub struct SizesOptions {
     /// Print one JSON array
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchOptions {
+    /// What to measure
+    #[arg(value_enum)]
+    pub kind: BenchKind,
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchKind {
+    /// The kernel's paths, in instructions
+    Ipc,
+    /// The network's
+    Net,
+    /// The scheduler's
+    Sched,
 }
 
 /// Options of `test`.

@@ -4,6 +4,7 @@
 //! theirs; what a manifest means is `ipc`'s.
 
 pub mod archive;
+pub mod bench;
 pub mod build;
 pub mod cli;
 pub mod elf;

@@ -25,6 +25,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Build(options) => iso::build::command(&options).map(|()| ExitCode::SUCCESS),
         Command::Image(options) => iso::image::command(&options).map(|()| ExitCode::SUCCESS),
         Command::Sizes(options) => iso::sizes::command(&options).map(|()| ExitCode::SUCCESS),
+        Command::Bench(options) => iso::bench::command(&options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => iso::test::command(&options).map(|()| ExitCode::SUCCESS),
         Command::Symbolize(options) => {
             iso::symbolize::command(&options).map(|()| ExitCode::SUCCESS)

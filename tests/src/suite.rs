@@ -81,6 +81,29 @@ mod tests {
         assert!(report.all_passed().is_err());
     }
 
+    /// The suite lets threads die in every state that the kernel's description lists.
+    #[test]
+    fn states_are_those_of_the_kernel() {
+        let readme = include_str!("../../kernel/README.md");
+        let (_, table) = readme.split_once("## Wait states of a thread").unwrap();
+        let (_, table) = table.split_once("|---").unwrap();
+        let mut listed: Vec<&str> = table
+            .lines()
+            .skip(1)
+            .map_while(|line| line.strip_prefix("| ")?.split(" |").next())
+            .collect();
+        let source = include_str!("../suite/task/src/deaths.rs");
+        let (_, states) = source.split_once("\nstates! {\n").unwrap();
+        let mut tried: Vec<&str> = states
+            .lines()
+            .map_while(|line| line.trim().strip_prefix('"')?.split('"').next())
+            .collect();
+        listed.sort_unstable();
+        tried.sort_unstable();
+        tried.dedup();
+        assert_eq!(tried, listed);
+    }
+
     #[test]
     fn suite_without_tests_does_not_pass() {
         assert!(parse("0 passed, 0 failed\n").unwrap().all_passed().is_err());

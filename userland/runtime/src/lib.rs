@@ -35,6 +35,7 @@ pub mod system;
 pub mod task;
 pub mod thread;
 pub mod transport;
+pub mod words;
 
 pub use handle::OwnedHandle;
 pub use ipc::{Deadline, Error, Handle, Rights};

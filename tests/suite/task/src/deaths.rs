@@ -58,7 +58,8 @@ fn sleep_long(board: &'static Board) {
     let _ = raw::until(Operation::FutexWait, &[word(board, 400), 0], hour);
 }
 
-/// Declares the states: name, body, what ThreadInspect tells.
+/// Declares the states: name, body, what ThreadInspect tells. A test of the package `tests` compares the
+/// names with the kernel's description.
 macro_rules! states {
     ($($name:literal, $body:ident, $seen:literal;)+) => {
         /// Every state. A futex is waited on with a deadline and without.
@@ -338,29 +339,4 @@ fn waiter(context: &Context) -> Outcome {
     let [bits, ..] = raw::until(Operation::Wait, &[notification.0], suite.after(1000))?;
     ensure_equal!(bits, 3, "bits for the next waiter");
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::STATES;
-
-    /// The list in the kernel's description, and no other.
-    #[test]
-    fn the_states_are_those_of_the_kernel_s_readme() {
-        let readme = include_str!("../../../../kernel/README.md");
-        let table = readme
-            .split_once("## Wait states of a thread")
-            .and_then(|(_, rest)| rest.split_once("|---"))
-            .map_or("", |(_, rest)| rest);
-        let mut listed: std::vec::Vec<&str> = table
-            .lines()
-            .skip(1)
-            .map_while(|line| line.strip_prefix("| ")?.split(" |").next())
-            .collect();
-        let mut tried: std::vec::Vec<&str> = STATES.iter().map(|state| state.name).collect();
-        listed.sort_unstable();
-        tried.sort_unstable();
-        tried.dedup();
-        assert_eq!(tried, listed);
-    }
 }

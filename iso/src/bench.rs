@@ -1,0 +1,153 @@
+//! `cargo run -- bench`: boots the benchmark's tasks on the release kernel, with one instruction counted
+//! as one nanosecond, and prints what they measured. What is measured and how is `tests/bench`'s.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::build::Builder;
+use crate::cli::{Accel, BenchKind, BenchOptions, Nic, Profile, RunOptions};
+use crate::figures::{self, Figure};
+use crate::image::{self, Recipe};
+use crate::qemu::{self, Medium};
+use crate::{packages, process, say};
+
+/// The manifest of the benchmark's tasks, from the workspace's root.
+pub const MANIFEST: &str = "tests/bench/manifest.toml";
+
+/// What the measuring task's lines begin with.
+const PREFIX: &str = "bench: ";
+
+/// How long the guest may say nothing.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// What each figure may be at most, in its unit.
+const GATES: [(&str, u64); 7] = [
+    ("calibration_error", 0),
+    ("null_syscall", 100),
+    ("call_0", 450),
+    ("call_32", 480),
+    ("call_64", 560),
+    ("call_960", 900),
+    ("call_postcard", 900),
+];
+
+/// Runs the benchmark that is asked for.
+pub fn command(options: &BenchOptions) -> Result<()> {
+    match options.kind {
+        BenchKind::Ipc => figures::print(&ipc()?, options.json),
+        BenchKind::Net | BenchKind::Sched => {
+            bail!("bench net and bench sched are not yet available; there is: ipc")
+        }
+    }
+}
+
+/// The kernel's paths, in instructions.
+pub fn ipc() -> Result<Vec<Figure>> {
+    let builder = Builder::new()?;
+    packages::need(qemu::PROGRAM, &[qemu::PACKAGE])?;
+    let manifest = builder.workspace.root.join(MANIFEST);
+    let image = image::assemble(
+        &builder,
+        &Recipe {
+            name: "bench",
+            manifest: Some(&manifest),
+            profile: Profile::Release,
+            features: &[],
+        },
+    )?;
+    let options = RunOptions {
+        accel: Accel::Tcg,
+        icount: true,
+        headless: true,
+        nic: Nic::None,
+        ..RunOptions::default()
+    };
+    let medium = Medium::Files {
+        kernel: image.kernel,
+        archive: image.archive,
+    };
+    let mut command = qemu::command(&options, &medium, &[], None);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    say::progress("measuring in QEMU, one instruction a nanosecond");
+    let mut child = process::start(&mut command)?;
+    let output = child.stdout.take().context("QEMU has no output")?;
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let figures = collect(|| lines.recv_timeout(SILENCE));
+    process::end(&mut child)?;
+    figures
+}
+
+/// Reads the console until the measuring task has done.
+fn collect(mut next: impl FnMut() -> Result<String, RecvTimeoutError>) -> Result<Vec<Figure>> {
+    let (mut figures, mut console) = (Vec::new(), String::new());
+    loop {
+        let line = next().map_err(|_| anyhow::anyhow!("the guest fell silent: {console}"))?;
+        console.push_str(&line);
+        console.push('\n');
+        ensure!(!line.contains("panic"), "the guest failed: {console}");
+        let Some(said) = line.trim_end().strip_prefix(PREFIX) else {
+            continue;
+        };
+        if said == "done" {
+            return Ok(figures);
+        }
+        figures.push(figure(said).with_context(|| format!("in `{said}`"))?);
+    }
+}
+
+/// Reads `NAME VALUE UNIT`.
+fn figure(line: &str) -> Result<Figure> {
+    let mut words = line.split_ascii_whitespace();
+    let (Some(name), Some(value), Some("instructions"), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        bail!("the benchmark failed: {line}");
+    };
+    let figure = Figure::new(name, value.parse()?, "instructions");
+    let gate = GATES.iter().find(|(gated, _)| *gated == name);
+    Ok(match gate {
+        Some((_, most)) => figure.budget(*most),
+        None => figure,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(console: &str) -> Result<Vec<Figure>> {
+        let mut lines = console.lines().map(str::to_owned);
+        collect(move || lines.next().ok_or(RecvTimeoutError::Disconnected))
+    }
+
+    #[test]
+    fn figures_are_read_up_to_the_end() {
+        let console = "uzura 0.1.0\nbench: call_0 1807 instructions\nbench: done\nbench: x";
+        let figures = read(console).unwrap();
+        assert_eq!(figures.len(), 1);
+        assert_eq!((figures[0].value, figures[0].budget), (1807, Some(450)));
+    }
+
+    #[test]
+    fn a_guest_that_fails_or_stops_is_no_result() {
+        for console in [
+            "bench: FAIL no such handle\nbench: done\n",
+            "bench: call_0 1807 instructions\n",
+            "uzura: panic: at 1\nbench: done\n",
+            "bench: call_0 many instructions\nbench: done\n",
+        ] {
+            assert!(read(console).is_err(), "{console}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The benchmark's tasks: one that measures, and the servers that it calls. Which of them this is, the
+//! manifest says. What is printed is `NAME VALUE UNIT`, a line each; the tool (`iso/src/bench.rs`) makes
+//! the table.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(
+    not(target_os = "none"),
+    allow(dead_code, unused, reason = "on the host there is nothing to measure")
+)]
+
+mod calls;
+mod counter;
+mod paths;
+mod servers;
+
+runtime::task_main!(run);
+
+/// The public endpoint of the server that echoes words.
+pub(crate) const RAW: &str = "raw";
+/// The public endpoint of the server behind derived stubs.
+pub(crate) const ECHO: &str = "echo";
+
+fn run(startup: &'static ipc::startup::Startup<'static>) {
+    let ended = match startup.argument("role") {
+        Some("raw") => servers::raw(),
+        Some("echo") => servers::echo(),
+        Some("measure") => measure(),
+        role => {
+            runtime::log!("no such role: {role:?}");
+            Ok(())
+        }
+    };
+    if let Err(error) = ended {
+        runtime::log!("FAIL {error}");
+    }
+}
+
+fn measure() -> Result<(), ipc::Error> {
+    counter::calibrate();
+    paths::measure()?;
+    calls::measure()?;
+    runtime::log!("done");
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! Single operations of the kernel: the cheapest one, time, memory.
+
+use ipc::Error;
+use runtime::handle::inspect;
+
+use crate::counter::{measure as count, report};
+
+pub(crate) fn measure() -> Result<(), Error> {
+    let own = runtime::start::own_task();
+    let cost = count(|_| inspect(own).map(drop))?;
+    report("null_syscall", cost, "instructions");
+    let cost = count(|_| {
+        core::hint::black_box(runtime::clock::now());
+        Ok::<(), Error>(())
+    })?;
+    report("clock_read", cost, "instructions");
+    Ok(())
+}

@@ -5,7 +5,7 @@ use ipc::client::Deadline;
 use ipc::interface::echo::{self, EchoError, EchoServer};
 use ipc::interface::service::ConnectError;
 use ipc::server::{Caller, Outcome, Outgoing, Received};
-use ipc::{Error, Handle, Label, Tag};
+use ipc::{Error, Label, Tag};
 use runtime::server::{Service, serve};
 use runtime::words::{receive, reply_receive};
 

@@ -30,6 +30,18 @@ pub(crate) fn tsc() -> u64 {
     }
 }
 
+/// This CPU's TSC, in no particular order to other instructions.
+#[inline(always)]
+pub(crate) fn ticks() -> u64 {
+    // SAFETY: the processor has a TSC.
+    unsafe { _rdtsc() }
+}
+
+/// How long so many ticks of the TSC are.
+pub(crate) fn nanoseconds(ticks: u64) -> u64 {
+    scaled(ticks, TO_NANOSECONDS.load(Ordering::Relaxed))
+}
+
 /// `value` * `scale` / 2^32.
 #[inline(always)]
 fn scaled(value: u64, scale: u64) -> u64 {

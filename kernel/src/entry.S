@@ -57,8 +57,8 @@ syscall_entry:
     mov rdi, gs:[{THIS}]
     mov rsp, gs:[{KERNEL_STACK}]
     xor ebp, ebp                            // the chain of frame pointers ends here
-    call {system_call}
-    // falls through
+    call {system_call}                      // goes on at `resume`
+    ud2
 
 // Back to ring 3. Everything that is loaded last is in reach of an NMI or a machine check only,
 // which have stacks of their own.

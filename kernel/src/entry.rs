@@ -10,8 +10,11 @@ use crate::percpu::{self, PerCpu};
 use crate::{apic, gdt, idt, kernel, panic, stop, timer};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
+use kernel_core::cpu::Cpu;
+use kernel_core::fast::Fast;
 use kernel_core::registers::Registers;
 use kernel_core::sync::Ordering;
+use kernel_core::thread::Thread;
 use x86_64::VirtAddr;
 use x86_64::registers::control::{Cr2, Efer, EferFlags};
 use x86_64::registers::model_specific::{FsBase, KernelGsBase, LStar, SFMask, Star};
@@ -134,11 +137,31 @@ pub(crate) fn enable_system_calls() {
     );
 }
 
-/// SYSCALL, with the thread's registers saved.
-extern "C" fn system_call(cpu: &'static PerCpu) -> &'static Registers {
+/// SYSCALL, with the thread's registers saved. Does not return, so that no register is kept for a
+/// caller that has none.
+extern "C" fn system_call(cpu: &'static PerCpu) -> ! {
     let core = kernel::cpu(cpu);
+    let registers = match kernel::get().fast(core) {
+        Fast::Runs(thread) => load_registers(cpu, thread),
+        Fast::Leave => resume(cpu),
+        Fast::Not => slow_system_call(cpu, core),
+    };
+    enter_ring_3(registers)
+}
+
+/// Not inlined: the short way has nothing to do with it.
+#[inline(never)]
+fn slow_system_call(cpu: &'static PerCpu, core: &'static Cpu) -> &'static Registers {
     kernel::get().system_call(core);
     resume(cpu)
+}
+
+/// Goes to ring 3 with these registers, which are those of this CPU's thread.
+#[inline(always)]
+fn enter_ring_3(registers: &'static Registers) -> ! {
+    // SAFETY: `resume` of entry.S wants the registers in rax and this CPU's state loaded. It uses no
+    // stack, so that what is on it is of no more use.
+    unsafe { asm!("jmp resume", in("rax") registers, options(noreturn)) }
 }
 
 /// An interrupt from either ring or an exception from ring 3, with the thread's registers saved.
@@ -186,23 +209,25 @@ extern "C" fn trap(cpu: &'static PerCpu, vector: u32) -> &'static Registers {
 #[inline(always)]
 fn resume(cpu: &'static PerCpu) -> &'static Registers {
     match kernel::get().leave(kernel::cpu(cpu)) {
-        Some(thread) => {
-            let registers = &thread.registers;
-            cpu.set_registers(registers);
-            if !cpuid::has(Feature::FsGsBase) {
-                load_bases(cpu, registers);
-            }
-            registers
-        }
+        Some(thread) => load_registers(cpu, thread),
         None => idle(cpu),
     }
 }
 
+/// The registers of the thread that runs next; this CPU's next entry goes into them.
+#[inline(always)]
+fn load_registers(cpu: &'static PerCpu, thread: &'static Thread) -> &'static Registers {
+    let registers = &thread.registers;
+    cpu.set_registers(registers);
+    if !cpuid::has(Feature::FsGsBase) {
+        load_bases(cpu, registers);
+    }
+    registers
+}
+
 /// Lets this CPU, which starts, take up work.
 pub(crate) fn begin(cpu: &'static PerCpu) -> ! {
-    let registers = resume(cpu);
-    // SAFETY: `resume` of entry.S wants the registers in rax and this CPU's state loaded.
-    unsafe { asm!("jmp resume", in("rax") registers, options(noreturn)) }
+    enter_ring_3(resume(cpu))
 }
 
 /// Loads FS and GS base on a CPU without FSGSBASE, where ring 3 cannot set them: only when another

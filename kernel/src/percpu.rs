@@ -110,9 +110,10 @@ impl PerCpu {
             assert!(size_of::<Registers>().is_multiple_of(16) && align_of::<Registers>() >= 16);
         }
         let start = core::ptr::from_ref(registers).expose_provenance();
-        self.task_state
-            .rsp0
-            .store((start + size_of::<Registers>()) as u64, Ordering::Relaxed);
+        self.task_state.rsp0.store(
+            start.wrapping_add(size_of::<Registers>()) as u64,
+            Ordering::Relaxed,
+        );
     }
 
     /// Whether a port range is installed at this place, and which.

@@ -19,6 +19,15 @@ impl Platform for X86 {
         clock::now()
     }
 
+    #[inline(always)]
+    fn ticks(&self) -> u64 {
+        clock::ticks()
+    }
+
+    fn ticks_to_ns(&self, ticks: u64) -> u64 {
+        clock::nanoseconds(ticks)
+    }
+
     fn wall_offset(&self) -> u64 {
         clock::wall_offset()
     }

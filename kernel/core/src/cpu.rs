@@ -19,9 +19,9 @@ impl CpuSet {
     }
 
     /// Adds a CPU; writes only if it is not in the set.
-    #[inline]
+    #[inline(always)]
     pub fn add(&self, cpu: usize) {
-        let (word, bit) = (&self.0[cpu / 64], 1 << (cpu % 64));
+        let (word, bit) = (&self.0[cpu / 64 % (MAX_CPUS / 64)], 1 << (cpu % 64));
         if word.load(Ordering::Relaxed) & bit == 0 {
             word.fetch_or(bit, Ordering::SeqCst);
         }
@@ -139,6 +139,38 @@ impl RunQueue {
     }
 }
 
+/// Access to a run queue, until dropped.
+pub struct RunQueueGuard<'a> {
+    queue: Guard<'a, RunQueue>,
+    top: &'a AtomicU32,
+}
+
+impl RunQueueGuard<'_> {
+    /// Lets [`Cpu::top`] tell of what was changed; dropping does so too.
+    pub fn publish(&self) {
+        self.top.store(self.queue.top(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for RunQueueGuard<'_> {
+    fn drop(&mut self) {
+        self.publish();
+    }
+}
+
+impl core::ops::Deref for RunQueueGuard<'_> {
+    type Target = RunQueue;
+    fn deref(&self) -> &RunQueue {
+        &self.queue
+    }
+}
+
+impl core::ops::DerefMut for RunQueueGuard<'_> {
+    fn deref_mut(&mut self) -> &mut RunQueue {
+        &mut self.queue
+    }
+}
+
 /// Counters of one CPU; only it writes them.
 #[derive(Default)]
 pub struct Counters {
@@ -152,8 +184,8 @@ pub struct Counters {
     pub migrations: Counter,
     /// Inter-processor interrupts sent.
     pub ipis: Counter,
-    /// Time spent in threads, in nanoseconds.
-    pub busy_ns: Counter,
+    /// Time spent in threads, in the platform's ticks.
+    pub busy_ticks: Counter,
     /// Device interrupts.
     pub interrupts: Counter,
     /// Timer interrupts.
@@ -205,7 +237,7 @@ pub struct Cpu {
     pub ports_open: AtomicBool,
     /// Generation of the port ranges that the bitmap was made from.
     pub ports_generation: AtomicU64,
-    /// When the running thread was switched to, or its time was last charged.
+    /// When the running thread was switched to, or its time was last charged, in the platform's ticks.
     pub charged_at: AtomicU64,
     /// When the running thread's slice ends, while another of its priority is ready.
     pub slice_end: AtomicU64,
@@ -225,6 +257,8 @@ pub struct Cpu {
     pub flush_requested: AtomicU64,
     /// Shootdown requests that it has served.
     pub flush_served: AtomicU64,
+    /// The run queue's top, for those who look without its lock.
+    top: AtomicU32,
     run_queue: Lock<RunQueue>,
     timers: Lock<TimerQueue<Thread>>,
 }
@@ -252,6 +286,7 @@ impl Cpu {
             seen_epoch: AtomicU64::new(u64::MAX),
             flush_requested: AtomicU64::new(0),
             flush_served: AtomicU64::new(0),
+            top: AtomicU32::new(0),
             run_queue: Lock::new(Rank::RunQueue, RunQueue::new(index)),
             timers: Lock::new(Rank::Timers, TimerQueue::new(index)),
         }
@@ -259,8 +294,17 @@ impl Cpu {
 
     /// Its ready threads.
     #[inline]
-    pub fn run_queue(&self) -> Guard<'_, RunQueue> {
-        self.run_queue.lock()
+    pub fn run_queue(&self) -> RunQueueGuard<'_> {
+        RunQueueGuard {
+            queue: self.run_queue.lock(),
+            top: &self.top,
+        }
+    }
+
+    /// [`RunQueue::top`] without the lock, as it was when the lock was last released.
+    #[inline(always)]
+    pub fn top(&self) -> u32 {
+        self.top.load(Ordering::Relaxed)
     }
 
     /// Its deadlines.

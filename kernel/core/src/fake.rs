@@ -88,6 +88,10 @@ pub struct Fake {
     pub time: AtomicU64,
     /// A CPU of a test with several threads has panicked: the others are not to wait for it.
     pub failed: AtomicBool,
+    /// Whether system calls try the fast path.
+    pub fast: AtomicBool,
+    /// How many took it, and ran the partner at once; how many took it, and queued it.
+    pub taken: [AtomicU64; 2],
     /// Everything that was logged.
     pub log: Mutex<Vec<u8>>,
     /// I/O APIC inputs that were enabled.
@@ -108,6 +112,8 @@ impl Fake {
             cpus: std::array::from_fn(|_| FakeCpu::default()),
             time: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            fast: AtomicBool::new(true),
+            taken: Default::default(),
             log: Mutex::default(),
             lines: Mutex::default(),
             ram_end,
@@ -133,6 +139,14 @@ fn count(counter: &AtomicU64) {
 impl Platform for Fake {
     fn now(&self) -> u64 {
         self.time.load(Ordering::SeqCst)
+    }
+
+    fn ticks(&self) -> u64 {
+        self.now()
+    }
+
+    fn ticks_to_ns(&self, ticks: u64) -> u64 {
+        ticks
     }
 
     fn wall_offset(&self) -> u64 {

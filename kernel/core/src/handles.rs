@@ -4,6 +4,7 @@
 //! Opening and closing are under the table's lock. Each entry counts one reference to its object;
 //! an entry with the right to receive counts as a receiver of its endpoint too.
 
+use crate::endpoint::Endpoint;
 use crate::kernel::Kernel;
 use crate::mutant::{self, Mutant};
 use crate::object::{AtomicObject, Object};
@@ -145,6 +146,7 @@ impl HandleTable {
         }
     }
 
+    #[inline(always)]
     fn entry(&self, index: usize) -> Option<&'static Entry> {
         let chunk = self.chunks.get(index / CHUNK_ENTRIES)?.get()?;
         Some(&chunk.entries[index % CHUNK_ENTRIES])
@@ -179,6 +181,42 @@ impl HandleTable {
             Some(object) if object.is_alive() => Ok(Held { object, rights }),
             _ => Err(Error::InvalidHandle),
         }
+    }
+
+    /// The endpoint and the badge that a handle lets its holder send with; `None` where
+    /// [`HandleTable::look_up`] would find anything else. The same steps, fewer of them.
+    #[inline(always)]
+    pub(crate) fn look_up_target(&self, handle: Handle) -> Option<(&'static Endpoint, u64)> {
+        match self.look_up_with(handle, Rights::SEND)? {
+            Object::Endpoint(endpoint) if endpoint.slot.is_alive() => Some((endpoint, 0)),
+            Object::Badge(badge) if badge.slot.is_alive() => {
+                Some((badge.endpoint(), badge.value()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The same for an endpoint that the handle lets its holder receive from.
+    #[inline(always)]
+    pub(crate) fn look_up_source(&self, handle: Handle) -> Option<&'static Endpoint> {
+        match self.look_up_with(handle, Rights::RECEIVE)? {
+            Object::Endpoint(endpoint) if endpoint.slot.is_alive() => Some(endpoint),
+            _ => None,
+        }
+    }
+
+    /// The object of a handle that has these rights, dead or alive.
+    #[inline(always)]
+    fn look_up_with(&self, handle: Handle, rights: Rights) -> Option<Object> {
+        let entry = self.entry(handle.index())?;
+        if entry.generation.load(Ordering::Acquire) != handle.generation() {
+            return None;
+        }
+        let object = entry.object.get_target();
+        let held = Rights(entry.rights.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        let same = entry.generation.load(Ordering::Relaxed) == handle.generation();
+        object.filter(|_| same && held.contains(rights))
     }
 
     /// What a handle stands for whose object is being destroyed: for the operation that goes on

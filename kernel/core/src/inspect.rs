@@ -51,10 +51,9 @@ impl<P: Platform> Kernel<P> {
 
     /// TaskInspect.
     pub fn inspect_task(&'static self, thread: &'static Thread, task: &'static Task) -> Outcome {
-        let (mut cpu_time_ns, mut priority, mut threads) =
-            (task.cpu_time.load(Ordering::Relaxed), 0, 0);
+        let (mut ticks, mut priority, mut threads) = (task.cpu_ticks.load(Ordering::Relaxed), 0, 0);
         for member in task.threads().iterate() {
-            cpu_time_ns += self.cpu_time(member);
+            ticks += self.cpu_ticks(member);
             priority = priority.max(u64::from(member.priority()));
             threads += 1;
         }
@@ -64,7 +63,7 @@ impl<P: Platform> Kernel<P> {
             used_bytes: task.quota_used(),
             handles: task.handles.open(),
             threads,
-            cpu_time_ns,
+            cpu_time_ns: self.platform.ticks_to_ns(ticks),
             priority,
             root: task.root().address(),
             mappings: task.space.lock().count(),
@@ -92,7 +91,7 @@ impl<P: Platform> Kernel<P> {
             priority: u64::from(of.priority()),
             cpu: u64::from(of.cpu.load(Ordering::Relaxed)),
             affinity: of.affinity.load(Ordering::Relaxed),
-            cpu_time_ns: self.cpu_time(of),
+            cpu_time_ns: self.platform.ticks_to_ns(self.cpu_ticks(of)),
             switches: of.switches.load(Ordering::Relaxed),
             wakes: of.wakes.load(Ordering::Relaxed),
             migrations: of.migrations.load(Ordering::Relaxed),
@@ -182,13 +181,13 @@ impl<P: Platform> Kernel<P> {
 
     /// A thread's CPU time, with what it has run since it was last charged: a thread that is never
     /// switched out is charged late.
-    fn cpu_time(&self, thread: &'static Thread) -> u64 {
-        let charged = thread.cpu_time.load(Ordering::Relaxed);
+    fn cpu_ticks(&self, thread: &'static Thread) -> u64 {
+        let charged = thread.cpu_ticks.load(Ordering::Relaxed);
         let cpu = &self.cpus()[thread.cpu.load(Ordering::Relaxed) as usize];
         let running = cpu.current.get();
         if running.is_some_and(|running| core::ptr::eq(running, thread)) {
             let since = cpu.charged_at.load(Ordering::Relaxed);
-            charged + self.platform.now().saturating_sub(since)
+            charged + self.platform.ticks().saturating_sub(since)
         } else {
             charged
         }
@@ -209,7 +208,7 @@ impl<P: Platform> Kernel<P> {
             migrations: counters.migrations.get(),
             ipis: counters.ipis.get(),
             queued: cpu.run_queue().len(),
-            busy_ns: counters.busy_ns.get(),
+            busy_ns: self.platform.ticks_to_ns(counters.busy_ticks.get()),
             interrupts: counters.interrupts.get(),
             timer_interrupts: counters.timer_interrupts.get(),
             system_calls: counters.system_calls.get(),

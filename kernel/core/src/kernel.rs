@@ -165,7 +165,8 @@ impl<P: Platform> Kernel<P> {
     pub fn bring_online(&'static self, cpu: &'static Cpu) {
         cpu.seen_epoch
             .store(self.epoch.load(Ordering::SeqCst), Ordering::SeqCst);
-        cpu.charged_at.store(self.platform.now(), Ordering::Relaxed);
+        cpu.charged_at
+            .store(self.platform.ticks(), Ordering::Relaxed);
         cpu.online.store(true, Ordering::Release);
         cpu.reschedule.store(true, Ordering::Relaxed);
     }

@@ -47,6 +47,7 @@ pub use kernel::Kernel;
 
 #[cfg(test)]
 pub mod fake;
+pub mod fast;
 #[cfg(test)]
 mod random;
 #[cfg(test)]

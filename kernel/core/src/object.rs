@@ -138,6 +138,7 @@ impl Object {
         }
     }
 
+    #[inline(always)]
     fn unpack(packed: *mut ()) -> Option<Object> {
         let pointer = packed.map_addr(|address| address & !TAG_MASK);
         /// # Safety
@@ -215,6 +216,16 @@ impl AtomicObject {
     #[inline]
     pub fn get(&self) -> Option<Object> {
         Object::unpack(self.0.load(Ordering::Acquire))
+    }
+
+    /// The object if it is an endpoint or a badge; one look at the kind each.
+    #[inline(always)]
+    pub(crate) fn get_target(&self) -> Option<Object> {
+        let packed = self.0.load(Ordering::Acquire);
+        match packed.addr() & TAG_MASK {
+            tag::BADGE | tag::ENDPOINT => Object::unpack(packed),
+            _ => None,
+        }
     }
 
     /// Replaces the object; releases what was stored before.

@@ -70,6 +70,13 @@ pub trait Platform: Sync + Sized + 'static {
     /// Monotonic time since boot in nanoseconds; the same on every CPU.
     fn now(&self) -> u64;
 
+    /// This CPU's counter that is as cheap to read as can be, for charging time; it never goes back.
+    /// Other CPUs' counters are about the same.
+    fn ticks(&self) -> u64;
+
+    /// What so many ticks are in nanoseconds.
+    fn ticks_to_ns(&self, ticks: u64) -> u64;
+
     /// Wall time minus monotonic time in nanoseconds; 0 where the machine has no wall clock.
     fn wall_offset(&self) -> u64;
 

@@ -239,8 +239,8 @@ impl<P: Platform> Kernel<P> {
             thread.fpu_frame.store(0, Ordering::Relaxed);
             self.give_back_frame(task, area);
         }
-        task.cpu_time
-            .fetch_add(thread.cpu_time.load(Ordering::Relaxed), Ordering::Relaxed);
+        task.cpu_ticks
+            .fetch_add(thread.cpu_ticks.load(Ordering::Relaxed), Ordering::Relaxed);
         let last = {
             let mut threads = task.threads();
             threads.remove(thread);

@@ -11,9 +11,9 @@ use crate::cpu::Cpu;
 use crate::kernel::{Kernel, Next, Outcome};
 use crate::mutant::{self, Mutant};
 use crate::platform::{Platform, PortRange};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 use crate::task::{MAX_PORT_RANGES, Task};
-use crate::thread::Thread;
+use crate::thread::{NOWHERE, Thread};
 use crate::trace::Kind as TraceKind;
 use crate::tunables::Tunable;
 use ipc::Error;
@@ -27,7 +27,8 @@ impl<P: Platform> Kernel<P> {
     /// Records an event in this CPU's trace ring.
     #[inline]
     pub fn trace(&self, cpu: &Cpu, kind: TraceKind, first: u64, second: u64) {
-        if let Some(ring) = self.trace_ring(cpu.index)
+        if self.tunables.get(Tunable::TraceEnabled) != 0
+            && let Some(ring) = self.trace_ring(cpu.index)
             && ring.is_enabled()
         {
             ring.record(self.platform.now(), kind, first, second);
@@ -35,13 +36,16 @@ impl<P: Platform> Kernel<P> {
     }
 
     /// Charges the running thread for its time up to now.
-    fn charge(&self, cpu: &Cpu, thread: &Thread) {
-        let now = self.platform.now();
-        let spent = now.saturating_sub(cpu.charged_at.load(Ordering::Relaxed));
+    #[inline]
+    pub(crate) fn charge(&self, cpu: &Cpu, thread: &Thread) {
+        let now = self.platform.ticks();
+        let spent = now.wrapping_sub(cpu.charged_at.load(Ordering::Relaxed));
         cpu.charged_at.store(now, Ordering::Relaxed);
-        cpu.counters.busy_ns.add(spent);
-        let total = thread.cpu_time.load(Ordering::Relaxed) + spent;
-        thread.cpu_time.store(total, Ordering::Relaxed);
+        cpu.counters.busy_ticks.add(spent);
+        let total = thread.cpu_ticks.load(Ordering::Relaxed);
+        thread
+            .cpu_ticks
+            .store(total.wrapping_add(spent), Ordering::Relaxed);
     }
 
     /// Takes the running thread off this CPU, which keeps nothing of it: afterwards it can be
@@ -125,6 +129,10 @@ impl<P: Platform> Kernel<P> {
         let before = {
             let mut queue = target.run_queue();
             queue.push(thread, false);
+            // The fast path stores what it will run and then looks at the queue's top; here it is the
+            // other way round, so that one of the two sees the other.
+            queue.publish();
+            fence(Ordering::SeqCst);
             let before = target.running.load(Ordering::Relaxed);
             target.running.store(before.max(wanted), Ordering::Relaxed);
             before
@@ -336,7 +344,8 @@ impl<P: Platform> Kernel<P> {
 
     /// Makes an active thread that nobody else has the running one of this CPU, which has none.
     fn switch_to(&'static self, cpu: &'static Cpu, thread: &'static Thread) {
-        cpu.charged_at.store(self.platform.now(), Ordering::Relaxed);
+        cpu.charged_at
+            .store(self.platform.ticks(), Ordering::Relaxed);
         cpu.counters.switches.add(1);
         thread.switches.store(
             thread.switches.load(Ordering::Relaxed) + 1,
@@ -351,12 +360,36 @@ impl<P: Platform> Kernel<P> {
             .store(u32::from(thread.priority()) + 1, Ordering::Relaxed);
         cpu.current.set(Some(thread));
         self.switch_fpu(cpu, thread);
+        Self::settle(cpu, thread);
         self.trace(
             cpu,
             TraceKind::Switch,
             thread.slot.number(),
             thread.task().slot.number(),
         );
+    }
+
+    /// Notes for the fast path whether the thread that comes to run on this CPU needs nothing but its
+    /// address space the next time: it has no FPU, its task no ports, and the CPU is one of its own.
+    pub fn settle(cpu: &Cpu, thread: &'static Thread) {
+        if thread.is_at_home(cpu.index) {
+            return;
+        }
+        let needs_nothing = || {
+            !thread.uses_fpu.load(Ordering::Relaxed)
+                && !thread.task().has_ports()
+                && thread.may_run_on(cpu.index)
+        };
+        if needs_nothing() {
+            thread.home.store(cpu.index as u32, Ordering::Relaxed);
+            // Whoever changes one of these does so before it takes the note away. So either that
+            // comes after the note, or the change is seen here.
+            fence(Ordering::SeqCst);
+            if needs_nothing() {
+                return;
+            }
+        }
+        thread.home.store(NOWHERE, Ordering::Relaxed);
     }
 
     /// Gives ring 3 the FPU with the thread's registers, or takes it away.
@@ -390,13 +423,7 @@ impl<P: Platform> Kernel<P> {
             .is_some_and(|loaded| core::ptr::eq(loaded, task));
         let ports = task.has_ports() || cpu.ports_open.load(Ordering::Relaxed);
         let generation = self.ports_generation.load(Ordering::Relaxed);
-        if !loaded {
-            cpu.loaded.set(Some(task));
-            // First into the set, then the root: a shootdown that misses this CPU in the set changed
-            // the tables before this CPU walks them.
-            task.cpus.add(cpu.index);
-            self.platform.load_root(task.root());
-        }
+        self.load_space(cpu, task);
         let stale = generation != cpu.ports_generation.load(Ordering::Relaxed);
         if ports && (!loaded || stale) {
             self.load_ports(cpu, task);
@@ -404,6 +431,20 @@ impl<P: Platform> Kernel<P> {
         if stale {
             cpu.ports_generation.store(generation, Ordering::Relaxed);
         }
+    }
+
+    /// Loads a task's address space, unless it is loaded.
+    #[inline(always)]
+    pub(crate) fn load_space(&self, cpu: &Cpu, task: &'static Task) {
+        let loaded = cpu.loaded.get();
+        if loaded.is_some_and(|loaded| core::ptr::eq(loaded, task)) {
+            return;
+        }
+        cpu.loaded.set(Some(task));
+        // First into the set, then the root: a shootdown that misses this CPU in the set changed
+        // the tables before this CPU walks them.
+        task.cpus.add(cpu.index);
+        self.platform.load_root(task.root());
     }
 
     fn load_ports(&self, cpu: &Cpu, task: &Task) {
@@ -457,6 +498,7 @@ impl<P: Platform> Kernel<P> {
             return Err(Error::InvalidArgument);
         }
         thread.affinity.store(affinity, Ordering::Relaxed);
+        thread.unsettle();
         self.rethink(cpu, thread);
         Ok(Next::Return)
     }

@@ -25,6 +25,18 @@ pub fn install_hooks(hooks: Hooks) {
     HOOKS.call_once(|| hooks);
 }
 
+/// Orders the stores before an atomic read-modify-write that succeeded ahead of the loads after it. On
+/// x86 that instruction is locked, which does it (Intel SDM volume 3A, section 8.2.3.9); what is left
+/// is to keep the compiler from changing the order.
+#[inline(always)]
+pub fn after_locked() {
+    if cfg!(target_arch = "x86_64") {
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    } else {
+        fence(Ordering::SeqCst);
+    }
+}
+
 /// One turn of a spin loop.
 pub fn relax() {
     core::hint::spin_loop();

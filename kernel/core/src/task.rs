@@ -102,8 +102,8 @@ pub struct Task {
     pub sleepers: Lock<Queue<Thread, QUEUE>>,
     ports: [PortsRef; MAX_PORT_RANGES],
     buffer_slots: [AtomicU64; SLOT_WORDS],
-    /// CPU time of threads that ended, in nanoseconds.
-    pub cpu_time: AtomicU64,
+    /// CPU time of threads that ended, in the platform's ticks.
+    pub cpu_ticks: AtomicU64,
     links: Links<Task>,
     /// Handles.
     pub handles: HandleTable,
@@ -137,7 +137,7 @@ impl Slotted for Task {
             sleepers: Lock::new(Rank::Futex, Queue::new(FIRST_SLEEPERS)),
             ports: [const { PortsRef::none() }; MAX_PORT_RANGES],
             buffer_slots: [const { AtomicU64::new(0) }; SLOT_WORDS],
-            cpu_time: AtomicU64::new(0),
+            cpu_ticks: AtomicU64::new(0),
             links: Links::new(),
             handles: HandleTable::new(),
             slot: Slot::new(),
@@ -174,7 +174,7 @@ impl Task {
         for word in &self.buffer_slots {
             word.store(0, Ordering::Relaxed);
         }
-        self.cpu_time.store(0, Ordering::Relaxed);
+        self.cpu_ticks.store(0, Ordering::Relaxed);
         self.state.store(TaskState::Alive as u8, Ordering::Release);
     }
 
@@ -283,10 +283,11 @@ impl Task {
     /// object ends. False: no room.
     pub fn attach_ports(&self, ports: &'static IoPorts) -> bool {
         // Only its own threads attach, under the thread list's lock.
-        let _guard = self.threads.lock();
+        let threads = self.threads.lock();
         match self.ports.iter().find(|place| place.get().is_none()) {
             Some(place) => {
                 place.set(ports);
+                threads.iterate().for_each(Thread::unsettle);
                 true
             }
             None => false,

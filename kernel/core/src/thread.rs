@@ -17,9 +17,12 @@ use crate::queue::{Linked, Links};
 use crate::registers::Registers;
 use crate::slab::{Slot, Slotted};
 use crate::static_ref::AtomicRef;
-use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use crate::task::Task;
 use crate::timers::{Timed, TimerLinks};
+
+/// No CPU.
+pub const NOWHERE: u32 = u32::MAX;
 
 /// Number of priorities; 63 is the most urgent.
 pub const PRIORITIES: usize = 64;
@@ -91,6 +94,10 @@ pub struct Thread {
     pub priority: AtomicU8,
     /// The CPU that it ran on last, or whose run queue it is in.
     pub cpu: AtomicU32,
+    /// The CPU on which nothing but its address space has to be loaded for it to run, as
+    /// [`Kernel::settle`](crate::Kernel::settle) found; [`NOWHERE`] where there is more to do or to
+    /// look at.
+    pub home: AtomicU32,
     /// CPUs it may run on: a bit each for 0 to 63; all ones for any.
     pub affinity: AtomicU64,
     /// Its task.
@@ -138,8 +145,8 @@ pub struct Thread {
     pub fpu_cpu: AtomicU32,
     /// Frame of the FPU save area, 0 for none.
     pub fpu_frame: AtomicU32,
-    /// CPU time in nanoseconds.
-    pub cpu_time: AtomicU64,
+    /// CPU time in the platform's ticks.
+    pub cpu_ticks: AtomicU64,
     /// Times switched to.
     pub switches: AtomicU64,
     /// Times woken.
@@ -185,6 +192,7 @@ impl Slotted for Thread {
             uses_fpu: AtomicBool::new(false),
             priority: AtomicU8::new(0),
             cpu: AtomicU32::new(0),
+            home: AtomicU32::new(NOWHERE),
             affinity: AtomicU64::new(u64::MAX),
             task: AtomicRef::none(),
             buffer: AtomicRef::none(),
@@ -208,7 +216,7 @@ impl Slotted for Thread {
             slice_left: AtomicU64::new(0),
             fpu_cpu: AtomicU32::new(u32::MAX),
             fpu_frame: AtomicU32::new(0),
-            cpu_time: AtomicU64::new(0),
+            cpu_ticks: AtomicU64::new(0),
             switches: AtomicU64::new(0),
             wakes: AtomicU64::new(0),
             migrations: AtomicU64::new(0),
@@ -229,6 +237,7 @@ impl Thread {
         self.doomed.store(false, Ordering::Relaxed);
         self.uses_fpu.store(false, Ordering::Relaxed);
         self.priority.store(priority, Ordering::Relaxed);
+        self.home.store(NOWHERE, Ordering::Relaxed);
         self.affinity.store(u64::MAX, Ordering::Relaxed);
         self.cpu.store(0, Ordering::Relaxed);
         self.task.set(Some(task));
@@ -243,7 +252,7 @@ impl Thread {
         self.fpu_cpu.store(u32::MAX, Ordering::Relaxed);
         self.fpu_frame.store(0, Ordering::Relaxed);
         for counter in [
-            &self.cpu_time,
+            &self.cpu_ticks,
             &self.switches,
             &self.wakes,
             &self.migrations,
@@ -277,6 +286,20 @@ impl Thread {
     #[inline]
     pub fn priority(&self) -> u8 {
         self.priority.load(Ordering::Relaxed)
+    }
+
+    /// Whether this CPU has to load nothing for it but its address space.
+    #[inline(always)]
+    pub(crate) fn is_at_home(&self, cpu: usize) -> bool {
+        self.home.load(Ordering::Relaxed) as usize == cpu
+    }
+
+    /// Makes every CPU look anew at what it has to load for this thread. To be called when that was
+    /// changed.
+    pub(crate) fn unsettle(&self) {
+        // See `Kernel::settle`.
+        fence(Ordering::SeqCst);
+        self.home.store(NOWHERE, Ordering::Relaxed);
     }
 
     /// Whether it may run on a CPU.

@@ -114,6 +114,9 @@ tunables! {
     TaskMaxMappings = "task.max_mappings", Count, 16..=65_536, default 1_024, Rule::Any;
     /// Records in each CPU's trace ring, 32 bytes each. Counts at boot only.
     TraceRecords = "trace.records", Count, 64..=65_536, default 1_024, Rule::PowerOfTwo;
+    /// Whether events are recorded in the trace rings: 1 yes, 0 no. Recording takes system calls off
+    /// their shortest way.
+    TraceEnabled = "trace.enabled", Choice, 0..=1, default 0, Rule::Words(&["off", "on"]);
     /// What follows a panic of the kernel: 0 (halt) or 1 (reboot).
     PanicAction = "panic.action", Choice, 0..=1, default 0, Rule::Words(&["halt", "reboot"]);
 }

@@ -3,6 +3,7 @@
 use crate::cpu::Cpu;
 use crate::create::ThreadStart;
 use crate::fake::{Fake, run_on, this_cpu};
+use crate::fast::Fast;
 use crate::frames::{Frame, FrameInfo, FrameTable};
 use crate::handles::Held;
 use crate::kernel::{Kernel, Machine};
@@ -160,6 +161,34 @@ fn system_call(
     system_call_until(kernel, thread, operation, arguments, NEVER);
 }
 
+/// A system call of this CPU's thread, as the mechanism makes it: by the fast path, or all of it. True
+/// where the way out is still to be gone.
+pub(super) fn enter(kernel: TestKernel, cpu: &'static Cpu) -> bool {
+    let fast = if kernel.platform.fast.load(Ordering::Relaxed) {
+        kernel.fast(cpu)
+    } else {
+        Fast::Not
+    };
+    let taken = match fast {
+        Fast::Not => {
+            kernel.system_call(cpu);
+            return true;
+        }
+        Fast::Runs(thread) => {
+            assert!(is(cpu.current.get(), thread), "it runs");
+            let loaded = cpu.loaded.get().expect("an address space is loaded");
+            assert!(core::ptr::eq(loaded, thread.task()), "its own");
+            0
+        }
+        Fast::Leave => {
+            assert!(cpu.current.get().is_none(), "nobody runs yet");
+            1
+        }
+    };
+    kernel.platform.taken[taken].fetch_add(1, Ordering::Relaxed);
+    taken == 1
+}
+
 /// Issues a system call of the thread that runs on CPU 0, again as often as the kernel asks.
 pub(super) fn system_call_until(
     kernel: TestKernel,
@@ -183,7 +212,7 @@ pub(super) fn system_call_until(
     for _ in 0..100_000 {
         let rip = r.rip.get();
         r.rip.set(rip + 2);
-        kernel.system_call(cpu);
+        enter(kernel, cpu);
         if r.rip.get() != rip || !is(cpu.current.get(), thread) {
             return;
         }

@@ -3,6 +3,7 @@
 
 mod bench;
 
+mod calls;
 mod death;
 mod hostile;
 mod ipc;

@@ -240,6 +240,11 @@ struct Both {
     gifts: [u64; THREADS],
     /// The servers' notifications, as handles of the server task.
     bound: [u64; SERVERS],
+    /// How many threads do anything: with few clients servers wait for calls, with many calls for
+    /// servers.
+    active: usize,
+    /// The first server that its notification is bound to.
+    first_bound: usize,
     words: u64,
 }
 
@@ -273,9 +278,13 @@ impl Both {
             handle.0
         });
         let gifts = threads.map(|one| call(kernel, one, O::NotificationCreate, &[]).unwrap()[0]);
+        // Every other world has a server without a notification, whose way is a shorter one.
+        let first_bound = (seed % 2) as usize;
         let bound = [0, 1].map(|server: usize| {
             let made = call(kernel, threads[server], O::NotificationCreate, &[]).unwrap()[0];
-            call(kernel, threads[server], O::NotificationBind, &[made]).unwrap();
+            if server >= first_bound {
+                call(kernel, threads[server], O::NotificationBind, &[made]).unwrap();
+            }
             made
         });
         Both {
@@ -286,6 +295,8 @@ impl Both {
             endpoints,
             gifts,
             bound,
+            active: SERVERS + [1, 2, THREADS - SERVERS][seed as usize / 2 % 3],
+            first_bound,
             words: 0,
         }
     }
@@ -316,7 +327,7 @@ impl Both {
 
     fn step(&mut self) {
         let ready = |who: &usize| self.model.actors[*who].state == State::Ready;
-        let able: Vec<usize> = (0..THREADS).filter(ready).collect();
+        let able: Vec<usize> = (0..self.active).filter(ready).collect();
         if able.is_empty() || self.random.below(8) == 0 {
             let nanoseconds = 1 + self.random.below(1_500) as u64;
             self.model.pass(nanoseconds);
@@ -344,7 +355,7 @@ impl Both {
     }
 
     fn wake(&mut self) {
-        for server in 0..SERVERS {
+        for server in self.first_bound..SERVERS {
             let handle = Handle(self.bound[server]);
             let held = self.threads[server].task().handles.look_up(handle);
             let Object::Notification(notification) = held.unwrap().object else {
@@ -369,7 +380,7 @@ impl Both {
     }
 
     fn ask(&mut self, who: usize) {
-        let accepts = self.random.below(2);
+        let accepts = [0, 1, 4][self.random.below(3)];
         let (message, tag) = self.message(who, accepts);
         let deadline = self.deadline();
         let arguments = [self.endpoints[who], tag, message.word];
@@ -383,7 +394,7 @@ impl Both {
     }
 
     fn serve(&mut self, who: usize) {
-        let accepts = self.random.below(2);
+        let accepts = [0, 1, 4][self.random.below(3)];
         let (message, tag) = self.message(who, accepts);
         let deadline = self.deadline();
         let endpoint = self.endpoints[who];
@@ -412,6 +423,7 @@ impl Both {
         match self.random.below(4) {
             0 => {
                 let (server, bits) = (self.random.below(SERVERS), self.random.below(4) as u64);
+                let server = server.max(self.first_bound);
                 self.model.signal(server, bits);
                 self.model.end(who, End::Done);
                 self.issue(who, O::Signal, &[self.bound[server], bits], NEVER);
@@ -558,11 +570,21 @@ impl Both {
 fn messages_go_where_the_model_says() {
     let steps = std::env::var("KERNEL_MODEL_STEPS").ok();
     let steps = steps.and_then(|text| text.parse().ok()).unwrap_or(1_500);
-    for seed in 0..12 {
-        let mut both = Both::new(seed);
-        for _ in 0..steps {
-            both.step();
+    let mut taken = 0;
+    for seed in 0..24 {
+        // The model, the slow path and the fast path: each world is gone through by two of them.
+        for fast in [false, true] {
+            let mut both = Both::new(seed);
+            both.kernel.platform.fast.store(fast, Ordering::Relaxed);
+            for _ in 0..steps {
+                both.step();
+            }
+            taken += both.kernel.platform.taken[0].load(Ordering::Relaxed);
+            both.finish();
         }
-        both.finish();
     }
+    assert!(
+        taken > steps as u64 / 10,
+        "the fast path was taken {taken} times"
+    );
 }

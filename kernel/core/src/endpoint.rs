@@ -78,6 +78,12 @@ impl Endpoint {
         self.waiters.lock()
     }
 
+    /// The queues, if nobody else has them.
+    #[inline(always)]
+    pub fn try_waiters(&self) -> Option<Guard<'_, Waiters>> {
+        self.waiters.try_lock()
+    }
+
     /// Counts a handle with the right to receive.
     pub fn add_receiver(&self) {
         self.receivers.fetch_add(1, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 //! goes through all of it.
 //!
 //! Each way: the endpoint's lock and one claim are the only locked instructions, the address space the
-//! only control register. The run queue is looked at without its lock: see [`Kernel::take_over`].
+//! only control register. The run queue is looked at without its lock: see [`take_over`].
 
 use crate::cpu::Cpu;
 use crate::kernel::Kernel;
@@ -59,7 +59,7 @@ impl<P: Platform> Kernel<P> {
         }
         let handle = Handle(caller.registers.rdi.get());
         let (endpoint, badge) = caller.task().handles.look_up_target(handle)?;
-        let mut waiters = endpoint.waiters();
+        let mut waiters = endpoint.try_waiters()?;
         let server = waiters.receivers.front()?;
         if waiters.closed || !server.is_at_home(cpu.index) {
             return None;
@@ -73,7 +73,7 @@ impl<P: Platform> Kernel<P> {
             generation,
         });
         caller.deadline.store(NEVER, Ordering::Relaxed);
-        self.change(cpu, caller, server, is_first);
+        self.change(cpu, caller, server);
         caller.publish_as(Wait::Reply, generation);
         drop(waiters);
         Some(self.go(cpu, server, is_first))
@@ -97,7 +97,7 @@ impl<P: Platform> Kernel<P> {
         }
         let handle = Handle(server.registers.rdi.get());
         let endpoint = server.task().handles.look_up_source(handle)?;
-        let mut waiters = endpoint.waiters();
+        let mut waiters = endpoint.try_waiters()?;
         let deserted = waiters.senders.is_empty() && waiters.closed_badges.is_empty();
         if waiters.closed || !deserted {
             return None;
@@ -110,7 +110,7 @@ impl<P: Platform> Kernel<P> {
         server.deadline.store(NEVER, Ordering::Relaxed);
         let generation = server.next_generation();
         waiters.receivers.push_back(server);
-        self.change(cpu, server, caller, is_first);
+        self.change(cpu, server, caller);
         server.publish_as(Wait::Receive, generation);
         drop(waiters);
         Some(self.go(cpu, caller, is_first))
@@ -123,22 +123,20 @@ impl<P: Platform> Kernel<P> {
         thread.is_at_home(cpu.index) && self.tunables.get(Tunable::TraceEnabled) == 0
     }
 
-    /// Takes this CPU from one thread and gives it to another, which is claimed; to nobody where that
-    /// one is not first.
+    /// Takes this CPU from one thread and gives it to another, which is claimed.
     #[inline(always)]
-    fn change(&self, cpu: &Cpu, from: &'static Thread, to: &'static Thread, is_first: bool) {
+    fn change(&self, cpu: &Cpu, from: &'static Thread, to: &'static Thread) {
         self.charge(cpu, from);
         cpu.counters.system_calls.add(1);
         to.activate();
-        cpu.current.set(is_first.then_some(to));
+        cpu.current.set(Some(to));
     }
 
     /// Loads the address space of the thread that runs now, or queues it where it is not first.
     #[inline(always)]
     fn go(&'static self, cpu: &'static Cpu, to: &'static Thread, is_first: bool) -> Fast {
         if !is_first {
-            self.make_ready(cpu, to);
-            return Fast::Leave;
+            return self.queue_instead(cpu, to);
         }
         cpu.counters.switches.add(1);
         let switches = to.switches.load(Ordering::Relaxed);
@@ -146,6 +144,14 @@ impl<P: Platform> Kernel<P> {
             .store(switches.wrapping_add(1), Ordering::Relaxed);
         self.load_space(cpu, to.task());
         Fast::Runs(to)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn queue_instead(&'static self, cpu: &'static Cpu, to: &'static Thread) -> Fast {
+        cpu.current.set(None);
+        self.make_ready(cpu, to);
+        Fast::Leave
     }
 }
 

@@ -193,6 +193,8 @@ impl<P: Platform> Kernel<P> {
     /// urgent one is ready.
     fn switch_or_queue(&'static self, cpu: &'static Cpu, next: &'static Thread) {
         let wanted = u32::from(next.priority()) + 1;
+        // Before the queue is looked at: whoever queues an urgent thread afterwards sees it and kicks.
+        cpu.running.store(wanted, Ordering::Relaxed);
         let top = cpu.run_queue().top();
         if next.may_run_on(cpu.index) && top <= wanted {
             next.activate();

@@ -125,23 +125,45 @@ impl<T> Lock<T> {
     #[inline]
     pub fn lock(&self) -> Guard<'_, T> {
         #[cfg(debug_assertions)]
-        let held = HOOKS.get().map(|hooks| {
-            let (word, bit) = ((hooks.held)(), 1 << self.rank as u8);
-            let before = word.load(Ordering::Relaxed);
-            assert!(
-                before < bit,
-                "lock order: {:?} taken while holding {before:#b}",
-                self.rank
-            );
-            word.store(before | bit, Ordering::Relaxed);
-            (word, bit)
-        });
+        let held = self.check_order();
         Guard {
             inner: self.inner.lock(),
             #[cfg(debug_assertions)]
-            held,
+            held: held.map(note),
         }
     }
+
+    /// Takes the lock if it is free. Panics as [`Lock::lock`] does.
+    #[inline(always)]
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        #[cfg(debug_assertions)]
+        let held = self.check_order();
+        self.inner.try_lock().map(|inner| Guard {
+            inner,
+            #[cfg(debug_assertions)]
+            held: held.map(note),
+        })
+    }
+
+    /// This CPU's word of ranks and the lock's own, which is above them.
+    #[cfg(debug_assertions)]
+    fn check_order(&self) -> Option<(&'static AtomicU64, u64)> {
+        let (word, bit) = ((HOOKS.get()?.held)(), 1 << self.rank as u8);
+        let before = word.load(Ordering::Relaxed);
+        assert!(
+            before < bit,
+            "lock order: {:?} taken while holding {before:#b}",
+            self.rank
+        );
+        Some((word, bit))
+    }
+}
+
+/// Notes that a lock of this rank is held.
+#[cfg(debug_assertions)]
+fn note((word, bit): (&'static AtomicU64, u64)) -> (&'static AtomicU64, u64) {
+    word.store(word.load(Ordering::Relaxed) | bit, Ordering::Relaxed);
+    (word, bit)
 }
 
 impl<T> core::ops::Deref for Guard<'_, T> {

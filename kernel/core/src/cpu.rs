@@ -21,9 +21,9 @@ impl CpuSet {
     /// Adds a CPU; writes only if it is not in the set.
     #[inline(always)]
     pub fn add(&self, cpu: usize) {
-        let (word, bit) = (&self.0[cpu / 64 % (MAX_CPUS / 64)], 1 << (cpu % 64));
-        if word.load(Ordering::Relaxed) & bit == 0 {
-            word.fetch_or(bit, Ordering::SeqCst);
+        let word = &self.0[cpu / 64 % (MAX_CPUS / 64)];
+        if word.load(Ordering::Relaxed) >> (cpu % 64) & 1 == 0 {
+            word.fetch_or(1 << (cpu % 64), Ordering::SeqCst);
         }
     }
 

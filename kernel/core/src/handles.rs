@@ -30,6 +30,26 @@ struct Entry {
     next_free: AtomicU32,
 }
 
+impl Entry {
+    /// The object of a handle with these rights, as far as `read` wants it, dead or alive.
+    #[inline(always)]
+    fn find<T>(
+        &self,
+        handle: Handle,
+        rights: Rights,
+        read: impl FnOnce(&AtomicObject) -> Option<T>,
+    ) -> Option<T> {
+        if self.generation.load(Ordering::Acquire) != handle.generation() {
+            return None;
+        }
+        let object = read(&self.object)?;
+        let held = Rights(self.rights.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        let same = self.generation.load(Ordering::Relaxed) == handle.generation();
+        (same && held.contains(rights)).then_some(object)
+    }
+}
+
 /// A part of a handle table.
 #[repr(align(64))]
 pub struct Chunk {
@@ -187,36 +207,21 @@ impl HandleTable {
     /// [`HandleTable::look_up`] would find anything else. The same steps, fewer of them.
     #[inline(always)]
     pub(crate) fn look_up_target(&self, handle: Handle) -> Option<(&'static Endpoint, u64)> {
-        match self.look_up_with(handle, Rights::SEND)? {
-            Object::Endpoint(endpoint) if endpoint.slot.is_alive() => Some((endpoint, 0)),
-            Object::Badge(badge) if badge.slot.is_alive() => {
-                Some((badge.endpoint(), badge.value()))
-            }
-            _ => None,
+        let entry = self.entry(handle.index())?;
+        let badge = entry.find(handle, Rights::SEND, AtomicObject::get_badge);
+        if let Some(badge) = badge.filter(|badge| badge.slot.is_alive()) {
+            return Some((badge.endpoint(), badge.value()));
         }
+        let endpoint = entry.find(handle, Rights::SEND, AtomicObject::get_endpoint)?;
+        endpoint.slot.is_alive().then_some((endpoint, 0))
     }
 
     /// The same for an endpoint that the handle lets its holder receive from.
     #[inline(always)]
     pub(crate) fn look_up_source(&self, handle: Handle) -> Option<&'static Endpoint> {
-        match self.look_up_with(handle, Rights::RECEIVE)? {
-            Object::Endpoint(endpoint) if endpoint.slot.is_alive() => Some(endpoint),
-            _ => None,
-        }
-    }
-
-    /// The object of a handle that has these rights, dead or alive.
-    #[inline(always)]
-    fn look_up_with(&self, handle: Handle, rights: Rights) -> Option<Object> {
         let entry = self.entry(handle.index())?;
-        if entry.generation.load(Ordering::Acquire) != handle.generation() {
-            return None;
-        }
-        let object = entry.object.get_target();
-        let held = Rights(entry.rights.load(Ordering::Relaxed));
-        fence(Ordering::Acquire);
-        let same = entry.generation.load(Ordering::Relaxed) == handle.generation();
-        object.filter(|_| same && held.contains(rights))
+        let endpoint = entry.find(handle, Rights::RECEIVE, AtomicObject::get_endpoint)?;
+        endpoint.slot.is_alive().then_some(endpoint)
     }
 
     /// What a handle stands for whose object is being destroyed: for the operation that goes on

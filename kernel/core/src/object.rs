@@ -218,14 +218,31 @@ impl AtomicObject {
         Object::unpack(self.0.load(Ordering::Acquire))
     }
 
-    /// The object if it is an endpoint or a badge; one look at the kind each.
+    /// The object if it is an endpoint, by one look at its kind.
     #[inline(always)]
-    pub(crate) fn get_target(&self) -> Option<Object> {
-        let packed = self.0.load(Ordering::Acquire);
-        match packed.addr() & TAG_MASK {
-            tag::BADGE | tag::ENDPOINT => Object::unpack(packed),
+    pub(crate) fn get_endpoint(&self) -> Option<&'static Endpoint> {
+        self.get_tagged(tag::ENDPOINT, |object| match object {
+            Object::Endpoint(endpoint) => Some(endpoint),
             _ => None,
+        })
+    }
+
+    /// The object if it is a badge, by one look at its kind.
+    #[inline(always)]
+    pub(crate) fn get_badge(&self) -> Option<&'static Badge> {
+        self.get_tagged(tag::BADGE, |object| match object {
+            Object::Badge(badge) => Some(badge),
+            _ => None,
+        })
+    }
+
+    #[inline(always)]
+    fn get_tagged<T>(&self, tag: usize, read: impl FnOnce(Object) -> Option<T>) -> Option<T> {
+        let packed = self.0.load(Ordering::Acquire);
+        if packed.addr() & TAG_MASK != tag {
+            return None;
         }
+        Object::unpack(packed).and_then(read)
     }
 
     /// Replaces the object; releases what was stored before.

@@ -4,7 +4,7 @@
 //! goes through all of it.
 //!
 //! Each way: the endpoint's lock and one claim are the only locked instructions, the address space the
-//! only control register. The run queue is looked at without its lock: see [`take_over`].
+//! only control register. The run queue is looked at without its lock: see `take_over`.
 
 use crate::cpu::Cpu;
 use crate::kernel::Kernel;

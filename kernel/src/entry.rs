@@ -10,7 +10,6 @@ use crate::percpu::{self, PerCpu};
 use crate::{apic, gdt, idt, kernel, panic, stop, timer};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
-use kernel_core::cpu::Cpu;
 use kernel_core::fast::Fast;
 use kernel_core::registers::Registers;
 use kernel_core::sync::Ordering;
@@ -137,23 +136,38 @@ pub(crate) fn enable_system_calls() {
     );
 }
 
-/// SYSCALL, with the thread's registers saved. Does not return, so that no register is kept for a
-/// caller that has none.
+/// SYSCALL, with the thread's registers saved. Neither this nor what it calls returns: so no register is
+/// kept for a caller, and none across a call.
 extern "C" fn system_call(cpu: &'static PerCpu) -> ! {
-    let core = kernel::cpu(cpu);
-    let registers = match kernel::get().fast(core) {
-        Fast::Runs(thread) => load_registers(cpu, thread),
-        Fast::Leave => resume(cpu),
-        Fast::Not => slow_system_call(cpu, core),
-    };
-    enter_ring_3(registers)
+    match kernel::get().fast(kernel::cpu(cpu)) {
+        Fast::Runs(thread) if cpuid::has(Feature::FsGsBase) => {
+            cpu.set_registers(&thread.registers);
+            enter_ring_3(&thread.registers)
+        }
+        Fast::Runs(thread) => enter_as(cpu, thread),
+        Fast::Queue(thread) => queue_and_leave(cpu, thread),
+        Fast::Not => slow_system_call(cpu),
+    }
 }
 
-/// Not inlined: the short way has nothing to do with it.
+/// A system call that is not a short one.
 #[inline(never)]
-fn slow_system_call(cpu: &'static PerCpu, core: &'static Cpu) -> &'static Registers {
-    kernel::get().system_call(core);
-    resume(cpu)
+fn slow_system_call(cpu: &'static PerCpu) -> ! {
+    kernel::get().system_call(kernel::cpu(cpu));
+    enter_ring_3(resume(cpu))
+}
+
+#[cold]
+#[inline(never)]
+fn enter_as(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
+    enter_ring_3(load_registers(cpu, thread))
+}
+
+#[cold]
+#[inline(never)]
+fn queue_and_leave(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
+    kernel::get().queue_instead(kernel::cpu(cpu), thread);
+    enter_ring_3(resume(cpu))
 }
 
 /// Goes to ring 3 with these registers, which are those of this CPU's thread.

@@ -617,6 +617,7 @@ pub(crate) fn copy_words(sender: &'static Thread, receiver: &'static Thread, byt
 }
 
 /// Quadwords by fours: a string instruction counts, and on short messages costs, as much as a loop.
+#[inline(always)]
 fn copy_buffer(sender: &'static Thread, receiver: &'static Thread, words: usize) {
     let (from, to) = (sender.buffer(), receiver.buffer());
     let last = words.min(from.len());

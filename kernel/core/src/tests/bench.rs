@@ -180,7 +180,8 @@ pub(super) fn enter(kernel: TestKernel, cpu: &'static Cpu) -> bool {
             assert!(core::ptr::eq(loaded, thread.task()), "its own");
             0
         }
-        Fast::Leave => {
+        Fast::Queue(thread) => {
+            kernel.queue_instead(cpu, thread);
             assert!(cpu.current.get().is_none(), "nobody runs yet");
             1
         }

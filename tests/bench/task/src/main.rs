@@ -34,7 +34,11 @@ fn run(startup: &'static ipc::startup::Startup<'static>) {
     }
 }
 
+/// How long the other tasks are given to start: until they wait there is somebody else to run.
+const SETTLING: core::time::Duration = core::time::Duration::from_millis(100);
+
 fn measure() -> Result<(), ipc::Error> {
+    runtime::clock::sleep(SETTLING);
     counter::calibrate();
     paths::measure()?;
     calls::measure()?;

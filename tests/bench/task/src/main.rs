@@ -11,6 +11,7 @@ mod calls;
 mod counter;
 mod paths;
 mod servers;
+mod signals;
 
 runtime::task_main!(run);
 
@@ -23,6 +24,7 @@ fn run(startup: &'static ipc::startup::Startup<'static>) {
     let ended = match startup.argument("role") {
         Some("raw") => servers::raw(),
         Some("echo") => servers::echo(),
+        Some("partner") => signals::partner(startup.argument("service").unwrap_or_default()),
         Some("measure") => measure(),
         role => {
             runtime::log!("no such role: {role:?}");
@@ -42,6 +44,7 @@ fn measure() -> Result<(), ipc::Error> {
     counter::calibrate();
     paths::measure()?;
     calls::measure()?;
+    signals::measure()?;
     runtime::log!("done");
     Ok(())
 }

@@ -1,7 +1,10 @@
 //! Single operations of the kernel: the cheapest one, time, memory.
 
 use ipc::Error;
+use ipc::layout::PAGE_BYTES;
 use runtime::handle::inspect;
+use runtime::mapping::Access;
+use runtime::{Mapping, Memory};
 
 use crate::counter::{measure as count, report};
 
@@ -14,5 +17,8 @@ pub(crate) fn measure() -> Result<(), Error> {
         Ok::<(), Error>(())
     })?;
     report("clock_read", cost, "instructions");
+    let memory = Memory::create(PAGE_BYTES)?;
+    let cost = count(|_| Mapping::whole(&memory, Access::Write).map(drop))?;
+    report("map_unmap_4k", cost, "instructions");
     Ok(())
 }

@@ -3,7 +3,8 @@
 #![expect(unsafe_code, reason = "reads the TSC")]
 
 use crate::{percpu, physical};
-use core::arch::x86_64::{_mm_lfence, _rdtsc};
+use core::arch::asm;
+use core::arch::x86_64::_rdtsc;
 use ipc::info::ClockPage;
 use kernel_core::frames::Frame;
 use kernel_core::sync::{AtomicU64, Ordering};
@@ -23,11 +24,9 @@ static PAGE: AtomicU64 = AtomicU64::new(0);
 /// The TSC, not read ahead of earlier instructions (Intel SDM volume 2B, RDTSC).
 #[inline(always)]
 pub(crate) fn tsc() -> u64 {
-    // SAFETY: the processor has a TSC and SSE2.
-    unsafe {
-        _mm_lfence();
-        _rdtsc()
-    }
+    // SAFETY: the processor has SSE2, whose LFENCE has no other effect.
+    unsafe { asm!("lfence", options(nostack, preserves_flags)) };
+    ticks()
 }
 
 /// This CPU's TSC, in no particular order to other instructions.

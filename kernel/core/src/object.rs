@@ -104,8 +104,23 @@ impl Object {
     }
 
     /// Whether the object was not destroyed.
+    #[inline(always)]
     pub fn is_alive(self) -> bool {
-        self.slot().is_none_or(|slot| slot.is_alive())
+        match self {
+            Object::Endpoint(object) => object.slot.is_alive(),
+            Object::Badge(object) => object.slot.is_alive(),
+            Object::Notification(object) => object.slot.is_alive(),
+            Object::Memory(object) => object.slot.is_alive(),
+            Object::Task(object) => object.slot.is_alive(),
+            Object::Thread(object) => object.slot.is_alive(),
+            Object::Reply(object) => object.slot.is_alive(),
+            Object::Interrupt(object) => object.slot.is_alive(),
+            Object::IoPorts(object) => object.slot.is_alive(),
+            Object::DeviceControl
+            | Object::SchedControl
+            | Object::SystemControl
+            | Object::Trace => true,
+        }
     }
 
     fn pack(self) -> *mut () {

@@ -24,11 +24,18 @@ const EXPIRIES_PER_INTERRUPT: u32 = 64;
 const NS_PER_US: u64 = 1000;
 
 impl<P: Platform> Kernel<P> {
-    /// Records an event in this CPU's trace ring.
-    #[inline]
+    /// Records an event in this CPU's trace ring, while that is wanted.
+    #[inline(always)]
     pub fn trace(&self, cpu: &Cpu, kind: TraceKind, first: u64, second: u64) {
-        if self.tunables.get(Tunable::TraceEnabled) != 0
-            && let Some(ring) = self.trace_ring(cpu.index)
+        if self.tunables.get(Tunable::TraceEnabled) != 0 {
+            self.record(cpu, kind, first, second);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn record(&self, cpu: &Cpu, kind: TraceKind, first: u64, second: u64) {
+        if let Some(ring) = self.trace_ring(cpu.index)
             && ring.is_enabled()
         {
             ring.record(self.platform.now(), kind, first, second);

@@ -11,7 +11,7 @@ use crate::cpu::Cpu;
 use crate::kernel::{Kernel, Next, Outcome};
 use crate::mutant::{self, Mutant};
 use crate::platform::{Platform, PortRange};
-use crate::sync::{Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 use crate::task::{MAX_PORT_RANGES, Task};
 use crate::thread::{NOWHERE, Thread};
 use crate::trace::Kind as TraceKind;
@@ -22,6 +22,12 @@ use ipc::message::NEVER;
 /// Expired deadlines that one timer interrupt works off; the next follows at once.
 const EXPIRIES_PER_INTERRUPT: u32 = 64;
 const NS_PER_US: u64 = 1000;
+
+/// Counts in a thread's counter: only its owner does, so that no locked instruction is needed.
+fn add_one(counter: &AtomicU64) {
+    let count = counter.load(Ordering::Relaxed);
+    counter.store(count.wrapping_add(1), Ordering::Relaxed);
+}
 
 impl<P: Platform> Kernel<P> {
     /// Records an event in this CPU's trace ring, while that is wanted.
@@ -114,7 +120,7 @@ impl<P: Platform> Kernel<P> {
     pub fn make_ready(&'static self, cpu: &'static Cpu, thread: &'static Thread) {
         thread.activate();
         cpu.counters.wakes.add(1);
-        thread.wakes.fetch_add(1, Ordering::Relaxed);
+        add_one(&thread.wakes);
         let target = self.place(thread);
         self.trace(
             cpu,
@@ -129,7 +135,7 @@ impl<P: Platform> Kernel<P> {
         let wanted = u32::from(thread.priority()) + 1;
         if thread.cpu.load(Ordering::Relaxed) != target.index as u32 {
             thread.cpu.store(target.index as u32, Ordering::Relaxed);
-            thread.migrations.fetch_add(1, Ordering::Relaxed);
+            add_one(&thread.migrations);
         }
         // Under the lock: a target that looks into its queue later finds the thread, and then says
         // itself what it runs; until then it counts as busy with what it was given.
@@ -311,13 +317,18 @@ impl<P: Platform> Kernel<P> {
     /// nobody is. A thread that was preempted gets the rest of its own.
     fn start_slice(&self, cpu: &Cpu) {
         let contended = cpu.run_queue().top() >= cpu.running.load(Ordering::Relaxed);
-        let current = cpu.current.get();
-        let left = current.map_or(0, |thread| thread.slice_left.swap(0, Ordering::Relaxed));
-        let end = cpu.slice_end.load(Ordering::Relaxed);
-        let now = self.platform.now();
+        let mut left = 0;
+        if let Some(thread) = cpu.current.get() {
+            left = thread.slice_left.load(Ordering::Relaxed);
+            thread.slice_left.store(0, Ordering::Relaxed);
+        }
         if !contended {
             cpu.slice_end.store(NEVER, Ordering::Relaxed);
-        } else if end == NEVER || end <= now {
+            return;
+        }
+        let end = cpu.slice_end.load(Ordering::Relaxed);
+        let now = self.platform.now();
+        if end == NEVER || end <= now {
             let whole = self.tunables.get(Tunable::SchedSliceUs) * NS_PER_US;
             let slice = if left > 0 { left } else { whole };
             cpu.slice_end.store(now + slice, Ordering::Relaxed);
@@ -337,7 +348,7 @@ impl<P: Platform> Kernel<P> {
             let stolen = other.run_queue().steal(cpu.index);
             if let Some(thread) = stolen {
                 thread.cpu.store(cpu.index as u32, Ordering::Relaxed);
-                thread.migrations.fetch_add(1, Ordering::Relaxed);
+                add_one(&thread.migrations);
                 cpu.counters.steals.add(1);
                 self.trace(
                     cpu,
@@ -363,7 +374,7 @@ impl<P: Platform> Kernel<P> {
         if thread.cpu.load(Ordering::Relaxed) != cpu.index as u32 {
             thread.cpu.store(cpu.index as u32, Ordering::Relaxed);
             cpu.counters.migrations.add(1);
-            thread.migrations.fetch_add(1, Ordering::Relaxed);
+            add_one(&thread.migrations);
         }
         cpu.running
             .store(u32::from(thread.priority()) + 1, Ordering::Relaxed);

@@ -36,6 +36,13 @@ pub(crate) fn ticks() -> u64 {
     unsafe { _rdtsc() }
 }
 
+/// Another CPU's TSC now, by what was measured when it started.
+pub(crate) fn ticks_on(cpu: &percpu::PerCpu) -> u64 {
+    ticks()
+        .wrapping_add(percpu::this().tsc_offset.load(Ordering::Relaxed))
+        .wrapping_sub(cpu.tsc_offset.load(Ordering::Relaxed))
+}
+
 /// How long so many ticks of the TSC are.
 pub(crate) fn nanoseconds(ticks: u64) -> u64 {
     scaled(ticks, TO_NANOSECONDS.load(Ordering::Relaxed))

@@ -24,6 +24,10 @@ impl Platform for X86 {
         clock::ticks()
     }
 
+    fn ticks_on(&self, cpu: usize) -> u64 {
+        clock::ticks_on(smp::cpu(cpu))
+    }
+
     fn ticks_to_ns(&self, ticks: u64) -> u64 {
         clock::nanoseconds(ticks)
     }

@@ -145,6 +145,10 @@ impl Platform for Fake {
         self.now()
     }
 
+    fn ticks_on(&self, _cpu: usize) -> u64 {
+        self.now()
+    }
+
     fn ticks_to_ns(&self, ticks: u64) -> u64 {
         ticks
     }

@@ -147,11 +147,11 @@ impl<P: Platform> Kernel<P> {
         Fast::Runs(to)
     }
 
-    /// Queues the thread that a fast system call ended with; which one runs is for [`Kernel::leave`] to
-    /// say.
+    /// Runs or queues the thread that a fast system call ended with, as the slow path does; which one runs
+    /// is for [`Kernel::leave`] to say.
     pub fn queue_instead(&'static self, cpu: &'static Cpu, to: &'static Thread) {
         cpu.current.set(None);
-        self.make_ready(cpu, to);
+        self.switch_or_queue(cpu, to);
     }
 }
 
@@ -183,8 +183,8 @@ fn copy(sender: &'static Thread, receiver: &'static Thread, tag: Tag, badge: u64
 }
 
 /// Claims the thread that this CPU is to run next; `None` where somebody else has claimed it. True if
-/// it can run at once: nobody more urgent is ready here, and if there is an equal, the slice that
-/// makes room for it has begun.
+/// it can run at once: it is as it was before the claim, nobody more urgent is ready here, and if there
+/// is an equal, the slice that makes room for it has begun.
 ///
 /// Who queues a thread here publishes the queue's top, then looks at what the CPU runs, and kicks it if
 /// that is no more urgent. Here it is the other way round, with the claim's locked instruction in
@@ -201,9 +201,16 @@ fn take_over(
     cpu.running.store(wanted, Ordering::Relaxed);
     if !claim() {
         cpu.running.store(urgency(running), Ordering::Relaxed);
+        // Somebody may have been queued here as less urgent than what was announced.
+        cpu.reschedule.store(true, Ordering::Relaxed);
         return None;
     }
     after_locked();
+    // Changed before the claim, by who then saw it waiting and kicked nobody.
+    let unchanged = urgency(next) == wanted
+        && next.is_at_home(cpu.index)
+        && !next.doomed.load(Ordering::Relaxed);
     let top = cpu.top();
-    Some(top < wanted || top == wanted && cpu.slice_end.load(Ordering::Relaxed) != NEVER)
+    let slice_runs = cpu.slice_end.load(Ordering::Relaxed) != NEVER;
+    Some(unchanged && (top < wanted || top == wanted && slice_runs))
 }

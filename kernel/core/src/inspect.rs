@@ -187,7 +187,7 @@ impl<P: Platform> Kernel<P> {
         let running = cpu.current.get();
         if running.is_some_and(|running| core::ptr::eq(running, thread)) {
             let since = cpu.charged_at.load(Ordering::Relaxed);
-            charged + self.platform.ticks().saturating_sub(since)
+            charged + self.platform.ticks_on(cpu.index).saturating_sub(since)
         } else {
             charged
         }

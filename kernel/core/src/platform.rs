@@ -74,6 +74,9 @@ pub trait Platform: Sync + Sized + 'static {
     /// Other CPUs' counters are about the same.
     fn ticks(&self) -> u64;
 
+    /// What [`Platform::ticks`] says on another CPU now, as well as that is known.
+    fn ticks_on(&self, cpu: usize) -> u64;
+
     /// What so many ticks are in nanoseconds.
     fn ticks_to_ns(&self, ticks: u64) -> u64;
 

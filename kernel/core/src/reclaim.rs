@@ -207,7 +207,8 @@ impl<P: Platform> Kernel<P> {
             return;
         }
         let this = self.platform.this_cpu();
-        if home.index != this && home.current.get().is_some_and(|t| core::ptr::eq(t, thread)) {
+        // It runs there or is about to: the mark is looked at on the way out of the kernel.
+        if home.index != this {
             home.reschedule.store(true, Ordering::Release);
             self.platform.kick(home.index);
         }

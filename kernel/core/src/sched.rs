@@ -147,7 +147,11 @@ impl<P: Platform> Kernel<P> {
             queue.publish();
             fence(Ordering::SeqCst);
             let before = target.running.load(Ordering::Relaxed);
-            target.running.store(before.max(wanted), Ordering::Relaxed);
+            // Only where it gets a kick, after which it says itself what it runs: it may have changed
+            // that meanwhile, and must not be taken for busy with what it no longer runs.
+            if before < wanted {
+                target.running.store(wanted, Ordering::Relaxed);
+            }
             before
         };
         if before <= wanted {
@@ -204,7 +208,7 @@ impl<P: Platform> Kernel<P> {
 
     /// Runs a claimed thread on this CPU, which has none now, unless it may not run here or a more
     /// urgent one is ready.
-    fn switch_or_queue(&'static self, cpu: &'static Cpu, next: &'static Thread) {
+    pub(crate) fn switch_or_queue(&'static self, cpu: &'static Cpu, next: &'static Thread) {
         let wanted = u32::from(next.priority()) + 1;
         // Before the queue is looked at: whoever queues an urgent thread afterwards sees it and kicks.
         cpu.running.store(wanted, Ordering::Relaxed);
@@ -523,18 +527,17 @@ impl<P: Platform> Kernel<P> {
         Ok(Next::Return)
     }
 
-    /// A thread's parameters changed: if it is ready it is queued anew, if it runs its CPU looks
-    /// again.
+    /// A thread's parameters changed: if it is ready it is queued anew, if it runs, or is about to, its
+    /// CPU looks again.
     fn rethink(&'static self, cpu: &'static Cpu, thread: &'static Thread) {
+        // What was changed comes before the look at who owns the thread; who claims it looks at what
+        // was changed afterwards.
+        fence(Ordering::SeqCst);
         let home = &self.cpus()[thread.cpu.load(Ordering::Relaxed) as usize];
         if home.run_queue().remove(thread) {
             let target = self.place(thread);
             self.enqueue(cpu, target, thread);
-        } else if home
-            .current
-            .get()
-            .is_some_and(|current| core::ptr::eq(current, thread))
-        {
+        } else if thread.is_owned() {
             home.reschedule.store(true, Ordering::Release);
             if home.index != cpu.index {
                 self.platform.kick(home.index);

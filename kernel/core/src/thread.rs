@@ -369,7 +369,7 @@ impl Thread {
                 .compare_exchange(
                     word,
                     word & !state::MASK | state::CLAIMED,
-                    Ordering::Acquire,
+                    Ordering::AcqRel,
                     Ordering::Relaxed,
                 )
                 .is_ok()
@@ -394,6 +394,11 @@ impl Thread {
     #[inline]
     pub fn wait_kind(&self) -> Wait {
         Wait::from_number(self.wait_kind.load(Ordering::Relaxed))
+    }
+
+    /// Whether somebody owns it, as a snapshot: a CPU that runs it or has claimed it, or a run queue.
+    pub(crate) fn is_owned(&self) -> bool {
+        self.wait.load(Ordering::Relaxed) & state::MASK != state::WAITING
     }
 
     /// Whether it waits (or is claimed), as a snapshot for reports.

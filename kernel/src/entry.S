@@ -1,6 +1,7 @@
 // From ring 3 into the kernel and back.
 //
-// The state of the interrupted thread goes straight into its `Registers` (kernel_core::registers);
+// The state of the interrupted thread goes straight into its `Registers` (kernel_core::registers), of a
+// system call only what it keeps: arguments, FS and GS base are stored by Rust code where they have to be;
 // RSP0 of the task state segment is the end of that structure. Interrupts are off throughout. rax at
 // `resume` is the address of the `Registers` to load.
 //
@@ -33,35 +34,50 @@ syscall_entry:
     mov rcx, gs:[{USER_STACK}]
     mov [rsp - {END} + {RSP}], rcx
     mov [rsp - {END} + {RAX}], rax
-    mov [rsp - {END} + {RDI}], rdi
-    mov [rsp - {END} + {RSI}], rsi
-    mov [rsp - {END} + {RDX}], rdx
-    mov [rsp - {END} + {R8}], r8
-    mov [rsp - {END} + {R9}], r9
-    mov [rsp - {END} + {R10}], r10
     mov [rsp - {END} + {R12}], r12
     mov [rsp - {END} + {R13}], r13
     mov [rsp - {END} + {R14}], r14
     mov [rsp - {END} + {R15}], r15
     mov [rsp - {END} + {RBX}], rbx
     mov [rsp - {END} + {RBP}], rbp
-    mov qword ptr [rsp - {END} + {ENTRY}], 0
-    only_if
-    rdfsbase rcx
-    mov [rsp - {END} + {FS_BASE}], rcx
-    swapgs
-    rdgsbase rcx
-    swapgs
-    mov [rsp - {END} + {GS_BASE}], rcx
-    end_only_if {FSGSBASE}
-    mov rdi, gs:[{THIS}]
     mov rsp, gs:[{KERNEL_STACK}]
     xor ebp, ebp                            // the chain of frame pointers ends here
-    call {system_call}                      // goes on at `resume`
+    // The arguments are in the registers of the C convention (System V ABI, AMD64 supplement, 3.2.3),
+    // but for the last one, which goes to the place that SYSCALL has taken.
+    mov rcx, r10
+    call {system_call}                      // goes on at one of the three ways back
     ud2
 
 // Back to ring 3. Everything that is loaded last is in reach of an NMI or a machine check only,
 // which have stacks of their own.
+
+// To another thread, whose system call succeeds: its results are in their registers.
+deliver:
+    mov rcx, [rax + {FS_BASE}]
+    wrfsbase rcx
+    mov rcx, [rax + {GS_BASE}]
+    swapgs
+    wrgsbase rcx
+    jmp 3f
+
+// To the same thread, whose system call succeeds: its results are in their registers.
+return:
+    swapgs
+3:  mov r12, [rax + {R12}]
+    mov r13, [rax + {R13}]
+    mov r14, [rax + {R14}]
+    mov r15, [rax + {R15}]
+    mov rbx, [rax + {RBX}]
+    mov rbp, [rax + {RBP}]
+    // The rip is canonical: it came from SYSCALL, which needs two bytes below it, and the last page
+    // of the user half is never mapped.
+    mov rcx, [rax + {RIP}]
+    mov r11, [rax + {RFLAGS}]
+    mov rsp, [rax + {RSP}]
+    xor eax, eax
+    sysretq
+
+// To a thread that came by whatever way; everything is in its `Registers`.
 resume:
     only_if
     mov rcx, [rax + {FS_BASE}]
@@ -86,14 +102,13 @@ resume:
     wrgsbase rcx
     end_only_if {FSGSBASE}
     jne 2f
-    // The rip is canonical: it came from SYSCALL, which needs two bytes below it, and the last page
-    // of the user half is never mapped.
     mov rcx, [rax + {RIP}]
     mov r11, [rax + {RFLAGS}]
     mov rsp, [rax + {RSP}]
     mov rax, [rax + {RAX}]
     sysretq
-2:  mov rcx, [rax + {RCX}]
+2:  mov qword ptr [rax + {ENTRY}], 0          // until the next entry that is no system call
+    mov rcx, [rax + {RCX}]
     mov r11, [rax + {R11}]
     // The only selectors that ring 3 has.
     mov qword ptr [rax + {CS}], {USER_CODE}

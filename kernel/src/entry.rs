@@ -10,7 +10,7 @@ use crate::percpu::{self, PerCpu};
 use crate::{apic, gdt, idt, kernel, panic, stop, timer};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
-use kernel_core::fast::Fast;
+use kernel_core::fast::{self, Arguments, Fast};
 use kernel_core::registers::Registers;
 use kernel_core::sync::Ordering;
 use kernel_core::thread::Thread;
@@ -136,38 +136,80 @@ pub(crate) fn enable_system_calls() {
     );
 }
 
-/// SYSCALL, with the thread's registers saved. Neither this nor what it calls returns: so no register is
-/// kept for a caller, and none across a call.
-extern "C" fn system_call(cpu: &'static PerCpu) -> ! {
-    match kernel::get().fast(kernel::cpu(cpu)) {
-        Fast::Runs(thread) if cpuid::has(Feature::FsGsBase) => {
-            cpu.set_registers(&thread.registers);
-            enter_ring_3(&thread.registers)
+/// SYSCALL. What a system call keeps is saved in the thread's registers, and its number; the arguments
+/// come here: 0, 1, 2, 5, 3 and 4. Neither this nor what it calls returns: so no register is kept for a
+/// caller, and none across a call.
+extern "C" fn system_call(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    let arguments = [a, b, c, d, e, f];
+    let number = thread.registers.rax.get();
+    match kernel::get().fast(cpu, thread, number, arguments) {
+        Fast::Returns(results) => return_to(thread, results),
+        Fast::Runs(next, results) => {
+            percpu::this().set_thread(next);
+            deliver_to(next, results)
         }
-        Fast::Runs(thread) => enter_as(cpu, thread),
-        Fast::Queue(thread) => queue_and_leave(cpu, thread),
-        Fast::Not => slow_system_call(cpu),
+        Fast::Resumes(next) => {
+            percpu::this().set_thread(next);
+            enter_ring_3(&next.registers)
+        }
+        Fast::Not => slow_system_call(thread, arguments),
+        Fast::Queue(next, results) => queue_and_leave(next, results),
+        Fast::Leaves(results) => finish_and_leave(thread, results, None),
+        Fast::Wakes(woken, results) => finish_and_leave(thread, results, Some(woken)),
     }
 }
 
 /// A system call that is not a short one.
+#[cold]
 #[inline(never)]
-fn slow_system_call(cpu: &'static PerCpu) -> ! {
-    kernel::get().system_call(kernel::cpu(cpu));
-    enter_ring_3(resume(cpu))
+fn slow_system_call(thread: &'static Thread, arguments: Arguments) -> ! {
+    fast::put(thread, arguments);
+    save_bases_of(thread);
+    kernel::get().system_call(percpu::core());
+    enter_ring_3(resume(percpu::this()))
 }
 
 #[cold]
 #[inline(never)]
-fn enter_as(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
-    enter_ring_3(load_registers(cpu, thread))
+fn queue_and_leave(next: &'static Thread, results: Arguments) -> ! {
+    kernel::get().queue_instead(percpu::core(), next, results);
+    enter_ring_3(resume(percpu::this()))
 }
 
 #[cold]
 #[inline(never)]
-fn queue_and_leave(cpu: &'static PerCpu, thread: &'static Thread) -> ! {
-    kernel::get().queue_instead(kernel::cpu(cpu), thread);
-    enter_ring_3(resume(cpu))
+fn finish_and_leave(
+    thread: &'static Thread,
+    results: Arguments,
+    woken: Option<&'static Thread>,
+) -> ! {
+    fast::finish(thread, results);
+    save_bases_of(thread);
+    if let Some(woken) = woken {
+        kernel::get().wake(percpu::core(), woken);
+    }
+    enter_ring_3(resume(percpu::this()))
+}
+
+fn save_bases_of(thread: &Thread) {
+    if cpuid::has(Feature::FsGsBase) {
+        save_bases(&thread.registers);
+    }
+}
+
+/// Saves FS and GS base of ring 3, which are loaded, on a processor with FSGSBASE.
+#[inline(always)]
+pub(crate) fn save_bases(registers: &Registers) {
+    let (fs, gs): (u64, u64);
+    // SAFETY: CR4.FSGSBASE is set where the processor has it. Between the two SWAPGS, where GS base is
+    // ring 3's, nothing but RDGSBASE is executed; an NMI uses no GS base.
+    unsafe {
+        asm!("rdfsbase {fs}", "swapgs", "rdgsbase {gs}", "swapgs", fs = out(reg) fs, gs = out(reg) gs,
+            options(nomem, nostack, preserves_flags));
+    }
+    registers.fs_base.set(fs);
+    registers.gs_base.set(gs);
 }
 
 /// Goes to ring 3 with these registers, which are those of this CPU's thread.
@@ -176,6 +218,29 @@ fn enter_ring_3(registers: &'static Registers) -> ! {
     // SAFETY: `resume` of entry.S wants the registers in rax and this CPU's state loaded. It uses no
     // stack, so that what is on it is of no more use.
     unsafe { asm!("jmp resume", in("rax") registers, options(noreturn)) }
+}
+
+/// Goes back to the thread that made the system call, with its results.
+#[inline(always)]
+fn return_to(thread: &'static Thread, results: Arguments) -> ! {
+    let [a, b, c, d, e, f] = results;
+    // SAFETY: as in `enter_ring_3`; the thread came by SYSCALL, and its FS and GS base are loaded.
+    unsafe {
+        asm!("jmp return", in("rax") &thread.registers, in("rdi") a, in("rsi") b, in("rdx") c,
+            in("r8") d, in("r9") e, in("r10") f, options(noreturn))
+    }
+}
+
+/// Goes to another thread, with the results of the system call that it waited in.
+#[inline(always)]
+fn deliver_to(thread: &'static Thread, results: Arguments) -> ! {
+    let [a, b, c, d, e, f] = results;
+    // SAFETY: as in `enter_ring_3`; the thread came by SYSCALL, as only such a one waits for a message.
+    // The core runs it by `Fast::Runs` only where there is FSGSBASE.
+    unsafe {
+        asm!("jmp deliver", in("rax") &thread.registers, in("rdi") a, in("rsi") b, in("rdx") c,
+            in("r8") d, in("r9") e, in("r10") f, options(noreturn))
+    }
 }
 
 /// An interrupt from either ring or an exception from ring 3, with the thread's registers saved.
@@ -232,7 +297,7 @@ fn resume(cpu: &'static PerCpu) -> &'static Registers {
 #[inline(always)]
 fn load_registers(cpu: &'static PerCpu, thread: &'static Thread) -> &'static Registers {
     let registers = &thread.registers;
-    cpu.set_registers(registers);
+    cpu.set_thread(thread);
     if !cpuid::has(Feature::FsGsBase) {
         load_bases(cpu, registers);
     }

@@ -13,6 +13,7 @@ use kernel_core::platform::PortRange;
 use kernel_core::registers::Registers;
 use kernel_core::static_ref::AtomicRef;
 use kernel_core::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use kernel_core::thread::Thread;
 use x86_64::registers::model_specific::GsBase;
 use x86_64::{VirtAddr, instructions::tables};
 
@@ -56,6 +57,7 @@ pub(crate) struct PerCpu {
 
 /// Offsets that entry.S uses.
 pub(crate) const OFFSET_THIS: usize = offset_of!(PerCpu, this);
+pub(crate) const OFFSET_CORE: usize = offset_of!(PerCpu, core);
 pub(crate) const OFFSET_USER_STACK: usize = offset_of!(PerCpu, user_stack);
 pub(crate) const OFFSET_KERNEL_STACK: usize = offset_of!(PerCpu, kernel_stack);
 /// RSP0 is the end of the current thread's registers: for the CPU's own pushes and for SYSCALL.
@@ -98,18 +100,19 @@ impl PerCpu {
     pub(crate) fn registers(&self) -> Option<&'static Registers> {
         let end = self.task_state.rsp0.load(Ordering::Relaxed);
         let start = (end as usize).checked_sub(size_of::<Registers>())?;
-        // SAFETY: RSP0 is 0 or was stored by `set_registers`, from a `&'static Registers`.
+        // SAFETY: RSP0 is 0 or was stored by `set_thread`, from a `&'static Thread` that begins with them.
         Some(unsafe { &*core::ptr::with_exposed_provenance(start) })
     }
 
-    /// Says into which registers this CPU's next entry from ring 3 goes.
+    /// Says into which thread's registers this CPU's next entry from ring 3 goes.
     #[inline(always)]
-    pub(crate) fn set_registers(&self, registers: &'static Registers) {
+    pub(crate) fn set_thread(&self, thread: &'static Thread) {
         // The CPU aligns RSP0 down to 16 before it pushes (Intel SDM volume 3A, section 6.14.2).
         const {
             assert!(size_of::<Registers>().is_multiple_of(16) && align_of::<Registers>() >= 16);
+            assert!(offset_of!(Thread, registers) == 0);
         }
-        let start = core::ptr::from_ref(registers).expose_provenance();
+        let start = core::ptr::from_ref(thread).expose_provenance();
         self.task_state.rsp0.store(
             start.wrapping_add(size_of::<Registers>()) as u64,
             Ordering::Relaxed,
@@ -147,6 +150,31 @@ pub(crate) fn this() -> &'static PerCpu {
         asm!("mov {}, gs:[{this}]", out(reg) address, this = const OFFSET_THIS,
             options(pure, nomem, nostack, preserves_flags));
         &*core::ptr::with_exposed_provenance(address)
+    }
+}
+
+/// The core's state of the CPU that calls, which takes part.
+#[inline(always)]
+pub(crate) fn core() -> &'static Cpu {
+    let address: usize;
+    // SAFETY: as in `this`; the field was set from a `&'static Cpu` before this CPU took part, and entries
+    // into the kernel come only afterwards.
+    unsafe {
+        asm!("mov {}, gs:[{core}]", out(reg) address, core = const OFFSET_CORE,
+            options(pure, nomem, nostack, preserves_flags));
+        &*core::ptr::with_exposed_provenance(address)
+    }
+}
+
+/// The thread that made the system call with which this CPU entered the kernel.
+#[inline(always)]
+pub(crate) fn thread() -> &'static Thread {
+    let end: usize;
+    // SAFETY: as in `this`; ring 3 is entered only after `set_thread`, whose thread makes the system call.
+    unsafe {
+        asm!("mov {}, gs:[{end}]", out(reg) end, end = const OFFSET_REGISTERS_END,
+            options(pure, readonly, nostack, preserves_flags));
+        &*core::ptr::with_exposed_provenance(end.wrapping_sub(size_of::<Registers>()))
     }
 }
 

@@ -1,12 +1,15 @@
 //! The machine as the core sees it: [`kernel_core::platform::Platform`], each function handed on to
 //! the module whose concept it is.
 
+use crate::cpuid::{self, Feature};
 use crate::{
-    apic, clock, fpu, gdt, idt, ioapic, paging, percpu, physical, ports, power, smp, timer, uart,
+    apic, clock, entry, fpu, gdt, idt, ioapic, paging, percpu, physical, ports, power, smp, timer,
+    uart,
 };
 use boot::Range;
 use kernel_core::frames::Frame;
 use kernel_core::platform::{FrameWords, LineMode, Platform, PortRange, PowerAction};
+use kernel_core::registers::Registers;
 use kernel_core::sync::Ordering;
 
 /// This machine.
@@ -34,6 +37,16 @@ impl Platform for X86 {
 
     fn wall_offset(&self) -> u64 {
         clock::wall_offset()
+    }
+
+    #[inline(always)]
+    fn saves_bases_fast() -> bool {
+        cpuid::has(Feature::FsGsBase)
+    }
+
+    #[inline(always)]
+    fn save_bases(&self, registers: &Registers) {
+        entry::save_bases(registers);
     }
 
     fn set_timer(&self, deadline: u64) {

@@ -6,7 +6,7 @@ use crate::queue::Queue;
 use crate::static_ref::AtomicRef;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Guard, Lock, Ordering, Rank};
 use crate::task::Task;
-use crate::thread::{PRIORITIES, QUEUE, Thread};
+use crate::thread::{NOBODY_AT_HOME, PRIORITIES, QUEUE, Thread};
 use crate::timers::TimerQueue;
 
 /// A set of CPUs.
@@ -84,9 +84,23 @@ impl RunQueue {
         u64::BITS - self.present.leading_zeros()
     }
 
+    /// The thread that [`RunQueue::pop`] would take.
+    #[inline(always)]
+    pub fn front(&self) -> Option<&'static Thread> {
+        let priority = self.top().checked_sub(1)? as usize;
+        self.queues[priority % PRIORITIES].front()
+    }
+
+    /// The same, if it is the only one of its priority.
+    #[inline(always)]
+    pub fn sole(&self) -> Option<&'static Thread> {
+        let priority = self.top().checked_sub(1)? as usize;
+        self.queues[priority % PRIORITIES].sole()
+    }
+
     /// Adds a thread behind (or, `first`, before) those of its priority.
     pub fn push(&mut self, thread: &'static Thread, first: bool) {
-        let priority = usize::from(thread.priority());
+        let priority = usize::from(thread.priority()) % PRIORITIES;
         if first {
             self.queues[priority].push_front(thread);
         } else {
@@ -98,7 +112,7 @@ impl RunQueue {
 
     /// Takes the most urgent thread.
     pub fn pop(&mut self) -> Option<&'static Thread> {
-        let priority = self.top().checked_sub(1)? as usize;
+        let priority = self.top().checked_sub(1)? as usize % PRIORITIES;
         let thread = self.queues[priority].pop_front()?;
         self.taken(priority);
         Some(thread)
@@ -184,7 +198,7 @@ pub struct Counters {
     pub migrations: Counter,
     /// Inter-processor interrupts sent.
     pub ipis: Counter,
-    /// Time spent in threads, in the platform's ticks.
+    /// Time not spent idle, up to when it last became idle, in the platform's ticks.
     pub busy_ticks: Counter,
     /// Device interrupts.
     pub interrupts: Counter,
@@ -239,6 +253,10 @@ pub struct Cpu {
     pub ports_generation: AtomicU64,
     /// When the running thread was switched to, or its time was last charged, in the platform's ticks.
     pub charged_at: AtomicU64,
+    /// When it last stopped being idle, in the platform's ticks.
+    pub busy_since: AtomicU64,
+    /// Terms of the threads that the fast path may run here: those at home on this CPU, or nobody's.
+    pub fast_terms: AtomicU32,
     /// When the running thread's slice ends, while another of its priority is ready.
     pub slice_end: AtomicU64,
     /// The deadline that the timer is programmed for.
@@ -277,6 +295,8 @@ impl Cpu {
             ports_open: AtomicBool::new(false),
             ports_generation: AtomicU64::new(0),
             charged_at: AtomicU64::new(0),
+            busy_since: AtomicU64::new(0),
+            fast_terms: AtomicU32::new(NOBODY_AT_HOME),
             slice_end: AtomicU64::new(u64::MAX),
             programmed: AtomicU64::new(u64::MAX),
             timer_dirty: AtomicBool::new(false),

@@ -289,7 +289,7 @@ impl<P: Platform> Kernel<P> {
         thread.registers.rsi.set(address);
         self.give_handle(thread, Object::Thread(made), Rights::ALL)
             .inspect_err(|_| {
-                made.doomed.store(true, Ordering::SeqCst);
+                made.doom();
                 self.end_thread(made);
             })
     }

@@ -219,7 +219,7 @@ impl<P: Platform> Kernel<P> {
 
     fn exit(&'static self, thread: &'static Thread) -> Outcome {
         // The way out of the kernel ends it.
-        thread.doomed.store(true, Ordering::Relaxed);
+        thread.doom();
         Ok(Next::Return)
     }
 

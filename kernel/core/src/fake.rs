@@ -6,6 +6,7 @@ use crate::frames::Frame;
 use crate::platform::{
     Access, Caching, FRAME_WORDS, FrameWords, LineMode, MAX_CPUS, Platform, PortRange, PowerAction,
 };
+use crate::registers::Registers;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -156,6 +157,12 @@ impl Platform for Fake {
     fn wall_offset(&self) -> u64 {
         0
     }
+
+    fn saves_bases_fast() -> bool {
+        true
+    }
+
+    fn save_bases(&self, _: &Registers) {}
 
     fn set_timer(&self, deadline: u64) {
         self.cpu().timer.store(deadline, Ordering::SeqCst);

@@ -1,50 +1,79 @@
-//! The fast path: a call to a server that waits, and the reply to a caller that waits, where nothing
-//! else is to be done. It is the slow path (`rendezvous`, `sched`) with everything left out that cannot
-//! be the case here; whatever could be is looked at first, and then nothing is changed and the slow path
-//! goes through all of it.
+//! The fast path: the system calls that most of the time goes to, where nothing else is to be done - a
+//! call to a server that waits, the reply to a caller that waits, a signal, a wait, a yield - and the
+//! cheapest look at a handle. It is the slow path (`rendezvous`, `notification`, `sched`) with everything
+//! left out that cannot be the case here; whatever could be is looked at first, and then nothing is
+//! changed and the slow path goes through all of it.
 //!
-//! Each way: the endpoint's lock and one claim are the only locked instructions, the address space the
-//! only control register. The run queue is looked at without its lock: see `take_over`.
+//! A call and a reply: the endpoint's lock and one claim are the only locked instructions, the address
+//! space the only control register. The run queue is looked at without its lock: see `take_over`.
 
 use crate::cpu::Cpu;
 use crate::kernel::Kernel;
+use crate::notification::Signals;
+use crate::object::Object;
 use crate::platform::Platform;
 use crate::rendezvous::copy_words;
 use crate::sync::{Ordering, after_locked};
 use crate::thread::{Thread, Wait, WaitRef};
 use crate::tunables::Tunable;
 use ipc::message::{MAX_BYTES, NEVER};
-use ipc::{Handle, Label, Operation, Tag};
+use ipc::{Handle, Label, Operation, Rights, Tag};
+
+/// Arguments or results 0 to 5 of a system call: rdi, rsi, rdx, r8, r9, r10.
+pub type Arguments = [u64; 6];
 
 /// What became of a system call.
 #[derive(Clone, Copy)]
 pub enum Fast {
     /// Nothing: it is the slow path's.
     Not,
-    /// It is done, and this thread runs on this CPU, whose address space is loaded.
-    Runs(&'static Thread),
-    /// It is done but for [`Kernel::queue_instead`] with this thread, which could run but is not first.
-    Queue(&'static Thread),
+    /// It is done with success and these results, and the thread goes on.
+    Returns(Arguments),
+    /// It is done, and this thread runs on this CPU, whose address space is loaded. Its own system call
+    /// ends with success and these results.
+    Runs(&'static Thread, Arguments),
+    /// It is done but for [`Kernel::queue_instead`] with this thread and the results of its system call:
+    /// it could run but is not first.
+    Queue(&'static Thread, Arguments),
+    /// It is done, and this thread, whose registers are complete, runs on this CPU, whose address space is
+    /// loaded.
+    Resumes(&'static Thread),
+    /// It is done with success and these results but for the way out of the kernel, [`Kernel::leave`].
+    Leaves(Arguments),
+    /// The same, but for making ready this thread, whose registers are complete.
+    Wakes(&'static Thread, Arguments),
 }
 
 const CALL: u64 = Operation::Call as u64;
 const REPLY_RECEIVE: u64 = Operation::ReplyReceive as u64;
+const SIGNAL: u64 = Operation::Signal as u64;
+const WAIT: u64 = Operation::Wait as u64;
+const YIELD: u64 = Operation::Yield as u64;
+const HANDLE_INSPECT: u64 = Operation::HandleInspect as u64;
 
 impl<P: Platform> Kernel<P> {
     /// A system call of this CPU's thread, if it is a short one. Nothing here calls a function that
-    /// returns, so that the compiler has every register and saves none.
+    /// returns, so that the compiler has every register and saves none. The thread's registers hold
+    /// the deadline and what a system call keeps; its number and arguments come separately.
     ///
     /// What the way in and the way out do for others is left out here: whoever wants this CPU's TLB
     /// flushed, its run queue looked at, or its epoch seen sends an interrupt too, or waits for the
     /// next way out as it would for a thread that makes no system call.
     #[inline(always)]
-    pub fn fast(&'static self, cpu: &'static Cpu) -> Fast {
-        let Some(thread) = cpu.current.get() else {
-            return Fast::Not;
-        };
-        let attempt = match thread.registers.rax.get() {
-            CALL => self.fast_call(cpu, thread),
-            REPLY_RECEIVE => self.fast_reply_receive(cpu, thread),
+    pub fn fast(
+        &'static self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        number: u64,
+        arguments: Arguments,
+    ) -> Fast {
+        let attempt = match number {
+            CALL => self.fast_call(cpu, thread, arguments),
+            REPLY_RECEIVE => self.fast_reply_receive(cpu, thread, arguments),
+            SIGNAL => self.fast_signal(cpu, thread, arguments),
+            WAIT => self.fast_wait(cpu, thread, arguments),
+            YIELD => self.fast_yield(cpu, thread, arguments),
+            HANDLE_INSPECT => self.fast_inspect(cpu, thread, arguments),
             _ => None,
         };
         attempt.unwrap_or(Fast::Not)
@@ -53,31 +82,35 @@ impl<P: Platform> Kernel<P> {
     /// Call, to a server that waits at the endpoint; `None`, and nothing is changed, if not all is as
     /// it has to be.
     #[inline(always)]
-    fn fast_call(&'static self, cpu: &'static Cpu, caller: &'static Thread) -> Option<Fast> {
-        let tag = plain(caller)?;
-        if !self.is_plain(cpu, caller) {
-            return None;
-        }
-        let handle = Handle(caller.registers.rdi.get());
-        let (endpoint, badge) = caller.task().handles.look_up_target(handle)?;
+    fn fast_call(
+        &'static self,
+        cpu: &'static Cpu,
+        caller: &'static Thread,
+        arguments: Arguments,
+    ) -> Option<Fast> {
+        let tag = plain(caller, arguments[1])?;
+        let running = urgency_here(cpu, caller.terms())?;
+        let (endpoint, badge) = caller.task().handles.look_up_target(Handle(arguments[0]))?;
         let mut waiters = endpoint.try_waiters()?;
         let server = waiters.receivers.front()?;
-        if waiters.closed || !server.is_at_home(cpu.index) {
+        if waiters.closed {
             return None;
         }
-        let is_first = take_over(cpu, caller, server, || server.claim())?;
+        let is_first = take_over(cpu, running, server, || server.take())?;
         waiters.receivers.pop_front();
-        copy(caller, server, tag, badge);
-        let generation = caller.next_generation();
+        copy_words(caller, server, tag.length());
+        let generation = caller.next_generation_of_active();
         server.set_reply(WaitRef {
             thread: caller,
             generation,
         });
+        // What it accepts, for the reply.
+        caller.registers.rsi.set(arguments[1]);
         caller.deadline.store(NEVER, Ordering::Relaxed);
         self.change(cpu, caller, server);
         caller.publish_as(Wait::Reply, generation);
         drop(waiters);
-        Some(self.go(cpu, server, is_first))
+        Some(self.deliver_to(cpu, server, is_first, received(arguments, tag, badge)))
     }
 
     /// ReplyReceive, to a caller that waits for it, with nobody waiting at the endpoint.
@@ -86,105 +119,385 @@ impl<P: Platform> Kernel<P> {
         &'static self,
         cpu: &'static Cpu,
         server: &'static Thread,
+        arguments: Arguments,
     ) -> Option<Fast> {
-        let tag = plain(server)?;
+        let tag = plain(server, arguments[1])?;
+        let running = urgency_here(cpu, server.terms())?;
         let caller = server.reply_caller.get()?;
-        if !self.is_plain(cpu, server)
-            || !caller.is_at_home(cpu.index)
-            || caller.faulting.load(Ordering::Relaxed)
-            || server.bound.get().is_some()
-        {
+        if server.bound.get().is_some() {
             return None;
         }
-        let handle = Handle(server.registers.rdi.get());
-        let endpoint = server.task().handles.look_up_source(handle)?;
+        let endpoint = server.task().handles.look_up_source(Handle(arguments[0]))?;
         let mut waiters = endpoint.try_waiters()?;
         let deserted = waiters.senders.is_empty() && waiters.closed_badges.is_empty();
         if waiters.closed || !deserted {
             return None;
         }
         let call = server.reply_generation.load(Ordering::Relaxed);
-        let is_first = take_over(cpu, server, caller, || caller.claim_generation(call))?;
-        copy(server, caller, tag, 0);
+        let is_first = take_over(cpu, running, caller, || caller.take_generation(call))?;
+        copy_words(server, caller, tag.length());
         server.reply_caller.set(None);
+        // What it accepts, for the next message.
+        server.registers.rsi.set(arguments[1]);
         server.endpoint.set(Some(endpoint));
         server.deadline.store(NEVER, Ordering::Relaxed);
-        let generation = server.next_generation();
+        let generation = server.next_generation_of_active();
         waiters.receivers.push_back(server);
         self.change(cpu, server, caller);
         server.publish_as(Wait::Receive, generation);
         drop(waiters);
-        Some(self.go(cpu, caller, is_first))
+        Some(self.deliver_to(cpu, caller, is_first, received(arguments, tag, 0)))
     }
 
-    /// Whether the running thread leaves nothing behind on this CPU but its address space, and nobody
-    /// wants events recorded.
+    /// Signal: to nobody, to a thread of this CPU that is not more urgent than the one that runs, and to
+    /// one that is, which then runs.
     #[inline(always)]
-    fn is_plain(&self, cpu: &Cpu, thread: &Thread) -> bool {
-        thread.is_at_home(cpu.index) && self.tunables.get(Tunable::TraceEnabled) == 0
+    fn fast_signal(
+        &'static self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        arguments: Arguments,
+    ) -> Option<Fast> {
+        let running = urgency_here(cpu, thread.terms())?;
+        let notification = thread
+            .task()
+            .handles
+            .look_up_notification(Handle(arguments[0]), Rights::SIGNAL)?;
+        let mut signals = notification.try_signals()?;
+        if !notification.slot.is_alive() {
+            return None;
+        }
+        let Some(waiter) = signals.waiter() else {
+            if signals.is_watched() {
+                return None;
+            }
+            signals.add(arguments[1]);
+            cpu.counters.system_calls.add(1);
+            return Some(Fast::Returns(arguments));
+        };
+        if signals.bits() | arguments[1] == 0 {
+            return None;
+        }
+        let wanted = urgency_here(cpu, waiter.thread.terms())?;
+        if wanted > running {
+            self.signal_up(cpu, thread, arguments, &mut signals, waiter)
+        } else {
+            self.signal_down(cpu, running, arguments, &mut signals, waiter)
+        }
     }
 
-    /// Takes this CPU from one thread and gives it to another, which is claimed.
+    /// Signals a thread that is more urgent than the one that runs, and runs it.
+    #[inline(always)]
+    fn signal_up(
+        &'static self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        arguments: Arguments,
+        signals: &mut Signals,
+        waiter: WaitRef,
+    ) -> Option<Fast> {
+        // Where a slice runs, the rest of it is to be remembered.
+        if cpu.slice_end.load(Ordering::Relaxed) != NEVER {
+            return None;
+        }
+        let woken = waiter.thread;
+        let claim = || woken.take_generation(waiter.generation);
+        let is_first = take_over(cpu, thread.urgency(), woken, claim)?;
+        give_bits(signals, woken, arguments[1]);
+        cpu.counters.wakes.add(1);
+        woken.count_wake();
+        if !is_first {
+            return Some(Fast::Wakes(woken, arguments));
+        }
+        finish(thread, arguments);
+        self.change(cpu, thread, woken);
+        // From here on another CPU may take it.
+        cpu.run_queue().push(thread, true);
+        Some(self.resume(cpu, woken))
+    }
+
+    /// Signals a thread that is not more urgent than the one that runs: it is queued here, where no
+    /// other CPU would run it at once.
+    #[inline(always)]
+    fn signal_down(
+        &'static self,
+        cpu: &'static Cpu,
+        running: u32,
+        arguments: Arguments,
+        signals: &mut Signals,
+        waiter: WaitRef,
+    ) -> Option<Fast> {
+        let woken = waiter.thread;
+        let wanted = woken.urgency();
+        let others_are_busy = self.cpus().iter().all(|other| {
+            other.running.load(Ordering::Relaxed) >= wanted
+                || !other.online.load(Ordering::Relaxed)
+                || !woken.may_run_on(other.index)
+        });
+        if !others_are_busy || !woken.take_generation(waiter.generation) {
+            return None;
+        }
+        after_locked();
+        give_bits(signals, woken, arguments[1]);
+        cpu.counters.wakes.add(1);
+        woken.count_wake();
+        if urgency_here(cpu, woken.terms()) != Some(wanted) {
+            return Some(Fast::Wakes(woken, arguments));
+        }
+        {
+            let mut queue = cpu.run_queue();
+            queue.push(woken, false);
+        }
+        cpu.counters.system_calls.add(1);
+        if wanted == running && !self.is_slice_running(cpu) {
+            return Some(Fast::Leaves(arguments));
+        }
+        Some(Fast::Returns(arguments))
+    }
+
+    /// Wait: for bits that are there, or where another thread of this CPU can run meanwhile.
+    #[inline(always)]
+    fn fast_wait(
+        &'static self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        arguments: Arguments,
+    ) -> Option<Fast> {
+        if thread.registers.r12.get() != NEVER {
+            return None;
+        }
+        urgency_here(cpu, thread.terms())?;
+        let notification = thread
+            .task()
+            .handles
+            .look_up_notification(Handle(arguments[0]), Rights::WAIT)?;
+        let mut signals = notification.try_signals()?;
+        // Whoever destroys it marks it first and looks for a waiter under the lock afterwards.
+        if !notification.slot.is_alive() {
+            return None;
+        }
+        if signals.bits() != 0 {
+            cpu.counters.system_calls.add(1);
+            let [_, rest @ ..] = arguments;
+            let [a, b, c, d, e] = rest;
+            return Some(Fast::Returns([signals.take(), a, b, c, d, e]));
+        }
+        if signals.waiter().is_some() || signals.is_bound() {
+            return None;
+        }
+        let next = self.take_only(cpu)?;
+        let generation = thread.next_generation_of_active();
+        signals.expect(WaitRef { thread, generation });
+        thread.notification.set(Some(notification));
+        thread.deadline.store(NEVER, Ordering::Relaxed);
+        self.change(cpu, thread, next);
+        thread.publish_as(Wait::Notification, generation);
+        drop(signals);
+        Some(self.resume(cpu, next))
+    }
+
+    /// Yield, to a thread of the same priority while a slice runs, or to nobody.
+    #[inline(always)]
+    fn fast_yield(
+        &'static self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        arguments: Arguments,
+    ) -> Option<Fast> {
+        let running = urgency_here(cpu, thread.terms())?;
+        let next = {
+            let mut queue = cpu.run_queue();
+            let top = queue.top();
+            if top < running {
+                cpu.counters.system_calls.add(1);
+                return Some(Fast::Returns(arguments));
+            }
+            let next = queue.front()?;
+            let slice_runs = cpu.slice_end.load(Ordering::Relaxed) != NEVER;
+            if top > running || !slice_runs || urgency_here(cpu, next.terms()) != Some(running) {
+                return None;
+            }
+            queue.pop();
+            finish(thread, arguments);
+            self.change(cpu, thread, next);
+            queue.push(thread, false);
+            next
+        };
+        next.slice_left.store(0, Ordering::Relaxed);
+        Some(self.resume(cpu, next))
+    }
+
+    /// HandleInspect.
+    #[inline(always)]
+    fn fast_inspect(
+        &'static self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        arguments: Arguments,
+    ) -> Option<Fast> {
+        let held = thread.task().handles.look_up(Handle(arguments[0])).ok()?;
+        if let Object::Badge(_) = held.object {
+            return None;
+        }
+        cpu.counters.system_calls.add(1);
+        let [_, _, _, c, d, e] = arguments;
+        let kind = held.object.kind() as u64;
+        Some(Fast::Returns([kind, u64::from(held.rights.0), 0, c, d, e]))
+    }
+
+    /// Takes the most urgent thread out of this CPU's queue, if it is alone among its priority, at home
+    /// here, and needs no slice; it is the one to run from then on.
+    #[inline(always)]
+    fn take_only(&self, cpu: &Cpu) -> Option<&'static Thread> {
+        let mut queue = cpu.run_queue();
+        let next = queue.sole()?;
+        let urgency = urgency_here(cpu, next.terms())?;
+        if urgency != queue.top() {
+            return None;
+        }
+        queue.pop();
+        // Under the lock, as `enqueue` reads it.
+        cpu.running.store(urgency, Ordering::Relaxed);
+        next.slice_left.store(0, Ordering::Relaxed);
+        cpu.slice_end.store(NEVER, Ordering::Relaxed);
+        Some(next)
+    }
+
+    /// Whether the slice of the running thread, which has an equal now, runs, or has begun without the
+    /// timer having to be set.
+    #[inline(always)]
+    fn is_slice_running(&self, cpu: &Cpu) -> bool {
+        if cpu.slice_end.load(Ordering::Relaxed) == NEVER {
+            let end = self.platform.now() + self.tunables.get(Tunable::SchedSliceUs) * 1000;
+            if end < cpu.programmed.load(Ordering::Relaxed) {
+                cpu.reschedule.store(true, Ordering::Relaxed);
+                return false;
+            }
+            cpu.slice_end.store(end, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Takes this CPU from one thread, which keeps nothing on it, and gives it to another, which is
+    /// active.
     #[inline(always)]
     fn change(&self, cpu: &Cpu, from: &'static Thread, to: &'static Thread) {
         self.charge(cpu, from);
+        self.platform.save_bases(&from.registers);
         cpu.counters.system_calls.add(1);
-        to.activate();
         cpu.current.set(Some(to));
     }
 
-    /// Loads the address space of the thread that runs now, where it is first.
+    /// Gives a system call's results to the thread that made it, which runs now where it is first.
     #[inline(always)]
-    fn go(&'static self, cpu: &'static Cpu, to: &'static Thread, is_first: bool) -> Fast {
+    fn deliver_to(
+        &'static self,
+        cpu: &'static Cpu,
+        to: &'static Thread,
+        is_first: bool,
+        results: Arguments,
+    ) -> Fast {
         if !is_first {
-            return Fast::Queue(to);
+            return Fast::Queue(to, results);
         }
+        self.come(cpu, to);
+        Fast::Runs(to, results)
+    }
+
+    /// Lets a thread run whose registers are complete.
+    #[inline(always)]
+    fn resume(&'static self, cpu: &'static Cpu, to: &'static Thread) -> Fast {
+        self.come(cpu, to);
+        Fast::Resumes(to)
+    }
+
+    /// Counts the switch and loads the address space of the thread that runs now.
+    #[inline(always)]
+    fn come(&'static self, cpu: &'static Cpu, to: &'static Thread) {
         cpu.counters.switches.add(1);
-        let switches = to.switches.load(Ordering::Relaxed);
-        to.switches
-            .store(switches.wrapping_add(1), Ordering::Relaxed);
-        self.load_space(cpu, to.task());
-        Fast::Runs(to)
+        to.count_switch();
+        self.load_space_at_home(cpu, to.task());
     }
 
     /// Runs or queues the thread that a fast system call ended with, as the slow path does; which one runs
     /// is for [`Kernel::leave`] to say.
-    pub fn queue_instead(&'static self, cpu: &'static Cpu, to: &'static Thread) {
+    pub fn queue_instead(
+        &'static self,
+        cpu: &'static Cpu,
+        to: &'static Thread,
+        results: Arguments,
+    ) {
+        finish(to, results);
         cpu.current.set(None);
         self.switch_or_queue(cpu, to);
     }
+
+    /// Makes ready the thread that a fast signal ended with.
+    pub fn wake(&'static self, cpu: &'static Cpu, to: &'static Thread) {
+        // It may have been announced as the one that runs.
+        let running = cpu.current.get().map_or(0, Thread::urgency);
+        cpu.running.store(running, Ordering::Relaxed);
+        cpu.counters.system_calls.add(1);
+        self.ready(cpu, to);
+        cpu.reschedule.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Puts success and results into the registers of a thread that does not run.
+pub fn finish(thread: &Thread, results: Arguments) {
+    put(thread, results);
+    thread.registers.rax.set(0);
+}
+
+/// Puts arguments or results into a thread's registers.
+pub fn put(thread: &Thread, values: Arguments) {
+    let r = &thread.registers;
+    let places = [&r.rdi, &r.rsi, &r.rdx, &r.r8, &r.r9, &r.r10];
+    for (place, value) in places.iter().zip(values) {
+        place.set(value);
+    }
+}
+
+/// How urgent a thread is, if nothing but its address space has to be loaded for it to run on this CPU
+/// and nothing but that stays behind when it goes, and this CPU may take the fast path.
+#[inline(always)]
+fn urgency_here(cpu: &Cpu, terms: u32) -> Option<u32> {
+    Thread::urgency_at_home(terms, cpu.fast_terms.load(Ordering::Relaxed))
 }
 
 /// The tag of a message that goes from registers to registers or from buffer to buffer and nothing
 /// else: without handles or a deadline; of the numbers of handles accepted those that are common.
 #[inline(always)]
-fn plain(thread: &Thread) -> Option<Tag> {
+fn plain(thread: &Thread, tag: u64) -> Option<Tag> {
     /// What is not zero here has handles, or accepts neither none nor four.
     const UNUSUAL: u64 = Tag::new(Label(0), 0, 7).accepting(3).0;
-    let tag = Tag(thread.registers.rsi.get());
-    if tag.0 & UNUSUAL != 0 || thread.registers.r12.get() != NEVER {
+    if tag & UNUSUAL != 0 || thread.registers.r12.get() != NEVER {
         return None;
     }
+    let tag = Tag(tag);
     (tag.length() <= MAX_BYTES).then_some(tag)
 }
 
-/// Moves a message without handles to a claimed thread.
+/// A message's registers as its receiver gets them.
 #[inline(always)]
-fn copy(sender: &'static Thread, receiver: &'static Thread, tag: Tag, badge: u64) {
-    copy_words(sender, receiver, tag.length());
-    let (from, to) = (&sender.registers, &receiver.registers);
-    to.rdx.set(from.rdx.get());
-    to.r8.set(from.r8.get());
-    to.r9.set(from.r9.get());
-    to.r10.set(from.r10.get());
-    to.rsi.set(Tag::new(tag.label(), tag.length(), 0).0);
-    to.rdi.set(badge);
-    to.rax.set(0);
+fn received(arguments: Arguments, tag: Tag, badge: u64) -> Arguments {
+    let [_, _, words @ ..] = arguments;
+    let [a, b, c, d] = words;
+    let tag = Tag::new(tag.label(), tag.length(), 0);
+    [badge, tag.0, a, b, c, d]
 }
 
-/// Claims the thread that this CPU is to run next; `None` where somebody else has claimed it. True if
-/// it can run at once: it is as it was before the claim, nobody more urgent is ready here, and if there
-/// is an equal, the slice that makes room for it has begun.
+/// Ends a thread's Wait with the bits that are there and those that come.
+#[inline(always)]
+fn give_bits(signals: &mut Signals, woken: &Thread, bits: u64) {
+    signals.waited();
+    woken.registers.rax.set(0);
+    woken.registers.rdi.set(signals.take() | bits);
+}
+
+/// Takes the waiting thread that this CPU is to run next; `None` where somebody else has claimed it, or
+/// it is not at home here. True if it can run at once: it is as it was before the claim, nobody more urgent is
+/// ready here, and if there is an equal, the slice that makes room for it has begun.
 ///
 /// Who queues a thread here publishes the queue's top, then looks at what the CPU runs, and kicks it if
 /// that is no more urgent. Here it is the other way round, with the claim's locked instruction in
@@ -192,25 +505,23 @@ fn copy(sender: &'static Thread, receiver: &'static Thread, tag: Tag, badge: u64
 #[inline(always)]
 fn take_over(
     cpu: &Cpu,
-    running: &Thread,
+    running: u32,
     next: &'static Thread,
     claim: impl FnOnce() -> bool,
 ) -> Option<bool> {
-    let urgency = |thread: &Thread| u32::from(thread.priority()) + 1;
-    let wanted = urgency(next);
+    let terms = next.terms();
+    let wanted = urgency_here(cpu, terms)?;
     cpu.running.store(wanted, Ordering::Relaxed);
     if !claim() {
-        cpu.running.store(urgency(running), Ordering::Relaxed);
+        cpu.running.store(running, Ordering::Relaxed);
         // Somebody may have been queued here as less urgent than what was announced.
         cpu.reschedule.store(true, Ordering::Relaxed);
         return None;
     }
     after_locked();
-    // Changed before the claim, by who then saw it waiting and kicked nobody.
-    let unchanged = urgency(next) == wanted
-        && next.is_at_home(cpu.index)
-        && !next.doomed.load(Ordering::Relaxed);
+    // What was changed before the claim, by who then saw it waiting and kicked nobody.
+    let unchanged = next.terms() == terms;
     let top = cpu.top();
-    let slice_runs = cpu.slice_end.load(Ordering::Relaxed) != NEVER;
-    Some(unchanged && (top < wanted || top == wanted && slice_runs))
+    let is_first = top < wanted || top == wanted && cpu.slice_end.load(Ordering::Relaxed) != NEVER;
+    Some(unchanged && is_first)
 }

@@ -1,12 +1,13 @@
 //! A task's handle table: which objects the task can name, with which rights.
 //!
-//! Looking a handle up takes no lock: an entry's generation is read before and after its object.
+//! Looking a handle up takes no lock: an entry's handle is read before and after its object.
 //! Opening and closing are under the table's lock. Each entry counts one reference to its object;
 //! an entry with the right to receive counts as a receiver of its endpoint too.
 
 use crate::endpoint::Endpoint;
 use crate::kernel::Kernel;
 use crate::mutant::{self, Mutant};
+use crate::notification::Notification;
 use crate::object::{AtomicObject, Object};
 use crate::platform::Platform;
 use crate::quota::Quota;
@@ -22,8 +23,9 @@ const MAX_CHUNKS: usize = 128;
 pub const MAX_HANDLES: usize = CHUNK_ENTRIES * MAX_CHUNKS;
 
 struct Entry {
-    /// The generation that a handle must have; raised when the entry is closed.
-    generation: AtomicU64,
+    /// The handle that names the entry; its generation is raised when the entry is closed. 0 before the
+    /// entry is part of a table.
+    handle: AtomicU64,
     object: AtomicObject,
     rights: AtomicU32,
     /// Next free entry's index; entry 0 is never used, so 0 ends the list.
@@ -39,13 +41,13 @@ impl Entry {
         rights: Rights,
         read: impl FnOnce(&AtomicObject) -> Option<T>,
     ) -> Option<T> {
-        if self.generation.load(Ordering::Acquire) != handle.generation() {
+        if self.handle.load(Ordering::Acquire) != handle.0 {
             return None;
         }
         let object = read(&self.object)?;
         let held = Rights(self.rights.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
-        let same = self.generation.load(Ordering::Relaxed) == handle.generation();
+        let same = self.handle.load(Ordering::Relaxed) == handle.0;
         (same && held.contains(rights)).then_some(object)
     }
 }
@@ -63,7 +65,7 @@ impl Slotted for Chunk {
             slot: Slot::new(),
             entries: [const {
                 Entry {
-                    generation: AtomicU64::new(1),
+                    handle: AtomicU64::new(0),
                     object: AtomicObject::none(),
                     rights: AtomicU32::new(0),
                     next_free: AtomicU32::new(0),
@@ -168,7 +170,8 @@ impl HandleTable {
 
     #[inline(always)]
     fn entry(&self, index: usize) -> Option<&'static Entry> {
-        let chunk = self.chunks.get(index / CHUNK_ENTRIES)?.get()?;
+        // An index beyond the table leads to an entry of another handle.
+        let chunk = self.chunks[index / CHUNK_ENTRIES % MAX_CHUNKS].get()?;
         Some(&chunk.entries[index % CHUNK_ENTRIES])
     }
 
@@ -185,16 +188,14 @@ impl HandleTable {
     #[inline]
     pub fn look_up(&self, handle: Handle) -> Result<Held, Error> {
         let entry = self.entry(handle.index()).ok_or(Error::InvalidHandle)?;
-        let check = |generation: u64| {
-            generation == handle.generation() || mutant::active(Mutant::HandleGeneration)
-        };
-        if !check(entry.generation.load(Ordering::Acquire)) {
+        let check = |named: u64| named == handle.0 || mutant::active(Mutant::HandleGeneration);
+        if !check(entry.handle.load(Ordering::Acquire)) {
             return Err(Error::InvalidHandle);
         }
         let object = entry.object.get();
         let rights = Rights(entry.rights.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
-        if !check(entry.generation.load(Ordering::Relaxed)) {
+        if !check(entry.handle.load(Ordering::Relaxed)) {
             return Err(Error::InvalidHandle);
         }
         match object {
@@ -204,32 +205,44 @@ impl HandleTable {
     }
 
     /// The endpoint and the badge that a handle lets its holder send with; `None` where
-    /// [`HandleTable::look_up`] would find anything else. The same steps, fewer of them.
+    /// [`HandleTable::look_up`] would find anything else. The same steps, fewer of them: an endpoint that was
+    /// destroyed is closed as well, which its lock tells; and a badge cannot be.
     #[inline(always)]
     pub(crate) fn look_up_target(&self, handle: Handle) -> Option<(&'static Endpoint, u64)> {
         let entry = self.entry(handle.index())?;
         let badge = entry.find(handle, Rights::SEND, AtomicObject::get_badge);
-        if let Some(badge) = badge.filter(|badge| badge.slot.is_alive()) {
+        if let Some(badge) = badge {
             return Some((badge.endpoint(), badge.value()));
         }
         let endpoint = entry.find(handle, Rights::SEND, AtomicObject::get_endpoint)?;
-        endpoint.slot.is_alive().then_some((endpoint, 0))
+        Some((endpoint, 0))
     }
 
     /// The same for an endpoint that the handle lets its holder receive from.
     #[inline(always)]
     pub(crate) fn look_up_source(&self, handle: Handle) -> Option<&'static Endpoint> {
         let entry = self.entry(handle.index())?;
-        let endpoint = entry.find(handle, Rights::RECEIVE, AtomicObject::get_endpoint)?;
-        endpoint.slot.is_alive().then_some(endpoint)
+        entry.find(handle, Rights::RECEIVE, AtomicObject::get_endpoint)
+    }
+
+    /// The same for a notification, with these rights. Whether it was destroyed is to be looked at under
+    /// its lock.
+    #[inline(always)]
+    pub(crate) fn look_up_notification(
+        &self,
+        handle: Handle,
+        rights: Rights,
+    ) -> Option<&'static Notification> {
+        let entry = self.entry(handle.index())?;
+        entry.find(handle, rights, AtomicObject::get_notification)
     }
 
     /// What a handle stands for whose object is being destroyed: for the operation that goes on
     /// destroying it.
     pub fn look_up_dead(&self, handle: Handle) -> Option<Held> {
         let entry = self.entry(handle.index())?;
-        let generation = || entry.generation.load(Ordering::Acquire);
-        if generation() != handle.generation() {
+        let named = || entry.handle.load(Ordering::Acquire);
+        if named() != handle.0 {
             return None;
         }
         let held = Held {
@@ -237,7 +250,7 @@ impl HandleTable {
             rights: Rights(entry.rights.load(Ordering::Relaxed)),
         };
         fence(Ordering::Acquire);
-        (generation() == handle.generation()).then_some(held)
+        (named() == handle.0).then_some(held)
     }
 
     /// Sets `count` entries aside for [`HandleTable::insert_reserved`].
@@ -274,7 +287,8 @@ impl HandleTable {
         let chunk = kernel.chunks.allocate(kernel, quota)?;
         let base = position * CHUNK_ENTRIES;
         for (offset, entry) in chunk.entries.iter().enumerate().rev() {
-            entry.generation.store(1, Ordering::Relaxed);
+            let handle = Handle::new(base + offset, 1);
+            entry.handle.store(handle.0, Ordering::Relaxed);
             entry.object.set(None);
             if base + offset == 0 {
                 continue;
@@ -324,7 +338,7 @@ impl HandleTable {
         // sees these rights sees that generation when it looks again.
         entry.rights.store(held.rights.0, Ordering::Release);
         entry.object.set(Some(held.object));
-        Handle::new(index, entry.generation.load(Ordering::Relaxed))
+        Handle(entry.handle.load(Ordering::Relaxed))
     }
 
     /// Takes handles out (moved) or looks them up (copied) for a message, all or none. The caller
@@ -379,7 +393,7 @@ impl HandleTable {
     ) -> Option<Held> {
         let index = handle.index();
         let entry = self.entry(index)?;
-        if entry.generation.load(Ordering::Relaxed) != handle.generation() {
+        if entry.handle.load(Ordering::Relaxed) != handle.0 {
             return None;
         }
         let object = entry.object.get()?;
@@ -388,9 +402,8 @@ impl HandleTable {
             rights: Rights(entry.rights.load(Ordering::Relaxed)),
         };
         entry.object.set(None);
-        entry
-            .generation
-            .store(handle.generation() + 1, Ordering::Release);
+        let next = Handle::new(index, handle.generation() + 1);
+        entry.handle.store(next.0, Ordering::Release);
         entry.next_free.store(free.first, Ordering::Relaxed);
         free.first = index as u32;
         free.count += 1;
@@ -420,11 +433,12 @@ impl HandleTable {
     ) -> Option<u32> {
         let mut index = from;
         for _ in 0..budget {
-            let Some(entry) = self.entry(index as usize) else {
+            let within = (index as usize) < MAX_HANDLES;
+            let Some(entry) = within.then(|| self.entry(index as usize)).flatten() else {
                 self.give_back_chunks(kernel);
                 return None;
             };
-            let handle = Handle::new(index as usize, entry.generation.load(Ordering::Relaxed));
+            let handle = Handle(entry.handle.load(Ordering::Relaxed));
             if let Ok(held) = self.remove(kernel, handle) {
                 held.release(kernel);
             }

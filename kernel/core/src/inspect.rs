@@ -1,5 +1,6 @@
 //! Operations that say how things are: counters, states, tunables, traces, and the kernel's log.
 
+use crate::cpu::Cpu;
 use crate::handles::Held;
 use crate::kernel::{Kernel, Next, Outcome};
 use crate::memory::{Memory, MemoryKind};
@@ -193,6 +194,17 @@ impl<P: Platform> Kernel<P> {
         }
     }
 
+    /// How long a CPU has not been idle, in ticks: a snapshot.
+    fn busy_ticks(&self, cpu: &Cpu) -> u64 {
+        let ended = cpu.counters.busy_ticks.get();
+        if !cpu.online.load(Ordering::Relaxed) || cpu.seen_epoch.load(Ordering::Relaxed) == u64::MAX
+        {
+            return ended;
+        }
+        let now = self.platform.ticks_on(cpu.index);
+        ended + now.saturating_sub(cpu.busy_since.load(Ordering::Relaxed))
+    }
+
     fn cpu_info(&'static self, index: u64) -> Result<CpuInfo, Error> {
         let cpu = usize::try_from(index)
             .ok()
@@ -208,7 +220,7 @@ impl<P: Platform> Kernel<P> {
             migrations: counters.migrations.get(),
             ipis: counters.ipis.get(),
             queued: cpu.run_queue().len(),
-            busy_ns: self.platform.ticks_to_ns(counters.busy_ticks.get()),
+            busy_ns: self.platform.ticks_to_ns(self.busy_ticks(cpu)),
             interrupts: counters.interrupts.get(),
             timer_interrupts: counters.timer_interrupts.get(),
             system_calls: counters.system_calls.get(),
@@ -261,6 +273,9 @@ impl<P: Platform> Kernel<P> {
                 .set(number, value)
                 .map_err(|_| Error::InvalidArgument)?,
             _ => return Err(Error::InvalidArgument),
+        }
+        for cpu in self.cpus() {
+            self.allow_fast(cpu);
         }
         let (_, now) = self.tunables.read(number).ok_or(Error::InvalidArgument)?;
         let registers = &thread.registers;

@@ -17,9 +17,9 @@ use crate::reply::Reply;
 use crate::slab::Slab;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::task::Task;
-use crate::thread::Thread;
+use crate::thread::{NOBODY_AT_HOME, Thread, home_terms};
 use crate::trace::TraceRing;
-use crate::tunables::Tunables;
+use crate::tunables::{Tunable, Tunables};
 use ipc::Error;
 
 /// Who runs next on this CPU: what every operation answers, besides its errors.
@@ -165,10 +165,23 @@ impl<P: Platform> Kernel<P> {
     pub fn bring_online(&'static self, cpu: &'static Cpu) {
         cpu.seen_epoch
             .store(self.epoch.load(Ordering::SeqCst), Ordering::SeqCst);
-        cpu.charged_at
-            .store(self.platform.ticks(), Ordering::Relaxed);
+        let now = self.platform.ticks();
+        cpu.charged_at.store(now, Ordering::Relaxed);
+        cpu.busy_since.store(now, Ordering::Relaxed);
+        self.allow_fast(cpu);
         cpu.online.store(true, Ordering::Release);
         cpu.reschedule.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets a CPU take the fast path, unless events are to be recorded or the machine has no short way
+    /// to save a thread's segment bases.
+    pub(crate) fn allow_fast(&self, cpu: &Cpu) {
+        let plain = self.tunables.get(Tunable::TraceEnabled) == 0 && P::saves_bases_fast();
+        let terms = match plain {
+            true => home_terms(cpu.index),
+            false => NOBODY_AT_HOME,
+        };
+        cpu.fast_terms.store(terms, Ordering::Relaxed);
     }
 
     /// The way into the kernel: every entry begins with it.
@@ -180,6 +193,8 @@ impl<P: Platform> Kernel<P> {
             cpu.seen_epoch
                 .store(self.epoch.load(Ordering::Relaxed), Ordering::Relaxed);
             fence(Ordering::SeqCst);
+            cpu.busy_since
+                .store(self.platform.ticks(), Ordering::Relaxed);
         }
         self.serve_flush(cpu);
     }
@@ -222,6 +237,10 @@ impl<P: Platform> Kernel<P> {
         };
         // A release store: all of this CPU's reads come before it.
         if cpu.seen_epoch.load(Ordering::Relaxed) != epoch {
+            if idle {
+                let busy = self.platform.ticks() - cpu.busy_since.load(Ordering::Relaxed);
+                cpu.counters.busy_ticks.add(busy);
+            }
             cpu.seen_epoch.store(epoch, Ordering::Release);
         }
     }

@@ -36,6 +36,48 @@ impl Signals {
         core::mem::take(&mut self.bits)
     }
 
+    /// The bits that are there.
+    #[inline(always)]
+    pub(crate) fn bits(&self) -> u64 {
+        self.bits
+    }
+
+    /// Adds bits that nobody waits for.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, bits: u64) {
+        self.bits |= bits;
+    }
+
+    /// The wait of the thread in Wait.
+    #[inline(always)]
+    pub(crate) fn waiter(&self) -> Option<WaitRef> {
+        self.waiter
+    }
+
+    /// Remembers the wait of the thread in Wait; it is published before the lock is dropped.
+    #[inline(always)]
+    pub(crate) fn expect(&mut self, wait: WaitRef) {
+        self.waiter = Some(wait);
+    }
+
+    /// Forgets the thread in Wait, whose wait has been ended.
+    #[inline(always)]
+    pub(crate) fn waited(&mut self) {
+        self.waiter = None;
+    }
+
+    /// Whether it is bound to a thread.
+    #[inline(always)]
+    pub(crate) fn is_bound(&self) -> bool {
+        self.bound.is_some()
+    }
+
+    /// Whether the bound thread waits in Receive.
+    #[inline(always)]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.bound_wait.is_some()
+    }
+
     /// Remembers the wait of the bound thread in Receive, so that a signal can end it. It is
     /// published before the lock is dropped: a signal that comes later finds it.
     pub fn watch(&mut self, wait: WaitRef) {
@@ -67,6 +109,12 @@ impl Notification {
     /// The bits and who waits for them.
     pub fn signals(&self) -> Guard<'_, Signals> {
         self.signals.lock()
+    }
+
+    /// The same, if nobody else has them.
+    #[inline(always)]
+    pub(crate) fn try_signals(&self) -> Option<Guard<'_, Signals>> {
+        self.signals.try_lock()
     }
 
     /// Forgets a waiter whose wait ended otherwise.

@@ -251,6 +251,15 @@ impl AtomicObject {
         })
     }
 
+    /// The object if it is a notification, by one look at its kind.
+    #[inline(always)]
+    pub(crate) fn get_notification(&self) -> Option<&'static Notification> {
+        self.get_tagged(tag::NOTIFICATION, |object| match object {
+            Object::Notification(notification) => Some(notification),
+            _ => None,
+        })
+    }
+
     #[inline(always)]
     fn get_tagged<T>(&self, tag: usize, read: impl FnOnce(Object) -> Option<T>) -> Option<T> {
         let packed = self.0.load(Ordering::Acquire);

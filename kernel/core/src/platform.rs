@@ -7,6 +7,7 @@
 //! after each it calls `Kernel::leave`, which says what to resume.
 
 use crate::frames::Frame;
+use crate::registers::Registers;
 use crate::sync::AtomicU64;
 
 /// Quadwords in a frame.
@@ -82,6 +83,12 @@ pub trait Platform: Sync + Sized + 'static {
 
     /// Wall time minus monotonic time in nanoseconds; 0 where the machine has no wall clock.
     fn wall_offset(&self) -> u64;
+
+    /// Whether [`Platform::save_bases`] can be called.
+    fn saves_bases_fast() -> bool;
+
+    /// Saves this CPU's FS and GS base of ring 3, which the entry of a system call leaves to the fast path.
+    fn save_bases(&self, registers: &Registers);
 
     /// Programs this CPU's timer to interrupt at `deadline` (monotonic nanoseconds), at once if it
     /// is past, or never for `u64::MAX`. Replaces the previous deadline.

@@ -96,6 +96,13 @@ impl<T: Linked<SET>, const SET: usize> Queue<T, SET> {
         self.first
     }
 
+    /// The same, if it is the only object.
+    #[inline(always)]
+    pub fn sole(&self) -> Option<&'static T> {
+        self.first
+            .filter(|entry| entry.links().next.get().is_none())
+    }
+
     /// Whether the object is in this queue.
     #[inline]
     pub fn contains(&self, entry: &T) -> bool {

@@ -181,7 +181,7 @@ impl<P: Platform> Kernel<P> {
                     return true;
                 };
                 threads.push_back(thread);
-                thread.doomed.store(true, Ordering::SeqCst);
+                thread.doom();
                 thread
             };
             self.end_thread(thread);
@@ -218,7 +218,7 @@ impl<P: Platform> Kernel<P> {
     /// any more, and it would keep its task for ever.
     pub(crate) fn end_unreachable(&'static self, thread: &'static Thread) {
         if thread.slot.is_last() && thread.claim_start() {
-            thread.doomed.store(true, Ordering::Relaxed);
+            thread.doom();
             thread.activate();
             self.bury(thread);
         }
@@ -364,7 +364,7 @@ impl<P: Platform> Kernel<P> {
                 let own = core::ptr::eq(task, thread.task());
                 if own {
                     // However many threads there are: this one is not to see its end.
-                    thread.doomed.store(true, Ordering::SeqCst);
+                    thread.doom();
                 }
                 if own || task.threads().is_empty() {
                     Ok(Next::Return)
@@ -373,7 +373,7 @@ impl<P: Platform> Kernel<P> {
                 }
             }
             Object::Thread(victim) => {
-                victim.doomed.store(true, Ordering::SeqCst);
+                victim.doom();
                 if core::ptr::eq(victim, thread) {
                     return Ok(Next::Return);
                 }

@@ -462,7 +462,7 @@ impl<P: Platform> Kernel<P> {
         let thread = wait.thread;
         let deadline = thread.deadline.load(Ordering::Relaxed);
         let late = deadline != NEVER && deadline <= self.platform.now();
-        let doomed = thread.doomed.load(Ordering::SeqCst);
+        let doomed = thread.is_doomed();
         if (late || doomed) && thread.claim_generation(wait.generation) {
             self.expire(thread);
         }
@@ -483,7 +483,7 @@ impl<P: Platform> Kernel<P> {
     /// for the answer to its fault ends with it.
     pub fn finish_with_error(&'static self, thread: &'static Thread, error: Error) {
         if thread.faulting.load(Ordering::Relaxed) {
-            thread.doomed.store(true, Ordering::Relaxed);
+            thread.doom();
         }
         thread.registers.rax.set(error.code());
         self.make_ready(self.here(), thread);
@@ -567,7 +567,7 @@ impl<P: Platform> Kernel<P> {
             Ok(_) => {}
             Err(_) => {
                 // However many threads there are: this one does not go on.
-                thread.doomed.store(true, Ordering::SeqCst);
+                thread.doom();
                 self.destroy_task(thread.task());
             }
         }

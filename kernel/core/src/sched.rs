@@ -11,9 +11,9 @@ use crate::cpu::Cpu;
 use crate::kernel::{Kernel, Next, Outcome};
 use crate::mutant::{self, Mutant};
 use crate::platform::{Platform, PortRange};
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{Ordering, fence};
 use crate::task::{MAX_PORT_RANGES, Task};
-use crate::thread::{NOWHERE, Thread};
+use crate::thread::Thread;
 use crate::trace::Kind as TraceKind;
 use crate::tunables::Tunable;
 use ipc::Error;
@@ -22,12 +22,6 @@ use ipc::message::NEVER;
 /// Expired deadlines that one timer interrupt works off; the next follows at once.
 const EXPIRIES_PER_INTERRUPT: u32 = 64;
 const NS_PER_US: u64 = 1000;
-
-/// Counts in a thread's counter: only its owner does, so that no locked instruction is needed.
-fn add_one(counter: &AtomicU64) {
-    let count = counter.load(Ordering::Relaxed);
-    counter.store(count.wrapping_add(1), Ordering::Relaxed);
-}
 
 impl<P: Platform> Kernel<P> {
     /// Records an event in this CPU's trace ring, while that is wanted.
@@ -49,12 +43,11 @@ impl<P: Platform> Kernel<P> {
     }
 
     /// Charges the running thread for its time up to now.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn charge(&self, cpu: &Cpu, thread: &Thread) {
         let now = self.platform.ticks();
         let spent = now.wrapping_sub(cpu.charged_at.load(Ordering::Relaxed));
         cpu.charged_at.store(now, Ordering::Relaxed);
-        cpu.counters.busy_ticks.add(spent);
         let total = thread.cpu_ticks.load(Ordering::Relaxed);
         thread
             .cpu_ticks
@@ -120,7 +113,12 @@ impl<P: Platform> Kernel<P> {
     pub fn make_ready(&'static self, cpu: &'static Cpu, thread: &'static Thread) {
         thread.activate();
         cpu.counters.wakes.add(1);
-        add_one(&thread.wakes);
+        thread.count_wake();
+        self.ready(cpu, thread);
+    }
+
+    /// Queues an active thread that nobody else has where it should run.
+    pub(crate) fn ready(&'static self, cpu: &'static Cpu, thread: &'static Thread) {
         let target = self.place(thread);
         self.trace(
             cpu,
@@ -132,10 +130,10 @@ impl<P: Platform> Kernel<P> {
     }
 
     fn enqueue(&'static self, cpu: &'static Cpu, target: &'static Cpu, thread: &'static Thread) {
-        let wanted = u32::from(thread.priority()) + 1;
+        let wanted = thread.urgency();
         if thread.cpu.load(Ordering::Relaxed) != target.index as u32 {
             thread.cpu.store(target.index as u32, Ordering::Relaxed);
-            add_one(&thread.migrations);
+            thread.count_migration();
         }
         // Under the lock: a target that looks into its queue later finds the thread, and then says
         // itself what it runs; until then it counts as busy with what it was given.
@@ -165,7 +163,7 @@ impl<P: Platform> Kernel<P> {
 
     /// Where a thread that becomes ready should run.
     fn place(&self, thread: &Thread) -> &'static Cpu {
-        let wanted = u32::from(thread.priority()) + 1;
+        let wanted = thread.urgency();
         let last = &self.cpus()[thread.cpu.load(Ordering::Relaxed) as usize];
         let last_allowed = last.online.load(Ordering::Relaxed) && thread.may_run_on(last.index);
         if last_allowed && last.running.load(Ordering::Relaxed) < wanted {
@@ -209,7 +207,7 @@ impl<P: Platform> Kernel<P> {
     /// Runs a claimed thread on this CPU, which has none now, unless it may not run here or a more
     /// urgent one is ready.
     pub(crate) fn switch_or_queue(&'static self, cpu: &'static Cpu, next: &'static Thread) {
-        let wanted = u32::from(next.priority()) + 1;
+        let wanted = next.urgency();
         // Before the queue is looked at: whoever queues an urgent thread afterwards sees it and kicks.
         cpu.running.store(wanted, Ordering::Relaxed);
         let top = cpu.run_queue().top();
@@ -249,7 +247,7 @@ impl<P: Platform> Kernel<P> {
 
     fn choose(&'static self, cpu: &'static Cpu) -> Option<&'static Thread> {
         if let Some(thread) = cpu.current.get() {
-            if thread.doomed.load(Ordering::Relaxed) {
+            if thread.is_doomed() {
                 self.detach(cpu, thread);
                 self.bury(thread);
             } else if !cpu.reschedule.load(Ordering::Relaxed) {
@@ -268,7 +266,7 @@ impl<P: Platform> Kernel<P> {
             cpu.running.store(0, Ordering::Relaxed);
             let found = cpu.run_queue().pop();
             let thread = found.or_else(|| self.steal(cpu))?;
-            if thread.doomed.load(Ordering::Relaxed) {
+            if thread.is_doomed() {
                 self.bury(thread);
                 continue;
             }
@@ -288,7 +286,7 @@ impl<P: Platform> Kernel<P> {
 
     /// Lets a more urgent thread, or after its slice one of equal priority, take the CPU.
     fn preempt(&'static self, cpu: &'static Cpu, thread: &'static Thread) {
-        let running = u32::from(thread.priority()) + 1;
+        let running = thread.urgency();
         let top = cpu.run_queue().top();
         let slice_over = cpu.slice_end.load(Ordering::Relaxed) <= self.platform.now();
         if !thread.may_run_on(cpu.index) {
@@ -352,7 +350,7 @@ impl<P: Platform> Kernel<P> {
             let stolen = other.run_queue().steal(cpu.index);
             if let Some(thread) = stolen {
                 thread.cpu.store(cpu.index as u32, Ordering::Relaxed);
-                add_one(&thread.migrations);
+                thread.count_migration();
                 cpu.counters.steals.add(1);
                 self.trace(
                     cpu,
@@ -371,17 +369,13 @@ impl<P: Platform> Kernel<P> {
         cpu.charged_at
             .store(self.platform.ticks(), Ordering::Relaxed);
         cpu.counters.switches.add(1);
-        thread.switches.store(
-            thread.switches.load(Ordering::Relaxed) + 1,
-            Ordering::Relaxed,
-        );
+        thread.count_switch();
         if thread.cpu.load(Ordering::Relaxed) != cpu.index as u32 {
             thread.cpu.store(cpu.index as u32, Ordering::Relaxed);
             cpu.counters.migrations.add(1);
-            add_one(&thread.migrations);
+            thread.count_migration();
         }
-        cpu.running
-            .store(u32::from(thread.priority()) + 1, Ordering::Relaxed);
+        cpu.running.store(thread.urgency(), Ordering::Relaxed);
         cpu.current.set(Some(thread));
         self.switch_fpu(cpu, thread);
         Self::settle(cpu, thread);
@@ -394,7 +388,9 @@ impl<P: Platform> Kernel<P> {
     }
 
     /// Notes for the fast path whether the thread that comes to run on this CPU needs nothing but its
-    /// address space the next time: it has no FPU, its task no ports, and the CPU is one of its own.
+    /// address space the next time: it has no FPU, its task no ports, the CPU is one of its own, and it
+    /// is not to end. The CPU is in the address space's set from then on: [`Kernel::load_space`] follows
+    /// in the same entry, and the set never loses one.
     pub fn settle(cpu: &Cpu, thread: &'static Thread) {
         if thread.is_at_home(cpu.index) {
             return;
@@ -403,17 +399,17 @@ impl<P: Platform> Kernel<P> {
             !thread.uses_fpu.load(Ordering::Relaxed)
                 && !thread.task().has_ports()
                 && thread.may_run_on(cpu.index)
+                && !thread.is_doomed()
         };
         if needs_nothing() {
-            thread.home.store(cpu.index as u32, Ordering::Relaxed);
+            thread.settle(cpu.index);
             // Whoever changes one of these does so before it takes the note away. So either that
             // comes after the note, or the change is seen here.
-            fence(Ordering::SeqCst);
             if needs_nothing() {
                 return;
             }
         }
-        thread.home.store(NOWHERE, Ordering::Relaxed);
+        thread.unsettle();
     }
 
     /// Gives ring 3 the FPU with the thread's registers, or takes it away.
@@ -471,6 +467,18 @@ impl<P: Platform> Kernel<P> {
         self.platform.load_root(task.root());
     }
 
+    /// The same for the task of a thread that is at home on this CPU: it is in the space's set, which
+    /// loses none as long as the space lives.
+    #[inline(always)]
+    pub(crate) fn load_space_at_home(&self, cpu: &Cpu, task: &'static Task) {
+        debug_assert!(task.cpus.contains(cpu.index));
+        let loaded = cpu.loaded.get();
+        if !loaded.is_some_and(|loaded| core::ptr::eq(loaded, task)) {
+            cpu.loaded.set(Some(task));
+            self.platform.load_root(task.root());
+        }
+    }
+
     fn load_ports(&self, cpu: &Cpu, task: &Task) {
         let mut ranges = [PortRange::default(); MAX_PORT_RANGES];
         let count = task.port_ranges(&mut ranges);
@@ -500,7 +508,7 @@ impl<P: Platform> Kernel<P> {
 
     /// Sets a thread's priority: of one that is queued, at its next turn.
     pub fn set_priority(&'static self, cpu: &'static Cpu, thread: &'static Thread, priority: u8) {
-        thread.priority.store(priority, Ordering::Relaxed);
+        thread.set_priority(priority);
         self.rethink(cpu, thread);
     }
 

@@ -17,7 +17,7 @@ use crate::queue::{Linked, Links};
 use crate::registers::Registers;
 use crate::slab::{Slot, Slotted};
 use crate::static_ref::AtomicRef;
-use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::task::Task;
 use crate::timers::{Timed, TimerLinks};
 
@@ -26,6 +26,26 @@ pub const NOWHERE: u32 = u32::MAX;
 
 /// Number of priorities; 63 is the most urgent.
 pub const PRIORITIES: usize = 64;
+
+/// The terms on which a thread can be run, in one word so that one look tells whether any of them has
+/// changed: how urgent it is and where it is at home.
+mod terms {
+    /// Priority plus one.
+    pub(super) const URGENCY: u32 = 0xff;
+    /// Above it: the CPU on which nothing but its address space has to be loaded for it to run, as
+    /// [`Kernel::settle`](crate::Kernel::settle) found.
+    pub(super) const HOME_SHIFT: u32 = 8;
+    /// In the home's place where there is more to do or to look at.
+    pub(super) const AWAY: u32 = !URGENCY;
+}
+
+/// What a CPU's number looks like in the terms of a thread that is at home there, urgency left out.
+pub const fn home_terms(cpu: usize) -> u32 {
+    (cpu as u32) << terms::HOME_SHIFT
+}
+
+/// Nobody's terms: of a CPU on which no thread is to count as being at home.
+pub const NOBODY_AT_HOME: u32 = 0x7f_ffff << terms::HOME_SHIFT;
 
 /// What a thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +91,7 @@ mod state {
 pub struct WaitRef {
     /// The thread.
     pub thread: &'static Thread,
-    /// The generation of the wait.
+    /// The generation of the wait: what the wait word is while it lasts.
     pub generation: u64,
 }
 
@@ -86,18 +106,12 @@ pub struct Thread {
     pub faulting: AtomicBool,
     /// It has ended: nothing of it is left but the object.
     pub dead: AtomicBool,
-    /// To be ended as soon as somebody owns it.
-    pub doomed: AtomicBool,
+    doomed: AtomicBool,
     /// Whether it uses the FPU.
     pub uses_fpu: AtomicBool,
-    /// Priority, 0 to 63.
-    pub priority: AtomicU8,
+    terms: AtomicU32,
     /// The CPU that it ran on last, or whose run queue it is in.
     pub cpu: AtomicU32,
-    /// The CPU on which nothing but its address space has to be loaded for it to run, as
-    /// [`Kernel::settle`](crate::Kernel::settle) found; [`NOWHERE`] where there is more to do or to
-    /// look at.
-    pub home: AtomicU32,
     /// CPUs it may run on: a bit each for 0 to 63; all ones for any.
     pub affinity: AtomicU64,
     /// Its task.
@@ -190,9 +204,8 @@ impl Slotted for Thread {
             dead: AtomicBool::new(false),
             doomed: AtomicBool::new(false),
             uses_fpu: AtomicBool::new(false),
-            priority: AtomicU8::new(0),
+            terms: AtomicU32::new(terms::AWAY | 1),
             cpu: AtomicU32::new(0),
-            home: AtomicU32::new(NOWHERE),
             affinity: AtomicU64::new(u64::MAX),
             task: AtomicRef::none(),
             buffer: AtomicRef::none(),
@@ -236,8 +249,8 @@ impl Thread {
         self.dead.store(false, Ordering::Relaxed);
         self.doomed.store(false, Ordering::Relaxed);
         self.uses_fpu.store(false, Ordering::Relaxed);
-        self.priority.store(priority, Ordering::Relaxed);
-        self.home.store(NOWHERE, Ordering::Relaxed);
+        let urgency = u32::from(priority) + 1;
+        self.terms.store(terms::AWAY | urgency, Ordering::Relaxed);
         self.affinity.store(u64::MAX, Ordering::Relaxed);
         self.cpu.store(0, Ordering::Relaxed);
         self.task.set(Some(task));
@@ -285,21 +298,66 @@ impl Thread {
     /// Priority, 0 to 63.
     #[inline]
     pub fn priority(&self) -> u8 {
-        self.priority.load(Ordering::Relaxed)
+        (self.urgency() - 1) as u8
     }
 
-    /// Whether this CPU has to load nothing for it but its address space.
+    /// Priority plus one: what is compared with the top of a run queue, where 0 is nobody.
     #[inline(always)]
+    pub fn urgency(&self) -> u32 {
+        self.terms() & terms::URGENCY
+    }
+
+    /// The whole word of terms, to be compared with another look at it.
+    #[inline(always)]
+    pub(crate) fn terms(&self) -> u32 {
+        self.terms.load(Ordering::Relaxed)
+    }
+
+    /// How urgent the thread with these terms is, if it is at home on the CPU of these [`home_terms`].
+    #[inline(always)]
+    pub(crate) fn urgency_at_home(terms: u32, home: u32) -> Option<u32> {
+        let urgency = terms.wrapping_sub(home);
+        (urgency <= PRIORITIES as u32).then_some(urgency)
+    }
+
+    /// Sets the priority, 0 to 63. Orders what comes before ahead of what comes after.
+    pub(crate) fn set_priority(&self, priority: u8) {
+        let urgency = u32::from(priority) + 1;
+        let change = |terms: u32| Some(terms & !terms::URGENCY | urgency);
+        let _ = self
+            .terms
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, change);
+    }
+
+    /// Whether this CPU has to load nothing for it but its address space, tracing or not.
     pub(crate) fn is_at_home(&self, cpu: usize) -> bool {
-        self.home.load(Ordering::Relaxed) as usize == cpu
+        self.terms() & !terms::URGENCY == home_terms(cpu)
+    }
+
+    /// Notes where it is at home. Orders what comes before ahead of what comes after.
+    pub(crate) fn settle(&self, cpu: usize) {
+        let change = |terms: u32| Some(terms & terms::URGENCY | home_terms(cpu));
+        let _ = self
+            .terms
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, change);
     }
 
     /// Makes every CPU look anew at what it has to load for this thread. To be called when that was
-    /// changed.
+    /// changed; orders what comes before ahead of what comes after.
     pub(crate) fn unsettle(&self) {
-        // See `Kernel::settle`.
-        fence(Ordering::SeqCst);
-        self.home.store(NOWHERE, Ordering::Relaxed);
+        self.terms.fetch_or(terms::AWAY, Ordering::SeqCst);
+    }
+
+    /// To be ended as soon as somebody owns it.
+    pub fn doom(&self) {
+        self.doomed.store(true, Ordering::SeqCst);
+        self.unsettle();
+    }
+
+    /// Whether it is to be ended.
+    #[inline]
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::SeqCst)
     }
 
     /// Whether it may run on a CPU.
@@ -321,17 +379,26 @@ impl Thread {
     /// The generation that the next [`Thread::publish`] will give.
     #[inline]
     pub fn next_generation(&self) -> u64 {
-        (self.wait.load(Ordering::Relaxed) >> state::BITS) + 1
+        self.wait
+            .load(Ordering::Relaxed)
+            .wrapping_add(1 << state::BITS)
+            & !state::MASK
+            | state::WAITING
+    }
+
+    /// The same, of a thread that is known to be active: it is the one that runs.
+    #[inline(always)]
+    pub(crate) fn next_generation_of_active(&self) -> u64 {
+        let word = self.wait.load(Ordering::Relaxed);
+        debug_assert!(word & state::MASK == state::ACTIVE);
+        word.wrapping_add(1 << state::BITS | state::WAITING)
     }
 
     /// Starts the wait of a generation that was handed out beforehand.
     #[inline]
     pub fn publish_as(&self, kind: Wait, generation: u64) {
         self.wait_kind.store(kind as u8, Ordering::Relaxed);
-        self.wait.store(
-            generation << state::BITS | state::WAITING,
-            Ordering::Release,
-        );
+        self.wait.store(generation, Ordering::Release);
     }
 
     /// Claims the current wait, whatever it is. False: the thread is active, or somebody else
@@ -352,27 +419,41 @@ impl Thread {
     /// Claims one particular wait.
     #[inline]
     pub fn claim_generation(&self, generation: u64) -> bool {
-        self.claim_word(generation << state::BITS | state::WAITING)
+        self.claim_word(generation)
     }
 
     #[inline]
     fn claim_word(&self, word: u64) -> bool {
+        word & state::MASK == state::WAITING && self.change(word, state::CLAIMED)
+    }
+
+    /// Claims the current wait and ends it at once: the thread is active, and the caller's to run or
+    /// to make ready.
+    #[inline(always)]
+    pub(crate) fn take(&self) -> bool {
+        let word = self.wait.load(Ordering::Relaxed);
+        word & state::WAITING != 0 && self.change(word, state::ACTIVE)
+    }
+
+    /// The same for one particular wait.
+    #[inline(always)]
+    pub(crate) fn take_generation(&self, generation: u64) -> bool {
+        self.change(generation, state::ACTIVE)
+    }
+
+    /// From waiting to another state.
+    #[inline(always)]
+    fn change(&self, word: u64, to: u64) -> bool {
+        // Waiting is 1: so that no other bit changes, and no mask is needed.
+        let changed = word.wrapping_sub(state::WAITING).wrapping_add(to);
         if mutant::active(Mutant::WaitArbitration) {
             let now = self.wait.load(Ordering::Acquire);
-            self.wait
-                .store(word & !state::MASK | state::CLAIMED, Ordering::Release);
+            self.wait.store(changed, Ordering::Release);
             return now & state::MASK != state::ACTIVE;
         }
-        word & state::MASK == state::WAITING
-            && self
-                .wait
-                .compare_exchange(
-                    word,
-                    word & !state::MASK | state::CLAIMED,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                )
-                .is_ok()
+        self.wait
+            .compare_exchange(word, changed, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Gives a claimed wait back: it goes on under the same generation.
@@ -409,7 +490,7 @@ impl Thread {
     /// The current wait's generation.
     #[inline]
     pub fn generation(&self) -> u64 {
-        self.wait.load(Ordering::Relaxed) >> state::BITS
+        self.wait.load(Ordering::Relaxed) & !state::MASK | state::WAITING
     }
 
     /// The caller whose call is not answered yet, taken out.
@@ -430,6 +511,23 @@ impl Thread {
         self.reply_caller.set(Some(caller.thread));
     }
 
+    /// Counts a wake. These three are called by the owner only, so that no locked instruction is needed.
+    #[inline(always)]
+    pub(crate) fn count_wake(&self) {
+        add_one(&self.wakes);
+    }
+
+    /// Counts a switch to it.
+    #[inline(always)]
+    pub(crate) fn count_switch(&self) {
+        add_one(&self.switches);
+    }
+
+    /// Counts a move to another CPU.
+    pub(crate) fn count_migration(&self) {
+        add_one(&self.migrations);
+    }
+
     /// The frame of the FPU save area.
     pub fn fpu_area(&self) -> Option<Frame> {
         match self.fpu_frame.load(Ordering::Relaxed) {
@@ -437,6 +535,12 @@ impl Thread {
             number => Some(Frame(number)),
         }
     }
+}
+
+#[inline(always)]
+fn add_one(counter: &AtomicU64) {
+    let count = counter.load(Ordering::Relaxed);
+    counter.store(count.wrapping_add(1), Ordering::Relaxed);
 }
 
 /// Length of the SYSCALL instruction in bytes (AMD APM volume 3).

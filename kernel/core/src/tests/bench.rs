@@ -3,7 +3,7 @@
 use crate::cpu::Cpu;
 use crate::create::ThreadStart;
 use crate::fake::{Fake, run_on, this_cpu};
-use crate::fast::Fast;
+use crate::fast::{Fast, finish, put};
 use crate::frames::{Frame, FrameInfo, FrameTable};
 use crate::handles::Held;
 use crate::kernel::{Kernel, Machine};
@@ -164,29 +164,44 @@ fn system_call(
 /// A system call of this CPU's thread, as the mechanism makes it: by the fast path, or all of it. True
 /// where the way out is still to be gone.
 pub(super) fn enter(kernel: TestKernel, cpu: &'static Cpu) -> bool {
+    let thread = cpu.current.get().expect("a thread runs");
+    let r = &thread.registers;
+    let arguments = [&r.rdi, &r.rsi, &r.rdx, &r.r8, &r.r9, &r.r10].map(|register| register.get());
+    let number = r.rax.get();
     let fast = if kernel.platform.fast.load(Ordering::Relaxed) {
-        kernel.fast(cpu)
+        // What the entry does not save the fast path must not read.
+        put(thread, [0x5a5a_5a5a_5a5a_5a5a; 6]);
+        kernel.fast(cpu, thread, number, arguments)
     } else {
         Fast::Not
     };
-    let taken = match fast {
+    let runs = |thread: &'static Thread| {
+        assert!(is(cpu.current.get(), thread), "it runs");
+        let loaded = cpu.loaded.get().expect("an address space is loaded");
+        assert!(core::ptr::eq(loaded, thread.task()), "its own");
+    };
+    match fast {
         Fast::Not => {
+            put(thread, arguments);
             kernel.system_call(cpu);
             return true;
         }
-        Fast::Runs(thread) => {
-            assert!(is(cpu.current.get(), thread), "it runs");
-            let loaded = cpu.loaded.get().expect("an address space is loaded");
-            assert!(core::ptr::eq(loaded, thread.task()), "its own");
-            0
+        Fast::Returns(results) => finish(thread, results),
+        Fast::Runs(next, results) => {
+            finish(next, results);
+            runs(next);
         }
-        Fast::Queue(thread) => {
-            kernel.queue_instead(cpu, thread);
-            1
+        Fast::Resumes(next) => runs(next),
+        Fast::Queue(next, results) => kernel.queue_instead(cpu, next, results),
+        Fast::Leaves(results) => finish(thread, results),
+        Fast::Wakes(woken, results) => {
+            finish(thread, results);
+            kernel.wake(cpu, woken);
         }
-    };
-    kernel.platform.taken[taken].fetch_add(1, Ordering::Relaxed);
-    taken == 1
+    }
+    let leaves = matches!(fast, Fast::Queue(..) | Fast::Leaves(_) | Fast::Wakes(..));
+    kernel.platform.taken[usize::from(leaves)].fetch_add(1, Ordering::Relaxed);
+    leaves
 }
 
 /// Issues a system call of the thread that runs on CPU 0, again as often as the kernel asks.

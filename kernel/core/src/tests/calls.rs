@@ -208,7 +208,7 @@ impl Worker<'_> {
     /// Whoever makes an urgent thread ready kicks this CPU right afterwards. So when every CPU has gone
     /// some way since, and this one was not on its way out of the kernel, that was forgotten.
     fn check_urgency(&mut self, current: Option<&'static Thread>) {
-        let running = current.map_or(0, |thread| u32::from(thread.priority()) + 1);
+        let running = current.map_or(0, |thread| thread.urgency());
         if self.cpu.run_queue().top() <= running {
             return;
         }

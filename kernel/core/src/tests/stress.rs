@@ -547,7 +547,7 @@ impl Worker<'_> {
             if thread.slot.number() == *number && thread.slot.quota().is_some() {
                 let (task, waits) = (thread.task(), thread.is_waiting());
                 let (kind, dead) = (thread.wait_kind(), thread.dead.load(Ordering::Relaxed));
-                let doomed = thread.doomed.load(Ordering::Relaxed);
+                let doomed = thread.is_doomed();
                 left.push(format!(
                     "thread {number} of {} {:?}: waits {waits} {kind:?}, doomed {doomed}, dead {dead}",
                     task.slot.number(),

@@ -45,8 +45,36 @@ syscall_entry:
     // The arguments are in the registers of the C convention (System V ABI, AMD64 supplement, 3.2.3),
     // but for the last one, which goes to the place that SYSCALL has taken.
     mov rcx, r10
-    call {system_call}                      // goes on at one of the three ways back
+    // Each of these goes on at one of the three ways back.
+    cmp rax, {CALL}
+    jne 1f
+    call {call}
+1:  cmp rax, {REPLY_RECEIVE}
+    jne 1f
+    call {reply_receive}
+1:  cmp rax, {SIGNAL}
+    jne 1f
+    call {signal}
+1:  cmp rax, {WAIT}
+    jne 1f
+    call {wait}
+1:  call {system_call}
     ud2
+
+// Loads what a system call keeps from the `Registers` at rax, and what SYSRET takes. The rip is
+// canonical: it came from SYSCALL, which needs two bytes below it, and the last page of the user half is
+// never mapped.
+.macro load_kept
+    mov r12, [rax + {R12}]
+    mov r13, [rax + {R13}]
+    mov r14, [rax + {R14}]
+    mov r15, [rax + {R15}]
+    mov rbx, [rax + {RBX}]
+    mov rbp, [rax + {RBP}]
+    mov rcx, [rax + {RIP}]
+    mov r11, [rax + {RFLAGS}]
+    mov rsp, [rax + {RSP}]
+.endm
 
 // Back to ring 3. Everything that is loaded last is in reach of an NMI or a machine check only,
 // which have stacks of their own.
@@ -58,22 +86,14 @@ deliver:
     mov rcx, [rax + {GS_BASE}]
     swapgs
     wrgsbase rcx
-    jmp 3f
+    load_kept
+    xor eax, eax
+    sysretq
 
 // To the same thread, whose system call succeeds: its results are in their registers.
 return:
     swapgs
-3:  mov r12, [rax + {R12}]
-    mov r13, [rax + {R13}]
-    mov r14, [rax + {R14}]
-    mov r15, [rax + {R15}]
-    mov rbx, [rax + {RBX}]
-    mov rbp, [rax + {RBP}]
-    // The rip is canonical: it came from SYSCALL, which needs two bytes below it, and the last page
-    // of the user half is never mapped.
-    mov rcx, [rax + {RIP}]
-    mov r11, [rax + {RFLAGS}]
-    mov rsp, [rax + {RSP}]
+    load_kept
     xor eax, eax
     sysretq
 

@@ -10,6 +10,7 @@ use crate::percpu::{self, PerCpu};
 use crate::{apic, gdt, idt, kernel, panic, stop, timer};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
+use ipc::Operation;
 use kernel_core::fast::{self, Arguments, Fast};
 use kernel_core::registers::Registers;
 use kernel_core::sync::Ordering;
@@ -59,6 +60,14 @@ global_asm!(
     DOUBLE_FAULT = const idt::DOUBLE_FAULT,
     MACHINE_CHECK = const idt::MACHINE_CHECK,
     FIRST_INTERRUPT = const idt::FIRST_INTERRUPT,
+    CALL = const Operation::Call as u64,
+    REPLY_RECEIVE = const Operation::ReplyReceive as u64,
+    SIGNAL = const Operation::Signal as u64,
+    WAIT = const Operation::Wait as u64,
+    call = sym call,
+    reply_receive = sym reply_receive,
+    signal = sym signal,
+    wait = sym wait,
     system_call = sym system_call,
     trap = sym trap,
     fatal_exception = sym fatal_exception,
@@ -136,14 +145,53 @@ pub(crate) fn enable_system_calls() {
     );
 }
 
-/// SYSCALL. What a system call keeps is saved in the thread's registers, and its number; the arguments
-/// come here: 0, 1, 2, 5, 3 and 4. Neither this nor what it calls returns: so no register is kept for a
-/// caller, and none across a call.
-extern "C" fn system_call(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
-    let (cpu, thread) = (percpu::core(), percpu::thread());
-    let arguments = [a, b, c, d, e, f];
-    let number = thread.registers.rax.get();
-    match kernel::get().fast(cpu, thread, number, arguments) {
+/// Declares the first function of a system call. What a system call keeps is saved in the thread's
+/// registers, and its number; the arguments come here: 0, 1, 2, 5, 3 and 4. Neither this nor what it
+/// calls returns: so no register is kept for a caller, and none across a call.
+macro_rules! system_calls {
+    ($($(#[$doc:meta])* $name:ident => |$kernel:ident, $cpu:ident, $thread:ident, $arguments:ident| $way:expr;)+) => {
+        $(
+            $(#[$doc])*
+            extern "C" fn $name(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
+                let ($kernel, $cpu, $thread) = (kernel::get(), percpu::core(), percpu::thread());
+                let $arguments = [a, b, c, d, e, f];
+                match $way {
+                    // In the registers in which they came.
+                    Fast::Not => slow_system_call(a, b, c, f, d, e),
+                    done => go_on($thread, done),
+                }
+            }
+        )+
+    };
+}
+
+system_calls! {
+    /// Call.
+    call => |kernel, cpu, thread, arguments| {
+        kernel.fast_call(cpu, thread, arguments).unwrap_or(Fast::Not)
+    };
+    /// ReplyReceive.
+    reply_receive => |kernel, cpu, thread, arguments| {
+        kernel.fast_reply_receive(cpu, thread, arguments).unwrap_or(Fast::Not)
+    };
+    /// Signal.
+    signal => |kernel, cpu, thread, arguments| {
+        kernel.fast_signal(cpu, thread, arguments).unwrap_or(Fast::Not)
+    };
+    /// Wait.
+    wait => |kernel, cpu, thread, arguments| {
+        kernel.fast_wait(cpu, thread, arguments).unwrap_or(Fast::Not)
+    };
+    /// Any other.
+    system_call => |kernel, cpu, thread, arguments| {
+        kernel.fast(cpu, thread, thread.registers.rax.get(), arguments)
+    };
+}
+
+/// Ring 3, after a system call that was short.
+#[inline(always)]
+fn go_on(thread: &'static Thread, done: Fast) -> ! {
+    match done {
         Fast::Returns(results) => return_to(thread, results),
         Fast::Runs(next, results) => {
             percpu::this().set_thread(next);
@@ -153,18 +201,19 @@ extern "C" fn system_call(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
             percpu::this().set_thread(next);
             enter_ring_3(&next.registers)
         }
-        Fast::Not => slow_system_call(thread, arguments),
-        Fast::Queue(next, results) => queue_and_leave(next, results),
-        Fast::Leaves(results) => finish_and_leave(thread, results, None),
-        Fast::Wakes(woken, results) => finish_and_leave(thread, results, Some(woken)),
+        Fast::Queue(next, [a, b, c, d, e, f]) => queue_and_leave(a, b, c, d, e, f, next),
+        Fast::Leaves([a, b, c, d, e, f]) => finish_and_leave(a, b, c, d, e, f, None),
+        Fast::Wakes(woken, [a, b, c, d, e, f]) => finish_and_leave(a, b, c, d, e, f, Some(woken)),
+        Fast::Not => unreachable!("it was not short"),
     }
 }
 
 /// A system call that is not a short one.
 #[cold]
 #[inline(never)]
-fn slow_system_call(thread: &'static Thread, arguments: Arguments) -> ! {
-    fast::put(thread, arguments);
+extern "C" fn slow_system_call(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
+    let thread = percpu::thread();
+    fast::put(thread, [a, b, c, d, e, f]);
     save_bases_of(thread);
     kernel::get().system_call(percpu::core());
     enter_ring_3(resume(percpu::this()))
@@ -172,19 +221,24 @@ fn slow_system_call(thread: &'static Thread, arguments: Arguments) -> ! {
 
 #[cold]
 #[inline(never)]
-fn queue_and_leave(next: &'static Thread, results: Arguments) -> ! {
-    kernel::get().queue_instead(percpu::core(), next, results);
+fn queue_and_leave(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64, next: &'static Thread) -> ! {
+    kernel::get().queue_instead(percpu::core(), next, [a, b, c, d, e, f]);
     enter_ring_3(resume(percpu::this()))
 }
 
 #[cold]
 #[inline(never)]
 fn finish_and_leave(
-    thread: &'static Thread,
-    results: Arguments,
+    a: u64,
+    b: u64,
+    c: u64,
+    d: u64,
+    e: u64,
+    f: u64,
     woken: Option<&'static Thread>,
 ) -> ! {
-    fast::finish(thread, results);
+    let thread = percpu::thread();
+    fast::finish(thread, [a, b, c, d, e, f]);
     save_bases_of(thread);
     if let Some(woken) = woken {
         kernel::get().wake(percpu::core(), woken);

@@ -11,7 +11,7 @@ use crate::platform::Platform;
 use crate::queue::{Linked, Links, Queue};
 use crate::quota::Quota;
 use crate::slab::{Slot, Slotted};
-use crate::static_ref::AtomicRef;
+use crate::static_ref::AtomicLink;
 use crate::sync::{AtomicU32, AtomicU64, Guard, Lock, Ordering, Rank};
 use crate::thread::{QUEUE, Thread};
 use ipc::Error;
@@ -25,7 +25,10 @@ pub struct Waiters {
     /// Badges whose last handle was closed and whose Closed is not delivered.
     pub closed_badges: Queue<Badge, 0>,
     /// No receiver can come any more.
-    pub closed: bool,
+    closed: bool,
+    /// Whether there may be more to do for a receiver than to wait: false only where nobody sends, no
+    /// badge is closed and the endpoint is open. One look for the fast path.
+    busy: bool,
 }
 
 impl Waiters {
@@ -36,7 +39,38 @@ impl Waiters {
             receivers: Queue::new(number << 1 | 1),
             closed_badges: Queue::new(number),
             closed: false,
+            busy: false,
         }
+    }
+
+    /// Whether no receiver can come any more.
+    #[inline]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether there may be senders or closed badges, or the endpoint is closed.
+    #[inline(always)]
+    pub fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// Adds a sender.
+    pub fn queue_sender(&mut self, sender: &'static Thread) {
+        self.busy = true;
+        self.senders.push_back(sender);
+    }
+
+    /// Looks anew whether there is more to do than to wait; for a receiver that is about to.
+    pub fn settle(&mut self) {
+        let is_deserted = self.senders.is_empty() && self.closed_badges.is_empty();
+        self.busy = self.closed || !is_deserted;
+    }
+
+    /// Closes the endpoint; true for the first call.
+    fn close(&mut self) -> bool {
+        self.busy = true;
+        !core::mem::replace(&mut self.closed, true)
     }
 }
 
@@ -53,17 +87,15 @@ pub struct Endpoint {
 
 impl Slotted for Endpoint {
     fn make() -> Endpoint {
-        Endpoint {
-            slot: Slot::new(),
-            waiters: Lock::new(Rank::Endpoint, Waiters::new(1)),
-            receivers: AtomicU32::new(0),
-            links: Links::new(),
-        }
+        Endpoint::new()
     }
     fn slot(&self) -> &Slot<Endpoint> {
         &self.slot
     }
 }
+
+/// The endpoint of badges that were never handed out.
+static NO_ENDPOINT: Endpoint = Endpoint::new();
 
 impl Linked<0> for Endpoint {
     fn links(&self) -> &Links<Endpoint> {
@@ -72,6 +104,16 @@ impl Linked<0> for Endpoint {
 }
 
 impl Endpoint {
+    /// An endpoint that was never handed out.
+    const fn new() -> Endpoint {
+        Endpoint {
+            slot: Slot::new(),
+            waiters: Lock::new(Rank::Endpoint, Waiters::new(1)),
+            receivers: AtomicU32::new(0),
+            links: Links::new(),
+        }
+    }
+
     /// The queues.
     #[inline]
     pub fn waiters(&self) -> Guard<'_, Waiters> {
@@ -104,7 +146,7 @@ impl Endpoint {
 pub struct Badge {
     /// Book-keeping.
     pub slot: Slot<Badge>,
-    endpoint: AtomicRef<Endpoint>,
+    endpoint: AtomicLink<Endpoint>,
     value: AtomicU64,
     links: Links<Badge>,
 }
@@ -113,7 +155,7 @@ impl Slotted for Badge {
     fn make() -> Badge {
         Badge {
             slot: Slot::new(),
-            endpoint: AtomicRef::none(),
+            endpoint: AtomicLink::new(&NO_ENDPOINT),
             value: AtomicU64::new(0),
             links: Links::new(),
         }
@@ -130,12 +172,10 @@ impl Linked<0> for Badge {
 }
 
 impl Badge {
-    /// The endpoint.
-    #[inline]
+    /// The endpoint; of a badge that was never handed out one that nobody uses.
+    #[inline(always)]
     pub fn endpoint(&self) -> &'static Endpoint {
-        self.endpoint
-            .get()
-            .expect("a badge has an endpoint until it is retired")
+        self.endpoint.get()
     }
 
     /// The badge as the receiver sees it.
@@ -170,7 +210,7 @@ impl<P: Platform> Kernel<P> {
     ) -> Result<&'static Badge, Error> {
         let badge = self.badges.allocate(self, quota)?;
         endpoint.slot.reference();
-        badge.endpoint.set(Some(endpoint));
+        badge.endpoint.set(endpoint);
         let value = if mutant::active(Mutant::BadgeMint) {
             0
         } else {
@@ -191,7 +231,7 @@ impl<P: Platform> Kernel<P> {
     pub fn close_endpoint(&'static self, endpoint: &'static Endpoint) {
         let first = {
             let mut waiters = endpoint.waiters();
-            !core::mem::replace(&mut waiters.closed, true)
+            waiters.close()
         };
         if first {
             // The reclaim queue keeps the endpoint until it is drained.
@@ -233,11 +273,12 @@ impl<P: Platform> Kernel<P> {
     pub fn close_badge(&'static self, badge: &'static Badge) {
         let endpoint = badge.endpoint();
         let mut waiters = endpoint.waiters();
-        if waiters.closed {
+        if waiters.is_closed() {
             drop(waiters);
             self.retire_badge(badge);
             return;
         }
+        waiters.busy = true;
         waiters.closed_badges.push_back(badge);
         self.deliver_kernel_message(endpoint, waiters);
     }

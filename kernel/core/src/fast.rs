@@ -8,6 +8,7 @@
 //! space the only control register. The run queue is looked at without its lock: see `take_over`.
 
 use crate::cpu::Cpu;
+use crate::endpoint::Waiters;
 use crate::kernel::Kernel;
 use crate::notification::Signals;
 use crate::object::Object;
@@ -16,6 +17,7 @@ use crate::rendezvous::copy_words;
 use crate::sync::{Ordering, after_locked};
 use crate::thread::{Thread, Wait, WaitRef};
 use crate::tunables::Tunable;
+use core::hint::cold_path;
 use ipc::message::{MAX_BYTES, NEVER};
 use ipc::{Handle, Label, Operation, Rights, Tag};
 
@@ -82,77 +84,142 @@ impl<P: Platform> Kernel<P> {
     /// Call, to a server that waits at the endpoint; `None`, and nothing is changed, if not all is as
     /// it has to be.
     #[inline(always)]
-    fn fast_call(
+    pub fn fast_call(
         &'static self,
         cpu: &'static Cpu,
         caller: &'static Thread,
         arguments: Arguments,
     ) -> Option<Fast> {
-        let tag = plain(caller, arguments[1])?;
+        let (tag, length) = plain(caller, arguments[1])?;
         let running = urgency_here(cpu, caller.terms())?;
-        let (endpoint, badge) = caller.task().handles.look_up_target(Handle(arguments[0]))?;
+        let handles = &caller.task().handles;
+        let (endpoint, badge) = handles.look_up_target(Handle(arguments[0]))?;
         let mut waiters = endpoint.try_waiters()?;
         let server = waiters.receivers.front()?;
-        if waiters.closed {
+        if waiters.is_busy() {
             return None;
         }
-        let is_first = take_over(cpu, running, server, || server.take())?;
-        waiters.receivers.pop_front();
-        copy_words(caller, server, tag.length());
+        let turn = take_over(cpu, running, server, || server.take())?;
+        waiters.receivers.pop_known(server);
+        let results = received(arguments, tag, badge);
+        if let Turn::Later = turn {
+            self.pass_call_later(cpu, caller, server, tag, length);
+            return Some(Fast::Queue(server, results));
+        }
+        self.pass_call(cpu, caller, server, tag, length);
+        drop(waiters);
+        Some(self.run(cpu, server, results))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pass_call_later(
+        &'static self,
+        cpu: &'static Cpu,
+        caller: &'static Thread,
+        server: &'static Thread,
+        tag: Tag,
+        length: u32,
+    ) {
+        self.pass_call(cpu, caller, server, tag, length);
+    }
+
+    /// Gives the message to the claimed server, and lets the caller wait for the reply.
+    #[inline(always)]
+    fn pass_call(
+        &'static self,
+        cpu: &'static Cpu,
+        caller: &'static Thread,
+        server: &'static Thread,
+        tag: Tag,
+        length: u32,
+    ) {
+        copy_words(caller, server, length as usize);
         let generation = caller.next_generation_of_active();
         server.set_reply(WaitRef {
             thread: caller,
             generation,
         });
         // What it accepts, for the reply.
-        caller.registers.rsi.set(arguments[1]);
+        caller.registers.rsi.set(tag.0);
         caller.deadline.store(NEVER, Ordering::Relaxed);
         self.change(cpu, caller, server);
         caller.publish_as(Wait::Reply, generation);
-        drop(waiters);
-        Some(self.deliver_to(cpu, server, is_first, received(arguments, tag, badge)))
     }
 
     /// ReplyReceive, to a caller that waits for it, with nobody waiting at the endpoint.
     #[inline(always)]
-    fn fast_reply_receive(
+    pub fn fast_reply_receive(
         &'static self,
         cpu: &'static Cpu,
         server: &'static Thread,
         arguments: Arguments,
     ) -> Option<Fast> {
-        let tag = plain(server, arguments[1])?;
+        let (tag, length) = plain(server, arguments[1])?;
         let running = urgency_here(cpu, server.terms())?;
         let caller = server.reply_caller.get()?;
         if server.bound.get().is_some() {
             return None;
         }
-        let endpoint = server.task().handles.look_up_source(Handle(arguments[0]))?;
+        let handles = &server.task().handles;
+        let endpoint = handles.look_up_source(Handle(arguments[0]))?;
         let mut waiters = endpoint.try_waiters()?;
-        let deserted = waiters.senders.is_empty() && waiters.closed_badges.is_empty();
-        if waiters.closed || !deserted {
+        if waiters.is_busy() {
             return None;
         }
         let call = server.reply_generation.load(Ordering::Relaxed);
-        let is_first = take_over(cpu, running, caller, || caller.take_generation(call))?;
-        copy_words(server, caller, tag.length());
+        let turn = take_over(cpu, running, caller, || caller.take_generation(call))?;
+        server.endpoint.set(Some(endpoint));
+        let results = received(arguments, tag, 0);
+        if let Turn::Later = turn {
+            self.pass_reply_later(cpu, server, caller, tag, length, &mut waiters);
+            return Some(Fast::Queue(caller, results));
+        }
+        self.pass_reply(cpu, server, caller, tag, length, &mut waiters);
+        drop(waiters);
+        Some(self.run(cpu, caller, results))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pass_reply_later(
+        &'static self,
+        cpu: &'static Cpu,
+        server: &'static Thread,
+        caller: &'static Thread,
+        tag: Tag,
+        length: u32,
+        waiters: &mut Waiters,
+    ) {
+        self.pass_reply(cpu, server, caller, tag, length, waiters);
+    }
+
+    /// Gives the reply to the claimed caller, and lets the server wait for the next message.
+    #[inline(always)]
+    fn pass_reply(
+        &'static self,
+        cpu: &'static Cpu,
+        server: &'static Thread,
+        caller: &'static Thread,
+        tag: Tag,
+        length: u32,
+        waiters: &mut Waiters,
+    ) {
+        copy_words(server, caller, length as usize);
         server.reply_caller.set(None);
         // What it accepts, for the next message.
-        server.registers.rsi.set(arguments[1]);
-        server.endpoint.set(Some(endpoint));
+        server.registers.rsi.set(tag.0);
         server.deadline.store(NEVER, Ordering::Relaxed);
         let generation = server.next_generation_of_active();
         waiters.receivers.push_back(server);
         self.change(cpu, server, caller);
         server.publish_as(Wait::Receive, generation);
-        drop(waiters);
-        Some(self.deliver_to(cpu, caller, is_first, received(arguments, tag, 0)))
     }
 
     /// Signal: to nobody, to a thread of this CPU that is not more urgent than the one that runs, and to
     /// one that is, which then runs.
     #[inline(always)]
-    fn fast_signal(
+    pub fn fast_signal(
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
@@ -202,11 +269,11 @@ impl<P: Platform> Kernel<P> {
         }
         let woken = waiter.thread;
         let claim = || woken.take_generation(waiter.generation);
-        let is_first = take_over(cpu, thread.urgency(), woken, claim)?;
+        let turn = take_over(cpu, thread.urgency(), woken, claim)?;
         give_bits(signals, woken, arguments[1]);
         cpu.counters.wakes.add(1);
         woken.count_wake();
-        if !is_first {
+        if let Turn::Later = turn {
             return Some(Fast::Wakes(woken, arguments));
         }
         finish(thread, arguments);
@@ -257,7 +324,7 @@ impl<P: Platform> Kernel<P> {
 
     /// Wait: for bits that are there, or where another thread of this CPU can run meanwhile.
     #[inline(always)]
-    fn fast_wait(
+    pub fn fast_wait(
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
@@ -298,7 +365,7 @@ impl<P: Platform> Kernel<P> {
 
     /// Yield, to a thread of the same priority while a slice runs, or to nobody.
     #[inline(always)]
-    fn fast_yield(
+    pub fn fast_yield(
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
@@ -329,7 +396,7 @@ impl<P: Platform> Kernel<P> {
 
     /// HandleInspect.
     #[inline(always)]
-    fn fast_inspect(
+    pub fn fast_inspect(
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
@@ -388,18 +455,9 @@ impl<P: Platform> Kernel<P> {
         cpu.current.set(Some(to));
     }
 
-    /// Gives a system call's results to the thread that made it, which runs now where it is first.
+    /// Lets a thread run whose system call ends with these results.
     #[inline(always)]
-    fn deliver_to(
-        &'static self,
-        cpu: &'static Cpu,
-        to: &'static Thread,
-        is_first: bool,
-        results: Arguments,
-    ) -> Fast {
-        if !is_first {
-            return Fast::Queue(to, results);
-        }
+    fn run(&'static self, cpu: &'static Cpu, to: &'static Thread, results: Arguments) -> Fast {
         self.come(cpu, to);
         Fast::Runs(to, results)
     }
@@ -468,17 +526,20 @@ fn urgency_here(cpu: &Cpu, terms: u32) -> Option<u32> {
 /// The tag of a message that goes from registers to registers or from buffer to buffer and nothing
 /// else: without handles or a deadline; of the numbers of handles accepted those that are common.
 #[inline(always)]
-fn plain(thread: &Thread, tag: u64) -> Option<Tag> {
-    /// What is not zero here has handles, or accepts neither none nor four.
-    const UNUSUAL: u64 = Tag::new(Label(0), 0, 7).accepting(3).0;
-    if tag & UNUSUAL != 0 || thread.registers.r12.get() != NEVER {
+fn plain(thread: &Thread, tag: u64) -> Option<(Tag, u32)> {
+    /// The upper half of a tag: what is not zero here has handles, or accepts neither none nor four.
+    const UNUSUAL: u32 = (Tag::new(Label(0), 0, 7).accepting(3).0 >> 32) as u32;
+    /// There: the length.
+    const LENGTH: u32 = (Tag::new(Label(0), usize::MAX, 0).0 >> 32) as u32;
+    let upper = (tag >> 32) as u32;
+    if upper & UNUSUAL != 0 || thread.registers.r12.get() != NEVER {
         return None;
     }
-    let tag = Tag(tag);
-    (tag.length() <= MAX_BYTES).then_some(tag)
+    let length = upper & LENGTH;
+    (length <= MAX_BYTES as u32).then_some((Tag(tag), length))
 }
 
-/// A message's registers as its receiver gets them.
+/// A message's registers as its receiver gets them: the tag keeps label and length.
 #[inline(always)]
 fn received(arguments: Arguments, tag: Tag, badge: u64) -> Arguments {
     let [_, _, words @ ..] = arguments;
@@ -495,8 +556,16 @@ fn give_bits(signals: &mut Signals, woken: &Thread, bits: u64) {
     woken.registers.rdi.set(signals.take() | bits);
 }
 
+/// Whether a thread that was taken runs at once.
+enum Turn {
+    /// It does.
+    Now,
+    /// Somebody else may have to run first.
+    Later,
+}
+
 /// Takes the waiting thread that this CPU is to run next; `None` where somebody else has claimed it, or
-/// it is not at home here. True if it can run at once: it is as it was before the claim, nobody more urgent is
+/// it is not at home here. It can run at once where it is as it was before the claim, nobody more urgent is
 /// ready here, and if there is an equal, the slice that makes room for it has begun.
 ///
 /// Who queues a thread here publishes the queue's top, then looks at what the CPU runs, and kicks it if
@@ -508,20 +577,33 @@ fn take_over(
     running: u32,
     next: &'static Thread,
     claim: impl FnOnce() -> bool,
-) -> Option<bool> {
+) -> Option<Turn> {
     let terms = next.terms();
     let wanted = urgency_here(cpu, terms)?;
     cpu.running.store(wanted, Ordering::Relaxed);
     if !claim() {
-        cpu.running.store(running, Ordering::Relaxed);
-        // Somebody may have been queued here as less urgent than what was announced.
-        cpu.reschedule.store(true, Ordering::Relaxed);
+        not_claimed(cpu, running);
         return None;
     }
     after_locked();
     // What was changed before the claim, by who then saw it waiting and kicked nobody.
-    let unchanged = next.terms() == terms;
+    if next.terms() != terms {
+        cold_path();
+        return Some(Turn::Later);
+    }
     let top = cpu.top();
-    let is_first = top < wanted || top == wanted && cpu.slice_end.load(Ordering::Relaxed) != NEVER;
-    Some(unchanged && is_first)
+    if top >= wanted && (top > wanted || cpu.slice_end.load(Ordering::Relaxed) == NEVER) {
+        cold_path();
+        return Some(Turn::Later);
+    }
+    Some(Turn::Now)
+}
+
+/// Says again what this CPU runs, after it has said that it would run another thread.
+#[cold]
+#[inline(never)]
+fn not_claimed(cpu: &Cpu, running: u32) {
+    cpu.running.store(running, Ordering::Relaxed);
+    // Somebody may have been queued here as less urgent than what was announced.
+    cpu.reschedule.store(true, Ordering::Relaxed);
 }

@@ -12,7 +12,7 @@ use crate::object::{AtomicObject, Object};
 use crate::platform::Platform;
 use crate::quota::Quota;
 use crate::slab::{Slot, Slotted};
-use crate::static_ref::AtomicRef;
+use crate::static_ref::AtomicLink;
 use crate::sync::{AtomicU32, AtomicU64, Lock, Ordering, Rank, fence};
 use ipc::message::{MAX_HANDLES as MAX_HANDLES_IN_MESSAGE, Transfer};
 use ipc::{Error, Handle, Rights};
@@ -61,6 +61,18 @@ pub struct Chunk {
 
 impl Slotted for Chunk {
     fn make() -> Chunk {
+        Chunk::new()
+    }
+    fn slot(&self) -> &Slot<Chunk> {
+        &self.slot
+    }
+}
+
+/// What stands where a table has no chunk: no handle is open in it.
+static NO_CHUNK: Chunk = Chunk::new();
+
+impl Chunk {
+    const fn new() -> Chunk {
         Chunk {
             slot: Slot::new(),
             entries: [const {
@@ -72,9 +84,6 @@ impl Slotted for Chunk {
                 }
             }; CHUNK_ENTRIES],
         }
-    }
-    fn slot(&self) -> &Slot<Chunk> {
-        &self.slot
     }
 }
 
@@ -146,7 +155,7 @@ struct Free {
 
 /// A handle table.
 pub struct HandleTable {
-    chunks: [AtomicRef<Chunk>; MAX_CHUNKS],
+    chunks: [AtomicLink<Chunk>; MAX_CHUNKS],
     free: Lock<Free>,
 }
 
@@ -154,7 +163,7 @@ impl HandleTable {
     /// An empty table.
     pub const fn new() -> HandleTable {
         HandleTable {
-            chunks: [const { AtomicRef::none() }; MAX_CHUNKS],
+            chunks: [const { AtomicLink::new(&NO_CHUNK) }; MAX_CHUNKS],
             free: Lock::new(
                 Rank::Handles,
                 Free {
@@ -169,10 +178,11 @@ impl HandleTable {
     }
 
     #[inline(always)]
-    fn entry(&self, index: usize) -> Option<&'static Entry> {
-        // An index beyond the table leads to an entry of another handle.
-        let chunk = self.chunks[index / CHUNK_ENTRIES % MAX_CHUNKS].get()?;
-        Some(&chunk.entries[index % CHUNK_ENTRIES])
+    fn entry(&self, index: usize) -> &'static Entry {
+        // An index beyond the table leads to an entry of another handle, one beyond what there is of it
+        // to an entry of none.
+        let chunk = self.chunks[index / CHUNK_ENTRIES % MAX_CHUNKS].get();
+        &chunk.entries[index % CHUNK_ENTRIES]
     }
 
     /// Number of handles open.
@@ -187,7 +197,7 @@ impl HandleTable {
     /// InvalidHandle, also for objects that were destroyed.
     #[inline]
     pub fn look_up(&self, handle: Handle) -> Result<Held, Error> {
-        let entry = self.entry(handle.index()).ok_or(Error::InvalidHandle)?;
+        let entry = self.entry(handle.index());
         let check = |named: u64| named == handle.0 || mutant::active(Mutant::HandleGeneration);
         if !check(entry.handle.load(Ordering::Acquire)) {
             return Err(Error::InvalidHandle);
@@ -209,7 +219,7 @@ impl HandleTable {
     /// destroyed is closed as well, which its lock tells; and a badge cannot be.
     #[inline(always)]
     pub(crate) fn look_up_target(&self, handle: Handle) -> Option<(&'static Endpoint, u64)> {
-        let entry = self.entry(handle.index())?;
+        let entry = self.entry(handle.index());
         let badge = entry.find(handle, Rights::SEND, AtomicObject::get_badge);
         if let Some(badge) = badge {
             return Some((badge.endpoint(), badge.value()));
@@ -221,7 +231,7 @@ impl HandleTable {
     /// The same for an endpoint that the handle lets its holder receive from.
     #[inline(always)]
     pub(crate) fn look_up_source(&self, handle: Handle) -> Option<&'static Endpoint> {
-        let entry = self.entry(handle.index())?;
+        let entry = self.entry(handle.index());
         entry.find(handle, Rights::RECEIVE, AtomicObject::get_endpoint)
     }
 
@@ -233,14 +243,14 @@ impl HandleTable {
         handle: Handle,
         rights: Rights,
     ) -> Option<&'static Notification> {
-        let entry = self.entry(handle.index())?;
+        let entry = self.entry(handle.index());
         entry.find(handle, rights, AtomicObject::get_notification)
     }
 
     /// What a handle stands for whose object is being destroyed: for the operation that goes on
     /// destroying it.
     pub fn look_up_dead(&self, handle: Handle) -> Option<Held> {
-        let entry = self.entry(handle.index())?;
+        let entry = self.entry(handle.index());
         let named = || entry.handle.load(Ordering::Acquire);
         if named() != handle.0 {
             return None;
@@ -297,7 +307,7 @@ impl HandleTable {
             free.first = (base + offset) as u32;
             free.count += 1;
         }
-        place.set(Some(chunk));
+        place.set(chunk);
         free.chunks += 1;
         Ok(())
     }
@@ -328,7 +338,7 @@ impl HandleTable {
 
     fn open_first<P: Platform>(&self, kernel: &Kernel<P>, free: &mut Free, held: Held) -> Handle {
         let index = free.first as usize;
-        let entry = self.entry(index).expect("a free entry is in a chunk");
+        let entry = self.entry(index);
         free.first = entry.next_free.load(Ordering::Relaxed);
         free.count -= 1;
         free.open += 1;
@@ -392,7 +402,7 @@ impl HandleTable {
         handle: Handle,
     ) -> Option<Held> {
         let index = handle.index();
-        let entry = self.entry(index)?;
+        let entry = self.entry(index);
         if entry.handle.load(Ordering::Relaxed) != handle.0 {
             return None;
         }
@@ -432,12 +442,13 @@ impl HandleTable {
         budget: u32,
     ) -> Option<u32> {
         let mut index = from;
+        let end = self.free.lock().chunks * CHUNK_ENTRIES as u32;
         for _ in 0..budget {
-            let within = (index as usize) < MAX_HANDLES;
-            let Some(entry) = within.then(|| self.entry(index as usize)).flatten() else {
+            if index >= end {
                 self.give_back_chunks(kernel);
                 return None;
-            };
+            }
+            let entry = self.entry(index as usize);
             let handle = Handle(entry.handle.load(Ordering::Relaxed));
             if let Ok(held) = self.remove(kernel, handle) {
                 held.release(kernel);
@@ -449,7 +460,9 @@ impl HandleTable {
 
     fn give_back_chunks<P: Platform>(&self, kernel: &'static Kernel<P>) {
         for place in &self.chunks {
-            if let Some(chunk) = place.take() {
+            let chunk = place.get();
+            if !core::ptr::eq(chunk, &NO_CHUNK) {
+                place.set(&NO_CHUNK);
                 kernel.chunks.retire(kernel, chunk);
             }
         }

@@ -236,37 +236,39 @@ impl AtomicObject {
     /// The object if it is an endpoint, by one look at its kind.
     #[inline(always)]
     pub(crate) fn get_endpoint(&self) -> Option<&'static Endpoint> {
-        self.get_tagged(tag::ENDPOINT, |object| match object {
-            Object::Endpoint(endpoint) => Some(endpoint),
-            _ => None,
-        })
+        // SAFETY: `pack` tags no other type so.
+        unsafe { self.get_tagged(tag::ENDPOINT) }
     }
 
     /// The object if it is a badge, by one look at its kind.
     #[inline(always)]
     pub(crate) fn get_badge(&self) -> Option<&'static Badge> {
-        self.get_tagged(tag::BADGE, |object| match object {
-            Object::Badge(badge) => Some(badge),
-            _ => None,
-        })
+        // SAFETY: as above.
+        unsafe { self.get_tagged(tag::BADGE) }
     }
 
     /// The object if it is a notification, by one look at its kind.
     #[inline(always)]
     pub(crate) fn get_notification(&self) -> Option<&'static Notification> {
-        self.get_tagged(tag::NOTIFICATION, |object| match object {
-            Object::Notification(notification) => Some(notification),
-            _ => None,
-        })
+        // SAFETY: as above.
+        unsafe { self.get_tagged(tag::NOTIFICATION) }
     }
 
+    /// # Safety
+    /// `T` is the type that [`Object::pack`] pairs with `tag`.
     #[inline(always)]
-    fn get_tagged<T>(&self, tag: usize, read: impl FnOnce(Object) -> Option<T>) -> Option<T> {
+    unsafe fn get_tagged<T: Sync>(&self, tag: usize) -> Option<&'static T> {
         let packed = self.0.load(Ordering::Acquire);
         if packed.addr() & TAG_MASK != tag {
             return None;
         }
-        Object::unpack(packed).and_then(read)
+        let pointer = packed.wrapping_byte_sub(tag).cast::<T>();
+        // SAFETY: a pointer with this tag came from a `&'static T`, by the caller's promise, so that it is
+        // not null; the reference is shared, and `T: Sync` makes it good on every CPU.
+        unsafe {
+            core::hint::assert_unchecked(!pointer.is_null());
+            Some(&*pointer)
+        }
     }
 
     /// Replaces the object; releases what was stored before.

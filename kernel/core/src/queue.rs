@@ -54,7 +54,8 @@ pub trait Linked<const SET: usize>: Sync + Sized + 'static {
 /// A FIFO queue of objects. All operations take constant time.
 ///
 /// Invariants: the objects whose owner is this queue's number are exactly those that are reached
-/// from `first` by the `next` links, and `previous` links are their mirror.
+/// from `first` by the `next` links, and `previous` links are their mirror; an object in no queue has
+/// neither.
 pub struct Queue<T: Linked<SET>, const SET: usize> {
     number: u64,
     first: Option<&'static T>,
@@ -122,10 +123,12 @@ impl<T: Linked<SET>, const SET: usize> Queue<T, SET> {
     pub fn push_back(&mut self, entry: &'static T) {
         self.claim(entry);
         let links = entry.links();
-        links.previous.set(self.last);
-        links.next.set(None);
+        // Its links are empty: those of what is in no queue are.
         match self.last {
-            Some(last) => last.links().next.set(Some(entry)),
+            Some(last) => {
+                links.previous.set(Some(last));
+                last.links().next.set(Some(entry));
+            }
             None => self.first = Some(entry),
         }
         self.last = Some(entry);
@@ -138,10 +141,11 @@ impl<T: Linked<SET>, const SET: usize> Queue<T, SET> {
     pub fn push_front(&mut self, entry: &'static T) {
         self.claim(entry);
         let links = entry.links();
-        links.previous.set(None);
-        links.next.set(self.first);
         match self.first {
-            Some(first) => first.links().previous.set(Some(entry)),
+            Some(first) => {
+                links.next.set(Some(first));
+                first.links().previous.set(Some(entry));
+            }
             None => self.last = Some(entry),
         }
         self.first = Some(entry);
@@ -151,6 +155,14 @@ impl<T: Linked<SET>, const SET: usize> Queue<T, SET> {
     #[inline(always)]
     pub fn pop_front(&mut self) -> Option<&'static T> {
         let entry = self.first?;
+        self.pop_known(entry);
+        Some(entry)
+    }
+
+    /// Takes the object that [`Queue::front`] said; nothing else.
+    #[inline(always)]
+    pub fn pop_known(&mut self, entry: &'static T) {
+        debug_assert!(self.first.is_some_and(|first| core::ptr::eq(first, entry)));
         let links = entry.links();
         let next = links.next.get();
         self.first = next;
@@ -164,7 +176,6 @@ impl<T: Linked<SET>, const SET: usize> Queue<T, SET> {
         self.length = self.length.wrapping_sub(1);
         // Last: whoever sees no owner may push the object elsewhere.
         links.owner.store(NOBODY, Ordering::Release);
-        Some(entry)
     }
 
     /// Takes an object out, wherever it stands. False, and nothing changes, if it is not in this

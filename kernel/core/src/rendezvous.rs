@@ -76,7 +76,7 @@ impl<P: Platform> Kernel<P> {
         caller.badge.store(badge, Ordering::Relaxed);
         caller.endpoint.set(Some(endpoint));
         let mut waiters = endpoint.waiters();
-        if waiters.closed {
+        if waiters.is_closed() {
             return Err(Error::Closed);
         }
         let generation = caller.next_generation();
@@ -102,7 +102,7 @@ impl<P: Platform> Kernel<P> {
         }
         self.detach(cpu, caller);
         self.arm(cpu, caller, deadline, generation);
-        waiters.senders.push_back(caller);
+        waiters.queue_sender(caller);
         caller.publish_as(Wait::Send, generation);
         Ok(Next::Blocked)
     }
@@ -119,7 +119,7 @@ impl<P: Platform> Kernel<P> {
         let mut closed = [None; MAX_HANDLES];
         sender.badge.store(badge, Ordering::Relaxed);
         let mut waiters = endpoint.waiters();
-        if waiters.closed {
+        if waiters.is_closed() {
             return Err(Error::Closed);
         }
         let receiver = claim_receiver(&mut waiters).ok_or(Error::WouldBlock)?;
@@ -189,7 +189,7 @@ impl<P: Platform> Kernel<P> {
                 }
             }
         }
-        if waiters.closed {
+        if waiters.is_closed() {
             return Err(Error::Destroyed);
         }
         if deadline != NEVER && deadline <= self.platform.now() {
@@ -227,6 +227,7 @@ impl<P: Platform> Kernel<P> {
         receiver.endpoint.set(Some(endpoint));
         self.detach(cpu, receiver);
         self.arm(cpu, receiver, deadline, generation);
+        waiters.settle();
         waiters.receivers.push_back(receiver);
         receiver.publish_as(Wait::Receive, generation);
         Ok(Next::Blocked)

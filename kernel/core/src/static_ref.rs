@@ -61,6 +61,37 @@ impl<T: Sync> AtomicRef<T> {
     }
 }
 
+/// An atomic `&'static T`: as [`AtomicRef`], but there always is one, and nobody has to look.
+pub struct AtomicLink<T: 'static> {
+    pointer: AtomicPtr<T>,
+    kind: PhantomData<&'static T>,
+}
+
+impl<T: Sync> AtomicLink<T> {
+    /// A cell with this reference.
+    pub const fn new(value: &'static T) -> AtomicLink<T> {
+        AtomicLink {
+            pointer: AtomicPtr::new(ptr::from_ref(value).cast_mut()),
+            kind: PhantomData,
+        }
+    }
+
+    /// The reference; acquires what was stored before it.
+    #[inline(always)]
+    pub fn get(&self) -> &'static T {
+        // SAFETY: `new` and `set` are the only source of what is stored, and take a `&'static T`; it is
+        // read only, and `T: Sync` makes the reference good on every CPU.
+        unsafe { &*self.pointer.load(Ordering::Acquire) }
+    }
+
+    /// Replaces the reference; releases what was stored before.
+    #[inline]
+    pub fn set(&self, value: &'static T) {
+        self.pointer
+            .store(ptr::from_ref(value).cast_mut(), Ordering::Release);
+    }
+}
+
 impl<T: Sync> Default for AtomicRef<T> {
     fn default() -> Self {
         Self::none()

@@ -122,6 +122,19 @@ impl Drop for Hold {
 
 impl Slotted for Task {
     fn make() -> Task {
+        Task::new()
+    }
+    fn slot(&self) -> &Slot<Task> {
+        &self.slot
+    }
+}
+
+/// Nobody's task: it has nothing and never comes alive.
+pub static NO_TASK: Task = Task::new();
+
+impl Task {
+    /// A task that was never handed out.
+    const fn new() -> Task {
         Task {
             root: AtomicU32::new(0),
             state: AtomicU8::new(TaskState::Dead as u8),
@@ -142,9 +155,6 @@ impl Slotted for Task {
             handles: HandleTable::new(),
             slot: Slot::new(),
         }
-    }
-    fn slot(&self) -> &Slot<Task> {
-        &self.slot
     }
 }
 

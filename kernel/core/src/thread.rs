@@ -16,9 +16,9 @@ use crate::platform::FrameWords;
 use crate::queue::{Linked, Links};
 use crate::registers::Registers;
 use crate::slab::{Slot, Slotted};
-use crate::static_ref::AtomicRef;
+use crate::static_ref::{AtomicLink, AtomicRef};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use crate::task::Task;
+use crate::task::{NO_TASK, Task};
 use crate::timers::{Timed, TimerLinks};
 
 /// No CPU.
@@ -115,7 +115,7 @@ pub struct Thread {
     /// CPUs it may run on: a bit each for 0 to 63; all ones for any.
     pub affinity: AtomicU64,
     /// Its task.
-    pub task: AtomicRef<Task>,
+    task: AtomicLink<Task>,
     /// The IPC buffer.
     pub buffer: AtomicRef<FrameWords>,
     /// The caller whose call was received and is not answered.
@@ -207,7 +207,7 @@ impl Slotted for Thread {
             terms: AtomicU32::new(terms::AWAY | 1),
             cpu: AtomicU32::new(0),
             affinity: AtomicU64::new(u64::MAX),
-            task: AtomicRef::none(),
+            task: AtomicLink::new(&NO_TASK),
             buffer: AtomicRef::none(),
             reply_caller: AtomicRef::none(),
             reply_generation: AtomicU64::new(0),
@@ -253,7 +253,7 @@ impl Thread {
         self.terms.store(terms::AWAY | urgency, Ordering::Relaxed);
         self.affinity.store(u64::MAX, Ordering::Relaxed);
         self.cpu.store(0, Ordering::Relaxed);
-        self.task.set(Some(task));
+        self.task.set(task);
         self.reply_caller.set(None);
         self.endpoint.set(None);
         self.notification.set(None);
@@ -279,12 +279,10 @@ impl Thread {
         &self.registers
     }
 
-    /// Its task. A thread that was handed out has one.
-    #[inline]
-    pub fn task(&'static self) -> &'static Task {
-        self.task
-            .get()
-            .expect("a thread has a task until it is retired")
+    /// Its task; of a thread that was never handed out one without anything.
+    #[inline(always)]
+    pub fn task(&self) -> &'static Task {
+        self.task.get()
     }
 
     /// Its IPC buffer.

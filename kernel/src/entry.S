@@ -22,6 +22,9 @@
 
 .section .text.entry, "ax"
 
+// How many of the system calls with the lowest numbers have a function of their own, a power of two.
+.set SHORT_CALLS, 16
+
 // SYSCALL: rcx is the thread's rip, r11 its rflags; the rest is as it was in ring 3.
 .balign 64
 .global syscall_entry
@@ -52,14 +55,33 @@ syscall_entry:
 1:  cmp rax, {REPLY_RECEIVE}
     jne 1f
     call {reply_receive}
-1:  cmp rax, {SIGNAL}
-    jne 1f
-    call {signal}
-1:  cmp rax, {WAIT}
-    jne 1f
-    call {wait}
-1:  call {system_call}
+1:  cmp rax, SHORT_CALLS - 1
+    ja 1f
+    and eax, SHORT_CALLS - 1                // also where the processor guesses that it is not above
+    call [short_calls + rax * 8]
+1:  call {slow_system_call}
     ud2
+
+// The functions of the system calls with the lowest numbers.
+.pushsection .rodata, "a"
+.balign 64
+short_calls:
+.set number, 0
+.rept SHORT_CALLS
+    .if number == {SIGNAL}
+    .quad {signal}
+    .elseif number == {WAIT}
+    .quad {wait}
+    .elseif number == {YIELD}
+    .quad {yield_now}
+    .elseif number == {HANDLE_INSPECT}
+    .quad {handle_inspect}
+    .else
+    .quad {slow_system_call}
+    .endif
+    .set number, number + 1
+.endr
+.popsection
 
 // Loads what a system call keeps from the `Registers` at rax, and what SYSRET takes. The rip is
 // canonical: it came from SYSCALL, which needs two bytes below it, and the last page of the user half is

@@ -68,7 +68,11 @@ global_asm!(
     reply_receive = sym reply_receive,
     signal = sym signal,
     wait = sym wait,
-    system_call = sym system_call,
+    YIELD = const Operation::Yield as u64,
+    HANDLE_INSPECT = const Operation::HandleInspect as u64,
+    yield_now = sym yield_now,
+    handle_inspect = sym handle_inspect,
+    slow_system_call = sym slow_system_call,
     trap = sym trap,
     fatal_exception = sym fatal_exception,
     non_maskable = sym non_maskable,
@@ -182,9 +186,13 @@ system_calls! {
     wait => |kernel, cpu, thread, arguments| {
         kernel.fast_wait(cpu, thread, arguments).unwrap_or(Fast::Not)
     };
-    /// Any other.
-    system_call => |kernel, cpu, thread, arguments| {
-        kernel.fast(cpu, thread, thread.registers.rax.get(), arguments)
+    /// Yield.
+    yield_now => |kernel, cpu, thread, _arguments| {
+        kernel.fast_yield(cpu, thread).unwrap_or(Fast::Not)
+    };
+    /// HandleInspect.
+    handle_inspect => |kernel, cpu, thread, arguments| {
+        kernel.fast_inspect(cpu, thread, arguments).unwrap_or(Fast::Not)
     };
 }
 
@@ -194,11 +202,11 @@ fn go_on(thread: &'static Thread, done: Fast) -> ! {
     match done {
         Fast::Returns(results) => return_to(thread, results),
         Fast::Runs(next, results) => {
-            percpu::this().set_thread(next);
+            percpu::set_thread(next);
             deliver_to(next, results)
         }
         Fast::Resumes(next) => {
-            percpu::this().set_thread(next);
+            percpu::set_thread(next);
             enter_ring_3(&next.registers)
         }
         Fast::Queue(next, [a, b, c, d, e, f]) => queue_and_leave(a, b, c, d, e, f, next),
@@ -351,7 +359,7 @@ fn resume(cpu: &'static PerCpu) -> &'static Registers {
 #[inline(always)]
 fn load_registers(cpu: &'static PerCpu, thread: &'static Thread) -> &'static Registers {
     let registers = &thread.registers;
-    cpu.set_thread(thread);
+    percpu::set_thread(thread);
     if !cpuid::has(Feature::FsGsBase) {
         load_bases(cpu, registers);
     }

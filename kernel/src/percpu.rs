@@ -104,21 +104,6 @@ impl PerCpu {
         Some(unsafe { &*core::ptr::with_exposed_provenance(start) })
     }
 
-    /// Says into which thread's registers this CPU's next entry from ring 3 goes.
-    #[inline(always)]
-    pub(crate) fn set_thread(&self, thread: &'static Thread) {
-        // The CPU aligns RSP0 down to 16 before it pushes (Intel SDM volume 3A, section 6.14.2).
-        const {
-            assert!(size_of::<Registers>().is_multiple_of(16) && align_of::<Registers>() >= 16);
-            assert!(offset_of!(Thread, registers) == 0);
-        }
-        let start = core::ptr::from_ref(thread).expose_provenance();
-        self.task_state.rsp0.store(
-            start.wrapping_add(size_of::<Registers>()) as u64,
-            Ordering::Relaxed,
-        );
-    }
-
     /// Whether a port range is installed at this place, and which.
     pub(crate) fn port_range(&self, place: usize) -> PortRange {
         let packed = self.ports[place].load(Ordering::Relaxed);
@@ -175,6 +160,25 @@ pub(crate) fn thread() -> &'static Thread {
         asm!("mov {}, gs:[{end}]", out(reg) end, end = const OFFSET_REGISTERS_END,
             options(pure, readonly, nostack, preserves_flags));
         &*core::ptr::with_exposed_provenance(end.wrapping_sub(size_of::<Registers>()))
+    }
+}
+
+/// Says into which thread's registers this CPU's next entry from ring 3 goes.
+#[inline(always)]
+pub(crate) fn set_thread(thread: &'static Thread) {
+    // The CPU aligns RSP0 down to 16 before it pushes (Intel SDM volume 3A, section 6.14.2).
+    const {
+        assert!(size_of::<Registers>().is_multiple_of(16) && align_of::<Registers>() >= 16);
+        assert!(offset_of!(Thread, registers) == 0);
+    }
+    let end = core::ptr::from_ref(thread)
+        .expose_provenance()
+        .wrapping_add(size_of::<Registers>());
+    // SAFETY: in ring 0 the GS base is this CPU's `PerCpu`, whose RSP0 nobody has a reference to but as an
+    // atomic.
+    unsafe {
+        asm!("mov gs:[{rsp0}], {end}", end = in(reg) end, rsp0 = const OFFSET_REGISTERS_END,
+            options(nostack, preserves_flags));
     }
 }
 

@@ -50,6 +50,8 @@ impl Default for CpuSet {
 pub struct RunQueue {
     queues: [Queue<Thread, QUEUE>; PRIORITIES],
     present: u64,
+    /// Priority of the most urgent thread, plus one; 0 if there is none.
+    top: u32,
     length: u64,
 }
 
@@ -64,6 +66,7 @@ impl RunQueue {
                 Queue::new(Self::FIRST_NUMBER + (cpu * PRIORITIES + priority) as u64)
             }),
             present: 0,
+            top: 0,
             length: 0,
         }
     }
@@ -81,24 +84,37 @@ impl RunQueue {
     /// Priority of the most urgent thread, plus one; 0 if there is none.
     #[inline]
     pub fn top(&self) -> u32 {
-        u64::BITS - self.present.leading_zeros()
+        self.top
     }
 
     /// The thread that [`RunQueue::pop`] would take.
     #[inline(always)]
     pub fn front(&self) -> Option<&'static Thread> {
-        let priority = self.top().checked_sub(1)? as usize;
-        self.queues[priority % PRIORITIES].front()
+        // Of priority 63 there is nobody where there is nobody at all.
+        self.queues[self.top_priority()].front()
     }
 
-    /// The same, if it is the only one of its priority.
+    /// Whether [`RunQueue::front`] is the only thread of its priority.
     #[inline(always)]
-    pub fn sole(&self) -> Option<&'static Thread> {
-        let priority = self.top().checked_sub(1)? as usize;
-        self.queues[priority % PRIORITIES].sole()
+    pub fn is_sole(&self, front: &Thread) -> bool {
+        Queue::<Thread, QUEUE>::is_last(front)
+    }
+
+    /// Takes the thread that [`RunQueue::front`] said.
+    #[inline(always)]
+    pub fn pop_known(&mut self, front: &'static Thread) {
+        let priority = self.top_priority();
+        self.queues[priority].pop_known(front);
+        self.taken(priority);
+    }
+
+    #[inline(always)]
+    fn top_priority(&self) -> usize {
+        self.top.wrapping_sub(1) as usize % PRIORITIES
     }
 
     /// Adds a thread behind (or, `first`, before) those of its priority.
+    #[inline(always)]
     pub fn push(&mut self, thread: &'static Thread, first: bool) {
         let priority = usize::from(thread.priority()) % PRIORITIES;
         if first {
@@ -107,14 +123,14 @@ impl RunQueue {
             self.queues[priority].push_back(thread);
         }
         self.present |= 1 << priority;
-        self.length += 1;
+        self.top = self.top.max(priority as u32 + 1);
+        self.length = self.length.wrapping_add(1);
     }
 
     /// Takes the most urgent thread.
     pub fn pop(&mut self) -> Option<&'static Thread> {
-        let priority = self.top().checked_sub(1)? as usize % PRIORITIES;
-        let thread = self.queues[priority].pop_front()?;
-        self.taken(priority);
+        let thread = self.front()?;
+        self.pop_known(thread);
         Some(thread)
     }
 
@@ -145,10 +161,12 @@ impl RunQueue {
         true
     }
 
+    #[inline(always)]
     fn taken(&mut self, priority: usize) {
-        self.length -= 1;
+        self.length = self.length.wrapping_sub(1);
         if self.queues[priority].is_empty() {
             self.present &= !(1 << priority);
+            self.top = u64::BITS - self.present.leading_zeros();
         }
     }
 }

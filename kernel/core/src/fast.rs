@@ -11,7 +11,6 @@ use crate::cpu::Cpu;
 use crate::endpoint::Waiters;
 use crate::kernel::Kernel;
 use crate::notification::Signals;
-use crate::object::Object;
 use crate::platform::Platform;
 use crate::rendezvous::copy_words;
 use crate::sync::{Ordering, after_locked};
@@ -19,10 +18,13 @@ use crate::thread::{Thread, Wait, WaitRef};
 use crate::tunables::Tunable;
 use core::hint::cold_path;
 use ipc::message::{MAX_BYTES, NEVER};
-use ipc::{Handle, Label, Operation, Rights, Tag};
+use ipc::{Handle, Label, ObjectKind, Operation, Rights, Tag};
 
 /// Arguments or results 0 to 5 of a system call: rdi, rsi, rdx, r8, r9, r10.
 pub type Arguments = [u64; 6];
+
+/// The results of a system call that has none.
+const NO_RESULTS: Arguments = [0; 6];
 
 /// What became of a system call.
 #[derive(Clone, Copy)]
@@ -74,7 +76,7 @@ impl<P: Platform> Kernel<P> {
             REPLY_RECEIVE => self.fast_reply_receive(cpu, thread, arguments),
             SIGNAL => self.fast_signal(cpu, thread, arguments),
             WAIT => self.fast_wait(cpu, thread, arguments),
-            YIELD => self.fast_yield(cpu, thread, arguments),
+            YIELD => self.fast_yield(cpu, thread),
             HANDLE_INSPECT => self.fast_inspect(cpu, thread, arguments),
             _ => None,
         };
@@ -240,7 +242,7 @@ impl<P: Platform> Kernel<P> {
             }
             signals.add(arguments[1]);
             cpu.counters.system_calls.add(1);
-            return Some(Fast::Returns(arguments));
+            return Some(Fast::Returns(NO_RESULTS));
         };
         if signals.bits() | arguments[1] == 0 {
             return None;
@@ -274,9 +276,9 @@ impl<P: Platform> Kernel<P> {
         cpu.counters.wakes.add(1);
         woken.count_wake();
         if let Turn::Later = turn {
-            return Some(Fast::Wakes(woken, arguments));
+            return Some(Fast::Wakes(woken, NO_RESULTS));
         }
-        finish(thread, arguments);
+        finish(thread, NO_RESULTS);
         self.change(cpu, thread, woken);
         // From here on another CPU may take it.
         cpu.run_queue().push(thread, true);
@@ -295,31 +297,37 @@ impl<P: Platform> Kernel<P> {
         waiter: WaitRef,
     ) -> Option<Fast> {
         let woken = waiter.thread;
-        let wanted = woken.urgency();
-        let others_are_busy = self.cpus().iter().all(|other| {
-            other.running.load(Ordering::Relaxed) >= wanted
-                || !other.online.load(Ordering::Relaxed)
-                || !woken.may_run_on(other.index)
-        });
-        if !others_are_busy || !woken.take_generation(waiter.generation) {
+        let terms = woken.terms();
+        let wanted = urgency_here(cpu, terms)?;
+        let is_alone = self.cpus().len() == 1;
+        if !is_alone && self.would_run_elsewhere(woken, wanted)
+            || !woken.take_generation(waiter.generation)
+        {
             return None;
         }
         after_locked();
         give_bits(signals, woken, arguments[1]);
         cpu.counters.wakes.add(1);
         woken.count_wake();
-        if urgency_here(cpu, woken.terms()) != Some(wanted) {
-            return Some(Fast::Wakes(woken, arguments));
+        if woken.terms() != terms {
+            return Some(Fast::Wakes(woken, NO_RESULTS));
         }
-        {
-            let mut queue = cpu.run_queue();
-            queue.push(woken, false);
-        }
+        cpu.run_queue().push(woken, false);
         cpu.counters.system_calls.add(1);
         if wanted == running && !self.is_slice_running(cpu) {
-            return Some(Fast::Leaves(arguments));
+            return Some(Fast::Leaves(NO_RESULTS));
         }
-        Some(Fast::Returns(arguments))
+        Some(Fast::Returns(NO_RESULTS))
+    }
+
+    /// Whether another CPU does something less urgent, or nothing, that a thread may run on.
+    #[inline(never)]
+    fn would_run_elsewhere(&self, thread: &Thread, urgency: u32) -> bool {
+        self.cpus().iter().any(|other| {
+            other.running.load(Ordering::Relaxed) < urgency
+                && other.online.load(Ordering::Relaxed)
+                && thread.may_run_on(other.index)
+        })
     }
 
     /// Wait: for bits that are there, or where another thread of this CPU can run meanwhile.
@@ -345,9 +353,7 @@ impl<P: Platform> Kernel<P> {
         }
         if signals.bits() != 0 {
             cpu.counters.system_calls.add(1);
-            let [_, rest @ ..] = arguments;
-            let [a, b, c, d, e] = rest;
-            return Some(Fast::Returns([signals.take(), a, b, c, d, e]));
+            return Some(Fast::Returns([signals.take(), 0, 0, 0, 0, 0]));
         }
         if signals.waiter().is_some() || signals.is_bound() {
             return None;
@@ -365,27 +371,22 @@ impl<P: Platform> Kernel<P> {
 
     /// Yield, to a thread of the same priority while a slice runs, or to nobody.
     #[inline(always)]
-    pub fn fast_yield(
-        &'static self,
-        cpu: &'static Cpu,
-        thread: &'static Thread,
-        arguments: Arguments,
-    ) -> Option<Fast> {
+    pub fn fast_yield(&'static self, cpu: &'static Cpu, thread: &'static Thread) -> Option<Fast> {
         let running = urgency_here(cpu, thread.terms())?;
         let next = {
             let mut queue = cpu.run_queue();
             let top = queue.top();
             if top < running {
                 cpu.counters.system_calls.add(1);
-                return Some(Fast::Returns(arguments));
+                return Some(Fast::Returns(NO_RESULTS));
             }
             let next = queue.front()?;
             let slice_runs = cpu.slice_end.load(Ordering::Relaxed) != NEVER;
             if top > running || !slice_runs || urgency_here(cpu, next.terms()) != Some(running) {
                 return None;
             }
-            queue.pop();
-            finish(thread, arguments);
+            queue.pop_known(next);
+            finish(thread, NO_RESULTS);
             self.change(cpu, thread, next);
             queue.push(thread, false);
             next
@@ -394,7 +395,7 @@ impl<P: Platform> Kernel<P> {
         Some(self.resume(cpu, next))
     }
 
-    /// HandleInspect.
+    /// HandleInspect, of a task.
     #[inline(always)]
     pub fn fast_inspect(
         &'static self,
@@ -402,14 +403,11 @@ impl<P: Platform> Kernel<P> {
         thread: &'static Thread,
         arguments: Arguments,
     ) -> Option<Fast> {
-        let held = thread.task().handles.look_up(Handle(arguments[0])).ok()?;
-        if let Object::Badge(_) = held.object {
-            return None;
-        }
+        let handles = &thread.task().handles;
+        let rights = handles.look_up_task_rights(Handle(arguments[0]))?;
         cpu.counters.system_calls.add(1);
-        let [_, _, _, c, d, e] = arguments;
-        let kind = held.object.kind() as u64;
-        Some(Fast::Returns([kind, u64::from(held.rights.0), 0, c, d, e]))
+        let kind = ObjectKind::Task as u64;
+        Some(Fast::Returns([kind, u64::from(rights.0), 0, 0, 0, 0]))
     }
 
     /// Takes the most urgent thread out of this CPU's queue, if it is alone among its priority, at home
@@ -417,12 +415,12 @@ impl<P: Platform> Kernel<P> {
     #[inline(always)]
     fn take_only(&self, cpu: &Cpu) -> Option<&'static Thread> {
         let mut queue = cpu.run_queue();
-        let next = queue.sole()?;
+        let next = queue.front()?;
         let urgency = urgency_here(cpu, next.terms())?;
-        if urgency != queue.top() {
+        if urgency != queue.top() || !queue.is_sole(next) {
             return None;
         }
-        queue.pop();
+        queue.pop_known(next);
         // Under the lock, as `enqueue` reads it.
         cpu.running.store(urgency, Ordering::Relaxed);
         next.slice_left.store(0, Ordering::Relaxed);

@@ -4,16 +4,17 @@
 //! Opening and closing are under the table's lock. Each entry counts one reference to its object;
 //! an entry with the right to receive counts as a receiver of its endpoint too.
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Badge, Endpoint};
 use crate::kernel::Kernel;
 use crate::mutant::{self, Mutant};
 use crate::notification::Notification;
-use crate::object::{AtomicObject, Object};
+use crate::object::{AtomicObject, Known, Object, Tagged};
 use crate::platform::Platform;
 use crate::quota::Quota;
 use crate::slab::{Slot, Slotted};
 use crate::static_ref::AtomicLink;
 use crate::sync::{AtomicU32, AtomicU64, Lock, Ordering, Rank, fence};
+use crate::task::Task;
 use ipc::message::{MAX_HANDLES as MAX_HANDLES_IN_MESSAGE, Transfer};
 use ipc::{Error, Handle, Rights};
 
@@ -33,22 +34,24 @@ struct Entry {
 }
 
 impl Entry {
-    /// The object of a handle with these rights, as far as `read` wants it, dead or alive.
+    /// The object of a handle with these rights, if it is a `T`, dead or alive.
     #[inline(always)]
-    fn find<T>(
-        &self,
-        handle: Handle,
-        rights: Rights,
-        read: impl FnOnce(&AtomicObject) -> Option<T>,
-    ) -> Option<T> {
+    fn find<T: Tagged>(&self, handle: Handle, rights: Rights) -> Option<Known<T>> {
+        let (object, held) = self.find_held(handle)?;
+        held.contains(rights).then_some(object)
+    }
+
+    /// The object of a handle, if it is a `T`, dead or alive, and its rights.
+    #[inline(always)]
+    fn find_held<T: Tagged>(&self, handle: Handle) -> Option<(Known<T>, Rights)> {
         if self.handle.load(Ordering::Acquire) != handle.0 {
             return None;
         }
-        let object = read(&self.object)?;
+        let object = self.object.get_known()?;
         let held = Rights(self.rights.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
         let same = self.handle.load(Ordering::Relaxed) == handle.0;
-        (same && held.contains(rights)).then_some(object)
+        same.then_some((object, held))
     }
 }
 
@@ -220,19 +223,19 @@ impl HandleTable {
     #[inline(always)]
     pub(crate) fn look_up_target(&self, handle: Handle) -> Option<(&'static Endpoint, u64)> {
         let entry = self.entry(handle.index());
-        let badge = entry.find(handle, Rights::SEND, AtomicObject::get_badge);
-        if let Some(badge) = badge {
+        if let Some(badge) = entry.find::<Badge>(handle, Rights::SEND) {
+            let badge = badge.get();
             return Some((badge.endpoint(), badge.value()));
         }
-        let endpoint = entry.find(handle, Rights::SEND, AtomicObject::get_endpoint)?;
-        Some((endpoint, 0))
+        let endpoint = entry.find::<Endpoint>(handle, Rights::SEND)?;
+        Some((endpoint.get(), 0))
     }
 
     /// The same for an endpoint that the handle lets its holder receive from.
     #[inline(always)]
     pub(crate) fn look_up_source(&self, handle: Handle) -> Option<&'static Endpoint> {
         let entry = self.entry(handle.index());
-        entry.find(handle, Rights::RECEIVE, AtomicObject::get_endpoint)
+        Some(entry.find(handle, Rights::RECEIVE)?.get())
     }
 
     /// The same for a notification, with these rights. Whether it was destroyed is to be looked at under
@@ -244,7 +247,15 @@ impl HandleTable {
         rights: Rights,
     ) -> Option<&'static Notification> {
         let entry = self.entry(handle.index());
-        entry.find(handle, rights, AtomicObject::get_notification)
+        Some(entry.find(handle, rights)?.get())
+    }
+
+    /// The rights of a handle, if it stands for a task that was not destroyed.
+    #[inline(always)]
+    pub(crate) fn look_up_task_rights(&self, handle: Handle) -> Option<Rights> {
+        let entry = self.entry(handle.index());
+        let (task, rights) = entry.find_held::<Task>(handle)?;
+        task.get().slot.is_alive().then_some(rights)
     }
 
     /// What a handle stands for whose object is being destroyed: for the operation that goes on

@@ -233,42 +233,13 @@ impl AtomicObject {
         Object::unpack(self.0.load(Ordering::Acquire))
     }
 
-    /// The object if it is an endpoint, by one look at its kind.
+    /// The object if it is a `T`, by one look at its kind.
     #[inline(always)]
-    pub(crate) fn get_endpoint(&self) -> Option<&'static Endpoint> {
-        // SAFETY: `pack` tags no other type so.
-        unsafe { self.get_tagged(tag::ENDPOINT) }
-    }
-
-    /// The object if it is a badge, by one look at its kind.
-    #[inline(always)]
-    pub(crate) fn get_badge(&self) -> Option<&'static Badge> {
-        // SAFETY: as above.
-        unsafe { self.get_tagged(tag::BADGE) }
-    }
-
-    /// The object if it is a notification, by one look at its kind.
-    #[inline(always)]
-    pub(crate) fn get_notification(&self) -> Option<&'static Notification> {
-        // SAFETY: as above.
-        unsafe { self.get_tagged(tag::NOTIFICATION) }
-    }
-
-    /// # Safety
-    /// `T` is the type that [`Object::pack`] pairs with `tag`.
-    #[inline(always)]
-    unsafe fn get_tagged<T: Sync>(&self, tag: usize) -> Option<&'static T> {
+    pub(crate) fn get_known<T: Tagged>(&self) -> Option<Known<T>> {
         let packed = self.0.load(Ordering::Acquire);
-        if packed.addr() & TAG_MASK != tag {
-            return None;
-        }
-        let pointer = packed.wrapping_byte_sub(tag).cast::<T>();
-        // SAFETY: a pointer with this tag came from a `&'static T`, by the caller's promise, so that it is
-        // not null; the reference is shared, and `T: Sync` makes it good on every CPU.
-        unsafe {
-            core::hint::assert_unchecked(!pointer.is_null());
-            Some(&*pointer)
-        }
+        (packed.addr() & TAG_MASK == T::TAG).then(|| Known {
+            pointer: packed.wrapping_byte_sub(T::TAG).cast(),
+        })
     }
 
     /// Replaces the object; releases what was stored before.
@@ -284,6 +255,49 @@ impl AtomicObject {
     pub fn take(&self) -> Option<Object> {
         Object::unpack(self.0.swap(ptr::null_mut(), Ordering::AcqRel))
     }
+}
+
+/// A reference to an object that [`AtomicObject::get_known`] found. A pointer and not a reference, because
+/// the compiler would look whether it is null.
+pub(crate) struct Known<T: 'static> {
+    pointer: *const T,
+}
+
+impl<T: Sync> Known<T> {
+    /// The reference.
+    #[inline(always)]
+    pub(crate) fn get(self) -> &'static T {
+        // SAFETY: the only source of what carries the type's tag is `Object::pack`, which made it from a
+        // `&'static T`; `get_known` took the tag off. The reference is shared, and `T: Sync` makes it good
+        // on every CPU.
+        unsafe { &*self.pointer }
+    }
+}
+
+/// A type that [`Object::pack`] gives a tag of its own.
+///
+/// # Safety
+/// `TAG` is the one that `pack` gives to this type, and to no other.
+pub(crate) unsafe trait Tagged: Sync + 'static {
+    /// The tag.
+    const TAG: usize;
+}
+
+// SAFETY: see `Object::pack`.
+unsafe impl Tagged for Endpoint {
+    const TAG: usize = tag::ENDPOINT;
+}
+// SAFETY: see `Object::pack`.
+unsafe impl Tagged for Badge {
+    const TAG: usize = tag::BADGE;
+}
+// SAFETY: see `Object::pack`.
+unsafe impl Tagged for Notification {
+    const TAG: usize = tag::NOTIFICATION;
+}
+// SAFETY: see `Object::pack`.
+unsafe impl Tagged for Task {
+    const TAG: usize = tag::TASK;
 }
 
 impl Default for AtomicObject {

@@ -97,11 +97,10 @@ impl<T: Linked<SET>, const SET: usize> Queue<T, SET> {
         self.first
     }
 
-    /// The same, if it is the only object.
+    /// Whether an object of a queue is the last one.
     #[inline(always)]
-    pub fn sole(&self) -> Option<&'static T> {
-        self.first
-            .filter(|entry| entry.links().next.get().is_none())
+    pub fn is_last(entry: &T) -> bool {
+        entry.links().next.get().is_none()
     }
 
     /// Whether the object is in this queue.
@@ -138,6 +137,7 @@ impl<T: Linked<SET>, const SET: usize> Queue<T, SET> {
     ///
     /// # Panics
     /// If the object is in a queue of this link set.
+    #[inline(always)]
     pub fn push_front(&mut self, entry: &'static T) {
         self.claim(entry);
         let links = entry.links();

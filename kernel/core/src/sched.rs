@@ -437,10 +437,7 @@ impl<P: Platform> Kernel<P> {
 
     /// Loads the address space and the I/O ports of the task that is about to run.
     fn load(&'static self, cpu: &'static Cpu, task: &'static Task) {
-        let loaded = cpu
-            .loaded
-            .get()
-            .is_some_and(|loaded| core::ptr::eq(loaded, task));
+        let loaded = cpu.loaded.is(task);
         let ports = task.has_ports() || cpu.ports_open.load(Ordering::Relaxed);
         let generation = self.ports_generation.load(Ordering::Relaxed);
         self.load_space(cpu, task);
@@ -456,8 +453,7 @@ impl<P: Platform> Kernel<P> {
     /// Loads a task's address space, unless it is loaded.
     #[inline(always)]
     pub(crate) fn load_space(&self, cpu: &Cpu, task: &'static Task) {
-        let loaded = cpu.loaded.get();
-        if loaded.is_some_and(|loaded| core::ptr::eq(loaded, task)) {
+        if cpu.loaded.is(task) {
             return;
         }
         cpu.loaded.set(Some(task));
@@ -472,8 +468,7 @@ impl<P: Platform> Kernel<P> {
     #[inline(always)]
     pub(crate) fn load_space_at_home(&self, cpu: &Cpu, task: &'static Task) {
         debug_assert!(task.cpus.contains(cpu.index));
-        let loaded = cpu.loaded.get();
-        if !loaded.is_some_and(|loaded| core::ptr::eq(loaded, task)) {
+        if !cpu.loaded.is(task) {
             cpu.loaded.set(Some(task));
             self.platform.load_root(task.root());
         }

@@ -45,6 +45,12 @@ impl<T: Sync> AtomicRef<T> {
         Self::reference(self.pointer.load(Ordering::Acquire))
     }
 
+    /// Whether the reference is this one.
+    #[inline(always)]
+    pub fn is(&self, value: &'static T) -> bool {
+        ptr::eq(self.pointer.load(Ordering::Relaxed), value)
+    }
+
     /// Replaces the reference; releases what was stored before.
     #[inline]
     pub fn set(&self, value: Option<&'static T>) {

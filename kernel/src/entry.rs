@@ -151,49 +151,42 @@ pub(crate) fn enable_system_calls() {
 
 /// Declares the first function of a system call. What a system call keeps is saved in the thread's
 /// registers, and its number; the arguments come here: 0, 1, 2, 5, 3 and 4. Neither this nor what it
-/// calls returns: so no register is kept for a caller, and none across a call.
+/// calls returns: so no register is kept for a caller, and none across a call. What is not short takes
+/// the slow path with as many arguments as the operation has.
 macro_rules! system_calls {
-    ($($(#[$doc:meta])* $name:ident => |$kernel:ident, $cpu:ident, $thread:ident, $arguments:ident| $way:expr;)+) => {
+    ($($(#[$doc:meta])* $name:ident($($argument:ident),*) => $short:ident;)+) => {
         $(
             $(#[$doc])*
             extern "C" fn $name(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
-                let ($kernel, $cpu, $thread) = (kernel::get(), percpu::core(), percpu::thread());
-                let $arguments = [a, b, c, d, e, f];
-                match $way {
-                    // In the registers in which they came.
-                    Fast::Not => slow_system_call(a, b, c, f, d, e),
-                    done => go_on($thread, done),
+                let (cpu, thread) = (percpu::core(), percpu::thread());
+                match kernel::get().$short(cpu, thread, [a, b, c, d, e, f]) {
+                    Some(done) => go_on(thread, done),
+                    None => system_calls!(@slow a b c f d e; $($argument)*),
                 }
             }
         )+
+    };
+    (@slow $a:ident $b:ident $c:ident $f:ident $d:ident $e:ident; all) => {
+        slow_system_call($a, $b, $c, $f, $d, $e)
+    };
+    (@slow $a:ident $b:ident $c:ident $f:ident $d:ident $e:ident; two) => {
+        slow_system_call($a, $b, 0, 0, 0, 0)
     };
 }
 
 system_calls! {
     /// Call.
-    call => |kernel, cpu, thread, arguments| {
-        kernel.fast_call(cpu, thread, arguments).unwrap_or(Fast::Not)
-    };
+    call(all) => fast_call;
     /// ReplyReceive.
-    reply_receive => |kernel, cpu, thread, arguments| {
-        kernel.fast_reply_receive(cpu, thread, arguments).unwrap_or(Fast::Not)
-    };
+    reply_receive(all) => fast_reply_receive;
     /// Signal.
-    signal => |kernel, cpu, thread, arguments| {
-        kernel.fast_signal(cpu, thread, arguments).unwrap_or(Fast::Not)
-    };
+    signal(two) => fast_signal;
     /// Wait.
-    wait => |kernel, cpu, thread, arguments| {
-        kernel.fast_wait(cpu, thread, arguments).unwrap_or(Fast::Not)
-    };
+    wait(two) => fast_wait;
     /// Yield.
-    yield_now => |kernel, cpu, thread, _arguments| {
-        kernel.fast_yield(cpu, thread).unwrap_or(Fast::Not)
-    };
+    yield_now(two) => fast_yield;
     /// HandleInspect.
-    handle_inspect => |kernel, cpu, thread, arguments| {
-        kernel.fast_inspect(cpu, thread, arguments).unwrap_or(Fast::Not)
-    };
+    handle_inspect(two) => fast_inspect;
 }
 
 /// Ring 3, after a system call that was short.
@@ -212,7 +205,6 @@ fn go_on(thread: &'static Thread, done: Fast) -> ! {
         Fast::Queue(next, [a, b, c, d, e, f]) => queue_and_leave(a, b, c, d, e, f, next),
         Fast::Leaves([a, b, c, d, e, f]) => finish_and_leave(a, b, c, d, e, f, None),
         Fast::Wakes(woken, [a, b, c, d, e, f]) => finish_and_leave(a, b, c, d, e, f, Some(woken)),
-        Fast::Not => unreachable!("it was not short"),
     }
 }
 

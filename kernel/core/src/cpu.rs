@@ -52,7 +52,6 @@ pub struct RunQueue {
     present: u64,
     /// Priority of the most urgent thread, plus one; 0 if there is none.
     top: u32,
-    length: u64,
 }
 
 impl RunQueue {
@@ -67,13 +66,12 @@ impl RunQueue {
             }),
             present: 0,
             top: 0,
-            length: 0,
         }
     }
 
     /// Number of threads.
     pub fn len(&self) -> u64 {
-        self.length
+        self.queues.iter().map(|queue| queue.len() as u64).sum()
     }
 
     /// Whether there is no thread.
@@ -124,7 +122,6 @@ impl RunQueue {
         }
         self.present |= 1 << priority;
         self.top = self.top.max(priority as u32 + 1);
-        self.length = self.length.wrapping_add(1);
     }
 
     /// Takes the most urgent thread.
@@ -163,7 +160,6 @@ impl RunQueue {
 
     #[inline(always)]
     fn taken(&mut self, priority: usize) {
-        self.length = self.length.wrapping_sub(1);
         if self.queues[priority].is_empty() {
             self.present &= !(1 << priority);
             self.top = u64::BITS - self.present.leading_zeros();
@@ -279,6 +275,8 @@ pub struct Cpu {
     pub slice_end: AtomicU64,
     /// The deadline that the timer is programmed for.
     pub programmed: AtomicU64,
+    /// Whether that is the end of a slice: no later than a slice from now.
+    pub slice_armed: AtomicBool,
     /// The timer's deadline may have to change.
     pub timer_dirty: AtomicBool,
     /// Counters.
@@ -317,6 +315,7 @@ impl Cpu {
             fast_terms: AtomicU32::new(NOBODY_AT_HOME),
             slice_end: AtomicU64::new(u64::MAX),
             programmed: AtomicU64::new(u64::MAX),
+            slice_armed: AtomicBool::new(false),
             timer_dirty: AtomicBool::new(false),
             counters: Counters::default(),
             running: AtomicU32::new(0),

@@ -15,10 +15,11 @@ use crate::platform::Platform;
 use crate::rendezvous::copy_words;
 use crate::sync::{Ordering, after_locked};
 use crate::thread::{Thread, Wait, WaitRef};
-use crate::tunables::Tunable;
 use core::hint::cold_path;
+#[cfg(test)]
+use ipc::Operation;
 use ipc::message::{MAX_BYTES, NEVER};
-use ipc::{Handle, Label, ObjectKind, Operation, Rights, Tag};
+use ipc::{Handle, Label, ObjectKind, Rights, Tag};
 
 /// Arguments or results 0 to 5 of a system call: rdi, rsi, rdx, r8, r9, r10.
 pub type Arguments = [u64; 6];
@@ -29,8 +30,6 @@ const NO_RESULTS: Arguments = [0; 6];
 /// What became of a system call.
 #[derive(Clone, Copy)]
 pub enum Fast {
-    /// Nothing: it is the slow path's.
-    Not,
     /// It is done with success and these results, and the thread goes on.
     Returns(Arguments),
     /// It is done, and this thread runs on this CPU, whose address space is loaded. Its own system call
@@ -48,43 +47,36 @@ pub enum Fast {
     Wakes(&'static Thread, Arguments),
 }
 
-const CALL: u64 = Operation::Call as u64;
-const REPLY_RECEIVE: u64 = Operation::ReplyReceive as u64;
-const SIGNAL: u64 = Operation::Signal as u64;
-const WAIT: u64 = Operation::Wait as u64;
-const YIELD: u64 = Operation::Yield as u64;
-const HANDLE_INSPECT: u64 = Operation::HandleInspect as u64;
-
+/// Each of these functions is a system call of this CPU's thread, whose registers hold the deadline and
+/// what a system call keeps; the arguments come separately. `None`, and nothing is changed, if not all is
+/// as it has to be for the short way. They call no function that returns, so that the compiler has every
+/// register and saves none.
+///
+/// What the way in and the way out do for others is left out here: whoever wants this CPU's TLB
+/// flushed, its run queue looked at, or its epoch seen sends an interrupt too, or waits for the
+/// next way out as it would for a thread that makes no system call.
 impl<P: Platform> Kernel<P> {
-    /// A system call of this CPU's thread, if it is a short one. Nothing here calls a function that
-    /// returns, so that the compiler has every register and saves none. The thread's registers hold
-    /// the deadline and what a system call keeps; its number and arguments come separately.
-    ///
-    /// What the way in and the way out do for others is left out here: whoever wants this CPU's TLB
-    /// flushed, its run queue looked at, or its epoch seen sends an interrupt too, or waits for the
-    /// next way out as it would for a thread that makes no system call.
-    #[inline(always)]
-    pub fn fast(
+    /// A system call by its number, for the tests of the core; the mechanism has a table.
+    #[cfg(test)]
+    pub(crate) fn fast(
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
         number: u64,
         arguments: Arguments,
-    ) -> Fast {
-        let attempt = match number {
-            CALL => self.fast_call(cpu, thread, arguments),
-            REPLY_RECEIVE => self.fast_reply_receive(cpu, thread, arguments),
-            SIGNAL => self.fast_signal(cpu, thread, arguments),
-            WAIT => self.fast_wait(cpu, thread, arguments),
-            YIELD => self.fast_yield(cpu, thread),
-            HANDLE_INSPECT => self.fast_inspect(cpu, thread, arguments),
+    ) -> Option<Fast> {
+        match Operation::from_number(number)? {
+            Operation::Call => self.fast_call(cpu, thread, arguments),
+            Operation::ReplyReceive => self.fast_reply_receive(cpu, thread, arguments),
+            Operation::Signal => self.fast_signal(cpu, thread, arguments),
+            Operation::Wait => self.fast_wait(cpu, thread, arguments),
+            Operation::Yield => self.fast_yield(cpu, thread, arguments),
+            Operation::HandleInspect => self.fast_inspect(cpu, thread, arguments),
             _ => None,
-        };
-        attempt.unwrap_or(Fast::Not)
+        }
     }
 
-    /// Call, to a server that waits at the endpoint; `None`, and nothing is changed, if not all is as
-    /// it has to be.
+    /// Call, to a server that waits at the endpoint.
     #[inline(always)]
     pub fn fast_call(
         &'static self,
@@ -96,6 +88,7 @@ impl<P: Platform> Kernel<P> {
         let running = urgency_here(cpu, caller.terms())?;
         let handles = &caller.task().handles;
         let (endpoint, badge) = handles.look_up_target(Handle(arguments[0]))?;
+        let endpoint = endpoint.get();
         let mut waiters = endpoint.try_waiters()?;
         let server = waiters.receivers.front()?;
         if waiters.is_busy() {
@@ -164,7 +157,7 @@ impl<P: Platform> Kernel<P> {
             return None;
         }
         let handles = &server.task().handles;
-        let endpoint = handles.look_up_source(Handle(arguments[0]))?;
+        let endpoint = handles.look_up_source(Handle(arguments[0]))?.get();
         let mut waiters = endpoint.try_waiters()?;
         if waiters.is_busy() {
             return None;
@@ -231,7 +224,8 @@ impl<P: Platform> Kernel<P> {
         let notification = thread
             .task()
             .handles
-            .look_up_notification(Handle(arguments[0]), Rights::SIGNAL)?;
+            .look_up_notification(Handle(arguments[0]), Rights::SIGNAL)?
+            .get();
         let mut signals = notification.try_signals()?;
         if !notification.slot.is_alive() {
             return None;
@@ -278,7 +272,7 @@ impl<P: Platform> Kernel<P> {
         if let Turn::Later = turn {
             return Some(Fast::Wakes(woken, NO_RESULTS));
         }
-        finish(thread, NO_RESULTS);
+        thread.registers.rax.set(0);
         self.change(cpu, thread, woken);
         // From here on another CPU may take it.
         cpu.run_queue().push(thread, true);
@@ -345,7 +339,8 @@ impl<P: Platform> Kernel<P> {
         let notification = thread
             .task()
             .handles
-            .look_up_notification(Handle(arguments[0]), Rights::WAIT)?;
+            .look_up_notification(Handle(arguments[0]), Rights::WAIT)?
+            .get();
         let mut signals = notification.try_signals()?;
         // Whoever destroys it marks it first and looks for a waiter under the lock afterwards.
         if !notification.slot.is_alive() {
@@ -371,7 +366,12 @@ impl<P: Platform> Kernel<P> {
 
     /// Yield, to a thread of the same priority while a slice runs, or to nobody.
     #[inline(always)]
-    pub fn fast_yield(&'static self, cpu: &'static Cpu, thread: &'static Thread) -> Option<Fast> {
+    pub fn fast_yield(
+        &'static self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        _: Arguments,
+    ) -> Option<Fast> {
         let running = urgency_here(cpu, thread.terms())?;
         let next = {
             let mut queue = cpu.run_queue();
@@ -386,7 +386,7 @@ impl<P: Platform> Kernel<P> {
                 return None;
             }
             queue.pop_known(next);
-            finish(thread, NO_RESULTS);
+            thread.registers.rax.set(0);
             self.change(cpu, thread, next);
             queue.push(thread, false);
             next
@@ -417,7 +417,12 @@ impl<P: Platform> Kernel<P> {
         let mut queue = cpu.run_queue();
         let next = queue.front()?;
         let urgency = urgency_here(cpu, next.terms())?;
-        if urgency != queue.top() || !queue.is_sole(next) {
+        if urgency != queue.top() {
+            cold_path();
+            return None;
+        }
+        if !queue.is_sole(next) {
+            cold_path();
             return None;
         }
         queue.pop_known(next);
@@ -428,18 +433,19 @@ impl<P: Platform> Kernel<P> {
         Some(next)
     }
 
-    /// Whether the slice of the running thread, which has an equal now, runs, or has begun without the
-    /// timer having to be set.
+    /// Whether the slice of the running thread, which has an equal now, runs; or has begun without the
+    /// timer having to be set, because it is set for the end of an earlier slice.
     #[inline(always)]
     fn is_slice_running(&self, cpu: &Cpu) -> bool {
-        if cpu.slice_end.load(Ordering::Relaxed) == NEVER {
-            let end = self.platform.now() + self.tunables.get(Tunable::SchedSliceUs) * 1000;
-            if end < cpu.programmed.load(Ordering::Relaxed) {
-                cpu.reschedule.store(true, Ordering::Relaxed);
-                return false;
-            }
-            cpu.slice_end.store(end, Ordering::Relaxed);
+        if cpu.slice_end.load(Ordering::Relaxed) != NEVER {
+            return true;
         }
+        if !cpu.slice_armed.load(Ordering::Relaxed) {
+            cpu.reschedule.store(true, Ordering::Relaxed);
+            return false;
+        }
+        let end = cpu.programmed.load(Ordering::Relaxed);
+        cpu.slice_end.store(end, Ordering::Relaxed);
         true
     }
 

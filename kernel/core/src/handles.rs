@@ -221,21 +221,21 @@ impl HandleTable {
     /// [`HandleTable::look_up`] would find anything else. The same steps, fewer of them: an endpoint that was
     /// destroyed is closed as well, which its lock tells; and a badge cannot be.
     #[inline(always)]
-    pub(crate) fn look_up_target(&self, handle: Handle) -> Option<(&'static Endpoint, u64)> {
+    pub(crate) fn look_up_target(&self, handle: Handle) -> Option<(Known<Endpoint>, u64)> {
         let entry = self.entry(handle.index());
         if let Some(badge) = entry.find::<Badge>(handle, Rights::SEND) {
             let badge = badge.get();
-            return Some((badge.endpoint(), badge.value()));
+            return Some((Known::of(badge.endpoint()), badge.value()));
         }
         let endpoint = entry.find::<Endpoint>(handle, Rights::SEND)?;
-        Some((endpoint.get(), 0))
+        Some((endpoint, 0))
     }
 
     /// The same for an endpoint that the handle lets its holder receive from.
     #[inline(always)]
-    pub(crate) fn look_up_source(&self, handle: Handle) -> Option<&'static Endpoint> {
+    pub(crate) fn look_up_source(&self, handle: Handle) -> Option<Known<Endpoint>> {
         let entry = self.entry(handle.index());
-        Some(entry.find(handle, Rights::RECEIVE)?.get())
+        entry.find(handle, Rights::RECEIVE)
     }
 
     /// The same for a notification, with these rights. Whether it was destroyed is to be looked at under
@@ -245,9 +245,9 @@ impl HandleTable {
         &self,
         handle: Handle,
         rights: Rights,
-    ) -> Option<&'static Notification> {
+    ) -> Option<Known<Notification>> {
         let entry = self.entry(handle.index());
-        Some(entry.find(handle, rights)?.get())
+        entry.find(handle, rights)
     }
 
     /// The rights of a handle, if it stands for a task that was not destroyed.

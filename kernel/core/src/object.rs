@@ -264,6 +264,12 @@ pub(crate) struct Known<T: 'static> {
 }
 
 impl<T: Sync> Known<T> {
+    /// Of a reference at hand.
+    #[inline(always)]
+    pub(crate) fn of(object: &'static T) -> Known<T> {
+        Known { pointer: object }
+    }
+
     /// The reference.
     #[inline(always)]
     pub(crate) fn get(self) -> &'static T {

@@ -103,6 +103,7 @@ impl<P: Platform> Kernel<P> {
             }
         }
         cpu.programmed.store(NEVER, Ordering::Relaxed);
+        cpu.slice_armed.store(false, Ordering::Relaxed);
         cpu.timer_dirty.store(true, Ordering::Relaxed);
         if cpu.slice_end.load(Ordering::Relaxed) <= now {
             cpu.reschedule.store(true, Ordering::Relaxed);
@@ -495,6 +496,11 @@ impl<P: Platform> Kernel<P> {
             let pause = if idle { 0 } else { interval };
             deadline = deadline.min(self.platform.now() + pause);
         }
+        let slice_ends = cpu.slice_end.load(Ordering::Relaxed);
+        cpu.slice_armed.store(
+            deadline != NEVER && deadline == slice_ends,
+            Ordering::Relaxed,
+        );
         if deadline != cpu.programmed.load(Ordering::Relaxed) {
             cpu.programmed.store(deadline, Ordering::Relaxed);
             self.platform.set_timer(deadline);

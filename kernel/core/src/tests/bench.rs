@@ -173,19 +173,19 @@ pub(super) fn enter(kernel: TestKernel, cpu: &'static Cpu) -> bool {
         put(thread, [0x5a5a_5a5a_5a5a_5a5a; 6]);
         kernel.fast(cpu, thread, number, arguments)
     } else {
-        Fast::Not
+        None
     };
     let runs = |thread: &'static Thread| {
         assert!(is(cpu.current.get(), thread), "it runs");
         let loaded = cpu.loaded.get().expect("an address space is loaded");
         assert!(core::ptr::eq(loaded, thread.task()), "its own");
     };
+    let Some(fast) = fast else {
+        put(thread, arguments);
+        kernel.system_call(cpu);
+        return true;
+    };
     match fast {
-        Fast::Not => {
-            put(thread, arguments);
-            kernel.system_call(cpu);
-            return true;
-        }
         Fast::Returns(results) => finish(thread, results),
         Fast::Runs(next, results) => {
             finish(next, results);

@@ -114,14 +114,22 @@ impl RunQueue {
     /// Adds a thread behind (or, `first`, before) those of its priority.
     #[inline(always)]
     pub fn push(&mut self, thread: &'static Thread, first: bool) {
-        let priority = usize::from(thread.priority()) % PRIORITIES;
+        self.push_as(thread, thread.urgency(), first);
+    }
+
+    /// The same for a thread whose urgency is known.
+    #[inline(always)]
+    pub fn push_as(&mut self, thread: &'static Thread, urgency: u32, first: bool) {
+        let priority = urgency.wrapping_sub(1) as usize % PRIORITIES;
         if first {
             self.queues[priority].push_front(thread);
         } else {
             self.queues[priority].push_back(thread);
         }
         self.present |= 1 << priority;
-        self.top = self.top.max(priority as u32 + 1);
+        if urgency > self.top {
+            self.top = urgency;
+        }
     }
 
     /// Takes the most urgent thread.
@@ -162,7 +170,10 @@ impl RunQueue {
     fn taken(&mut self, priority: usize) {
         if self.queues[priority].is_empty() {
             self.present &= !(1 << priority);
-            self.top = u64::BITS - self.present.leading_zeros();
+            self.top = match self.present {
+                0 => 0,
+                present => present.ilog2() + 1,
+            };
         }
     }
 }
@@ -336,6 +347,15 @@ impl Cpu {
             queue: self.run_queue.lock(),
             top: &self.top,
         }
+    }
+
+    /// The same, if nobody else has them.
+    #[inline(always)]
+    pub fn try_run_queue(&self) -> Option<RunQueueGuard<'_>> {
+        Some(RunQueueGuard {
+            queue: self.run_queue.try_lock()?,
+            top: &self.top,
+        })
     }
 
     /// [`RunQueue::top`] without the lock, as it was when the lock was last released.

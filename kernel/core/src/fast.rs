@@ -98,25 +98,12 @@ impl<P: Platform> Kernel<P> {
         waiters.receivers.pop_known(server);
         let results = received(arguments, tag, badge);
         if let Turn::Later = turn {
-            self.pass_call_later(cpu, caller, server, tag, length);
+            self.pass_call(cpu, caller, server, tag, length);
             return Some(Fast::Queue(server, results));
         }
         self.pass_call(cpu, caller, server, tag, length);
         drop(waiters);
         Some(self.run(cpu, server, results))
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn pass_call_later(
-        &'static self,
-        cpu: &'static Cpu,
-        caller: &'static Thread,
-        server: &'static Thread,
-        tag: Tag,
-        length: u32,
-    ) {
-        self.pass_call(cpu, caller, server, tag, length);
     }
 
     /// Gives the message to the claimed server, and lets the caller wait for the reply.
@@ -167,26 +154,12 @@ impl<P: Platform> Kernel<P> {
         server.endpoint.set(Some(endpoint));
         let results = received(arguments, tag, 0);
         if let Turn::Later = turn {
-            self.pass_reply_later(cpu, server, caller, tag, length, &mut waiters);
+            self.pass_reply(cpu, server, caller, tag, length, &mut waiters);
             return Some(Fast::Queue(caller, results));
         }
         self.pass_reply(cpu, server, caller, tag, length, &mut waiters);
         drop(waiters);
         Some(self.run(cpu, caller, results))
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn pass_reply_later(
-        &'static self,
-        cpu: &'static Cpu,
-        server: &'static Thread,
-        caller: &'static Thread,
-        tag: Tag,
-        length: u32,
-        waiters: &mut Waiters,
-    ) {
-        self.pass_reply(cpu, server, caller, tag, length, waiters);
     }
 
     /// Gives the reply to the claimed caller, and lets the server wait for the next message.
@@ -241,11 +214,18 @@ impl<P: Platform> Kernel<P> {
         if signals.bits() | arguments[1] == 0 {
             return None;
         }
-        let wanted = urgency_here(cpu, waiter.thread.terms())?;
+        let terms = waiter.thread.terms();
+        let wanted = urgency_here(cpu, terms)?;
+        let signal = Signalled {
+            bits: arguments[1],
+            waiter,
+            terms,
+            wanted,
+        };
         if wanted > running {
-            self.signal_up(cpu, thread, arguments, &mut signals, waiter)
+            self.signal_up(cpu, thread, running, &mut signals, signal)
         } else {
-            self.signal_down(cpu, running, arguments, &mut signals, waiter)
+            self.signal_down(cpu, running, &mut signals, signal)
         }
     }
 
@@ -255,18 +235,20 @@ impl<P: Platform> Kernel<P> {
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
-        arguments: Arguments,
+        running: u32,
         signals: &mut Signals,
-        waiter: WaitRef,
+        signal: Signalled,
     ) -> Option<Fast> {
         // Where a slice runs, the rest of it is to be remembered.
         if cpu.slice_end.load(Ordering::Relaxed) != NEVER {
             return None;
         }
-        let woken = waiter.thread;
-        let claim = || woken.take_generation(waiter.generation);
-        let turn = take_over(cpu, thread.urgency(), woken, claim)?;
-        give_bits(signals, woken, arguments[1]);
+        let mut queue = cpu.try_run_queue()?;
+        let Signalled { terms, wanted, .. } = signal;
+        let woken = signal.waiter.thread;
+        let claim = || woken.take_generation(signal.waiter.generation);
+        let turn = take_over_as(cpu, running, woken, terms, wanted, claim)?;
+        give_bits(signals, woken, signal.bits);
         cpu.counters.wakes.add(1);
         woken.count_wake();
         if let Turn::Later = turn {
@@ -275,7 +257,8 @@ impl<P: Platform> Kernel<P> {
         thread.registers.rax.set(0);
         self.change(cpu, thread, woken);
         // From here on another CPU may take it.
-        cpu.run_queue().push(thread, true);
+        queue.push_as(thread, running, true);
+        drop(queue);
         Some(self.resume(cpu, woken))
     }
 
@@ -286,27 +269,27 @@ impl<P: Platform> Kernel<P> {
         &'static self,
         cpu: &'static Cpu,
         running: u32,
-        arguments: Arguments,
         signals: &mut Signals,
-        waiter: WaitRef,
+        signal: Signalled,
     ) -> Option<Fast> {
-        let woken = waiter.thread;
-        let terms = woken.terms();
-        let wanted = urgency_here(cpu, terms)?;
-        let is_alone = self.cpus().len() == 1;
-        if !is_alone && self.would_run_elsewhere(woken, wanted)
-            || !woken.take_generation(waiter.generation)
-        {
+        let Signalled { terms, wanted, .. } = signal;
+        let woken = signal.waiter.thread;
+        if self.cpus().len() > 1 && self.would_run_elsewhere(woken, wanted) {
+            return None;
+        }
+        let mut queue = cpu.try_run_queue()?;
+        if !woken.take_generation(signal.waiter.generation) {
             return None;
         }
         after_locked();
-        give_bits(signals, woken, arguments[1]);
+        give_bits(signals, woken, signal.bits);
         cpu.counters.wakes.add(1);
         woken.count_wake();
         if woken.terms() != terms {
             return Some(Fast::Wakes(woken, NO_RESULTS));
         }
-        cpu.run_queue().push(woken, false);
+        queue.push_as(woken, wanted, false);
+        drop(queue);
         cpu.counters.system_calls.add(1);
         if wanted == running && !self.is_slice_running(cpu) {
             return Some(Fast::Leaves(NO_RESULTS));
@@ -315,7 +298,7 @@ impl<P: Platform> Kernel<P> {
     }
 
     /// Whether another CPU does something less urgent, or nothing, that a thread may run on.
-    #[inline(never)]
+    #[inline(always)]
     fn would_run_elsewhere(&self, thread: &Thread, urgency: u32) -> bool {
         self.cpus().iter().any(|other| {
             other.running.load(Ordering::Relaxed) < urgency
@@ -374,7 +357,7 @@ impl<P: Platform> Kernel<P> {
     ) -> Option<Fast> {
         let running = urgency_here(cpu, thread.terms())?;
         let next = {
-            let mut queue = cpu.run_queue();
+            let mut queue = cpu.try_run_queue()?;
             let top = queue.top();
             if top < running {
                 cpu.counters.system_calls.add(1);
@@ -388,7 +371,7 @@ impl<P: Platform> Kernel<P> {
             queue.pop_known(next);
             thread.registers.rax.set(0);
             self.change(cpu, thread, next);
-            queue.push(thread, false);
+            queue.push_as(thread, running, false);
             next
         };
         next.slice_left.store(0, Ordering::Relaxed);
@@ -414,7 +397,7 @@ impl<P: Platform> Kernel<P> {
     /// here, and needs no slice; it is the one to run from then on.
     #[inline(always)]
     fn take_only(&self, cpu: &Cpu) -> Option<&'static Thread> {
-        let mut queue = cpu.run_queue();
+        let mut queue = cpu.try_run_queue()?;
         let next = queue.front()?;
         let urgency = urgency_here(cpu, next.terms())?;
         if urgency != queue.top() {
@@ -560,6 +543,15 @@ fn give_bits(signals: &mut Signals, woken: &Thread, bits: u64) {
     woken.registers.rdi.set(signals.take() | bits);
 }
 
+/// A signal to a thread that waits.
+struct Signalled {
+    bits: u64,
+    waiter: WaitRef,
+    /// The thread's terms and urgency, as they were seen.
+    terms: u32,
+    wanted: u32,
+}
+
 /// Whether a thread that was taken runs at once.
 enum Turn {
     /// It does.
@@ -584,9 +576,24 @@ fn take_over(
 ) -> Option<Turn> {
     let terms = next.terms();
     let wanted = urgency_here(cpu, terms)?;
+    take_over_as(cpu, running, next, terms, wanted, claim)
+}
+
+/// The same for a thread with these terms, that is at home here and so urgent.
+#[inline(always)]
+fn take_over_as(
+    cpu: &Cpu,
+    running: u32,
+    next: &'static Thread,
+    terms: u32,
+    wanted: u32,
+    claim: impl FnOnce() -> bool,
+) -> Option<Turn> {
     cpu.running.store(wanted, Ordering::Relaxed);
     if !claim() {
-        not_claimed(cpu, running);
+        cpu.running.store(running, Ordering::Relaxed);
+        // Somebody may have been queued here as less urgent than what was announced.
+        cpu.reschedule.store(true, Ordering::Relaxed);
         return None;
     }
     after_locked();
@@ -601,13 +608,4 @@ fn take_over(
         return Some(Turn::Later);
     }
     Some(Turn::Now)
-}
-
-/// Says again what this CPU runs, after it has said that it would run another thread.
-#[cold]
-#[inline(never)]
-fn not_claimed(cpu: &Cpu, running: u32) {
-    cpu.running.store(running, Ordering::Relaxed);
-    // Somebody may have been queued here as less urgent than what was announced.
-    cpu.reschedule.store(true, Ordering::Relaxed);
 }

@@ -36,30 +36,27 @@ syscall_entry:
     mov [rsp - {END} + {RFLAGS}], r11
     mov rcx, gs:[{USER_STACK}]
     mov [rsp - {END} + {RSP}], rcx
-    mov [rsp - {END} + {RAX}], rax
     mov [rsp - {END} + {R12}], r12
     mov [rsp - {END} + {R13}], r13
     mov [rsp - {END} + {R14}], r14
     mov [rsp - {END} + {R15}], r15
     mov [rsp - {END} + {RBX}], rbx
     mov [rsp - {END} + {RBP}], rbp
+    // The frame pointer stays ring 3's: a backtrace ends where one does not point to a kernel stack.
     mov rsp, gs:[{KERNEL_STACK}]
-    xor ebp, ebp                            // the chain of frame pointers ends here
     // The arguments are in the registers of the C convention (System V ABI, AMD64 supplement, 3.2.3),
     // but for the last one, which goes to the place that SYSCALL has taken.
     mov rcx, r10
     // Each of these goes on at one of the three ways back.
-    cmp rax, {CALL}
-    jne 1f
-    call {call}
-1:  cmp rax, {REPLY_RECEIVE}
-    jne 1f
-    call {reply_receive}
-1:  cmp rax, SHORT_CALLS - 1
+    cmp rax, SHORT_CALLS - 1
     ja 1f
     and eax, SHORT_CALLS - 1                // also where the processor guesses that it is not above
     call [short_calls + rax * 8]
-1:  call {slow_system_call}
+long_call:
+    add rsp, 8                              // not to come back to
+1:  mov r11, gs:[{REGISTERS_END}]
+    mov [r11 - {END} + {RAX}], rax
+    call {slow_system_call}
     ud2
 
 // The functions of the system calls with the lowest numbers.
@@ -68,7 +65,11 @@ syscall_entry:
 short_calls:
 .set number, 0
 .rept SHORT_CALLS
-    .if number == {SIGNAL}
+    .if number == {CALL}
+    .quad {call}
+    .elseif number == {REPLY_RECEIVE}
+    .quad {reply_receive}
+    .elseif number == {SIGNAL}
     .quad {signal}
     .elseif number == {WAIT}
     .quad {wait}
@@ -77,7 +78,7 @@ short_calls:
     .elseif number == {HANDLE_INSPECT}
     .quad {handle_inspect}
     .else
-    .quad {slow_system_call}
+    .quad long_call
     .endif
     .set number, number + 1
 .endr

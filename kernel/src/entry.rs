@@ -10,7 +10,7 @@ use crate::percpu::{self, PerCpu};
 use crate::{apic, gdt, idt, kernel, panic, stop, timer};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
-use ipc::Operation;
+use ipc::{Handle, Operation};
 use kernel_core::fast::{self, Arguments, Fast};
 use kernel_core::registers::Registers;
 use kernel_core::sync::Ordering;
@@ -150,43 +150,67 @@ pub(crate) fn enable_system_calls() {
 }
 
 /// Declares the first function of a system call. What a system call keeps is saved in the thread's
-/// registers, and its number; the arguments come here: 0, 1, 2, 5, 3 and 4. Neither this nor what it
-/// calls returns: so no register is kept for a caller, and none across a call. What is not short takes
-/// the slow path with as many arguments as the operation has.
+/// registers; the arguments come here: 0, 1, 2, 5, 3 and 4. Neither this nor what it calls returns: so no
+/// register is kept for a caller, and none across a call.
 macro_rules! system_calls {
-    ($($(#[$doc:meta])* $name:ident($($argument:ident),*) => $short:ident;)+) => {
+    ($($(#[$doc:meta])* $name:ident($operation:ident) => $short:ident;)+) => {
         $(
             $(#[$doc])*
             extern "C" fn $name(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
                 let (cpu, thread) = (percpu::core(), percpu::thread());
                 match kernel::get().$short(cpu, thread, [a, b, c, d, e, f]) {
                     Some(done) => go_on(thread, done),
-                    None => system_calls!(@slow a b c f d e; $($argument)*),
+                    None => {
+                        thread.registers.rax.set(Operation::$operation as u64);
+                        slow_system_call(a, b, c, f, d, e)
+                    }
                 }
             }
         )+
-    };
-    (@slow $a:ident $b:ident $c:ident $f:ident $d:ident $e:ident; all) => {
-        slow_system_call($a, $b, $c, $f, $d, $e)
-    };
-    (@slow $a:ident $b:ident $c:ident $f:ident $d:ident $e:ident; two) => {
-        slow_system_call($a, $b, 0, 0, 0, 0)
     };
 }
 
 system_calls! {
     /// Call.
-    call(all) => fast_call;
+    call(Call) => fast_call;
     /// ReplyReceive.
-    reply_receive(all) => fast_reply_receive;
-    /// Signal.
-    signal(two) => fast_signal;
-    /// Wait.
-    wait(two) => fast_wait;
-    /// Yield.
-    yield_now(two) => fast_yield;
+    reply_receive(ReplyReceive) => fast_reply_receive;
     /// HandleInspect.
-    handle_inspect(two) => fast_inspect;
+    handle_inspect(HandleInspect) => fast_inspect;
+}
+
+/// Signal. The second argument is saved at once, so that fewer registers are taken.
+extern "C" fn signal(a: u64, b: u64) -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    thread.registers.rsi.set(b);
+    match kernel::get().fast_signal(cpu, thread, Handle(a)) {
+        Some(done) => go_on(thread, done),
+        None => {
+            thread.registers.rdi.set(a);
+            saved_system_call(Operation::Signal)
+        }
+    }
+}
+
+/// Wait.
+extern "C" fn wait(a: u64) -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    match kernel::get().fast_wait(cpu, thread, Handle(a)) {
+        Some(done) => go_on(thread, done),
+        None => {
+            thread.registers.rdi.set(a);
+            saved_system_call(Operation::Wait)
+        }
+    }
+}
+
+/// Yield.
+extern "C" fn yield_now() -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    match kernel::get().fast_yield(cpu, thread) {
+        Some(done) => go_on(thread, done),
+        None => saved_system_call(Operation::Yield),
+    }
 }
 
 /// Ring 3, after a system call that was short.
@@ -208,13 +232,25 @@ fn go_on(thread: &'static Thread, done: Fast) -> ! {
     }
 }
 
-/// A system call that is not a short one.
+/// A system call that is not a short one, whose number is saved.
 #[cold]
 #[inline(never)]
 extern "C" fn slow_system_call(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
-    let thread = percpu::thread();
-    fast::put(thread, [a, b, c, d, e, f]);
-    save_bases_of(thread);
+    fast::put(percpu::thread(), [a, b, c, d, e, f]);
+    system_call()
+}
+
+/// The same of an operation whose arguments are saved.
+#[cold]
+#[inline(never)]
+fn saved_system_call(operation: Operation) -> ! {
+    percpu::thread().registers.rax.set(operation as u64);
+    system_call()
+}
+
+/// A system call whose number and arguments are saved.
+fn system_call() -> ! {
+    save_bases_of(percpu::thread());
     kernel::get().system_call(percpu::core());
     enter_ring_3(resume(percpu::this()))
 }

@@ -106,6 +106,14 @@ impl RunQueue {
         self.taken(priority);
     }
 
+    /// Takes the thread that [`RunQueue::front`] said and [`RunQueue::is_sole`] found alone.
+    #[inline(always)]
+    pub fn pop_sole(&mut self, front: &'static Thread) {
+        let priority = self.top_priority();
+        self.queues[priority].pop_only(front);
+        self.emptied(priority);
+    }
+
     #[inline(always)]
     fn top_priority(&self) -> usize {
         self.top.wrapping_sub(1) as usize % PRIORITIES
@@ -169,12 +177,17 @@ impl RunQueue {
     #[inline(always)]
     fn taken(&mut self, priority: usize) {
         if self.queues[priority].is_empty() {
-            self.present &= !(1 << priority);
-            self.top = match self.present {
-                0 => 0,
-                present => present.ilog2() + 1,
-            };
+            self.emptied(priority);
         }
+    }
+
+    #[inline(always)]
+    fn emptied(&mut self, priority: usize) {
+        self.present &= !(1 << priority);
+        self.top = match self.present {
+            0 => 0,
+            present => present.ilog2() + 1,
+        };
     }
 }
 

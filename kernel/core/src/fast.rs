@@ -68,9 +68,12 @@ impl<P: Platform> Kernel<P> {
         match Operation::from_number(number)? {
             Operation::Call => self.fast_call(cpu, thread, arguments),
             Operation::ReplyReceive => self.fast_reply_receive(cpu, thread, arguments),
-            Operation::Signal => self.fast_signal(cpu, thread, arguments),
-            Operation::Wait => self.fast_wait(cpu, thread, arguments),
-            Operation::Yield => self.fast_yield(cpu, thread, arguments),
+            Operation::Signal => {
+                put(thread, arguments);
+                self.fast_signal(cpu, thread, Handle(arguments[0]))
+            }
+            Operation::Wait => self.fast_wait(cpu, thread, Handle(arguments[0])),
+            Operation::Yield => self.fast_yield(cpu, thread),
             Operation::HandleInspect => self.fast_inspect(cpu, thread, arguments),
             _ => None,
         }
@@ -85,7 +88,7 @@ impl<P: Platform> Kernel<P> {
         arguments: Arguments,
     ) -> Option<Fast> {
         let (tag, length) = plain(caller, arguments[1])?;
-        let running = urgency_here(cpu, caller.terms())?;
+        urgency_here(cpu, caller.terms())?;
         let handles = &caller.task().handles;
         let (endpoint, badge) = handles.look_up_target(Handle(arguments[0]))?;
         let endpoint = endpoint.get();
@@ -94,7 +97,7 @@ impl<P: Platform> Kernel<P> {
         if waiters.is_busy() {
             return None;
         }
-        let turn = take_over(cpu, running, server, || server.take())?;
+        let turn = take_over(cpu, caller, server, server.terms(), || server.take())?;
         waiters.receivers.pop_known(server);
         let results = received(arguments, tag, badge);
         if let Turn::Later = turn {
@@ -138,7 +141,7 @@ impl<P: Platform> Kernel<P> {
         arguments: Arguments,
     ) -> Option<Fast> {
         let (tag, length) = plain(server, arguments[1])?;
-        let running = urgency_here(cpu, server.terms())?;
+        urgency_here(cpu, server.terms())?;
         let caller = server.reply_caller.get()?;
         if server.bound.get().is_some() {
             return None;
@@ -150,7 +153,8 @@ impl<P: Platform> Kernel<P> {
             return None;
         }
         let call = server.reply_generation.load(Ordering::Relaxed);
-        let turn = take_over(cpu, running, caller, || caller.take_generation(call))?;
+        let claim = || caller.take_generation(call);
+        let turn = take_over(cpu, server, caller, caller.terms(), claim)?;
         server.endpoint.set(Some(endpoint));
         let results = received(arguments, tag, 0);
         if let Turn::Later = turn {
@@ -185,47 +189,39 @@ impl<P: Platform> Kernel<P> {
     }
 
     /// Signal: to nobody, to a thread of this CPU that is not more urgent than the one that runs, and to
-    /// one that is, which then runs.
+    /// one that is, which then runs. The thread's registers hold the arguments.
     #[inline(always)]
     pub fn fast_signal(
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
-        arguments: Arguments,
+        handle: Handle,
     ) -> Option<Fast> {
-        let running = urgency_here(cpu, thread.terms())?;
-        let notification = thread
-            .task()
-            .handles
-            .look_up_notification(Handle(arguments[0]), Rights::SIGNAL)?
-            .get();
+        urgency_here(cpu, thread.terms())?;
+        let handles = &thread.task().handles;
+        let notification = handles.look_up_notification(handle, Rights::SIGNAL)?;
+        let notification = notification.get();
         let mut signals = notification.try_signals()?;
-        if !notification.slot.is_alive() {
-            return None;
-        }
+        let bits = thread.registers.rsi.get();
         let Some(waiter) = signals.waiter() else {
-            if signals.is_watched() {
+            // With a waiter it is not over.
+            if signals.is_watched() || signals.is_over() {
                 return None;
             }
-            signals.add(arguments[1]);
+            signals.add(bits);
             cpu.counters.system_calls.add(1);
             return Some(Fast::Returns(NO_RESULTS));
         };
-        if signals.bits() | arguments[1] == 0 {
+        if signals.bits() | bits == 0 {
             return None;
         }
         let terms = waiter.thread.terms();
-        let wanted = urgency_here(cpu, terms)?;
-        let signal = Signalled {
-            bits: arguments[1],
-            waiter,
-            terms,
-            wanted,
-        };
-        if wanted > running {
-            self.signal_up(cpu, thread, running, &mut signals, signal)
+        urgency_here(cpu, terms)?;
+        // Both are at home here: the difference is that of their urgencies.
+        if terms > thread.terms() {
+            self.signal_up(cpu, thread, &mut signals, waiter, terms)
         } else {
-            self.signal_down(cpu, running, &mut signals, signal)
+            self.signal_down(cpu, thread, &mut signals, waiter, terms)
         }
     }
 
@@ -235,20 +231,22 @@ impl<P: Platform> Kernel<P> {
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
-        running: u32,
         signals: &mut Signals,
-        signal: Signalled,
+        waiter: WaitRef,
+        terms: u32,
     ) -> Option<Fast> {
-        // Where a slice runs, the rest of it is to be remembered.
-        if cpu.slice_end.load(Ordering::Relaxed) != NEVER {
-            return None;
-        }
         let mut queue = cpu.try_run_queue()?;
-        let Signalled { terms, wanted, .. } = signal;
-        let woken = signal.waiter.thread;
-        let claim = || woken.take_generation(signal.waiter.generation);
-        let turn = take_over_as(cpu, running, woken, terms, wanted, claim)?;
-        give_bits(signals, woken, signal.bits);
+        if cpu.slice_end.load(Ordering::Relaxed) != NEVER {
+            // Of a slice that makes room for somebody the rest is to be remembered.
+            if queue.top() >= thread.urgency() {
+                return None;
+            }
+            cpu.slice_end.store(NEVER, Ordering::Relaxed);
+        }
+        let woken = waiter.thread;
+        let claim = || woken.take_generation(waiter.generation);
+        let turn = take_over(cpu, thread, woken, terms, claim)?;
+        give_bits(signals, woken, thread.registers.rsi.get());
         cpu.counters.wakes.add(1);
         woken.count_wake();
         if let Turn::Later = turn {
@@ -257,7 +255,7 @@ impl<P: Platform> Kernel<P> {
         thread.registers.rax.set(0);
         self.change(cpu, thread, woken);
         // From here on another CPU may take it.
-        queue.push_as(thread, running, true);
+        queue.push(thread, true);
         drop(queue);
         Some(self.resume(cpu, woken))
     }
@@ -268,30 +266,31 @@ impl<P: Platform> Kernel<P> {
     fn signal_down(
         &'static self,
         cpu: &'static Cpu,
-        running: u32,
+        thread: &'static Thread,
         signals: &mut Signals,
-        signal: Signalled,
+        waiter: WaitRef,
+        terms: u32,
     ) -> Option<Fast> {
-        let Signalled { terms, wanted, .. } = signal;
-        let woken = signal.waiter.thread;
-        if self.cpus().len() > 1 && self.would_run_elsewhere(woken, wanted) {
+        let woken = waiter.thread;
+        if self.cpus().len() > 1 && self.would_run_elsewhere(woken) {
             return None;
         }
         let mut queue = cpu.try_run_queue()?;
-        if !woken.take_generation(signal.waiter.generation) {
+        if !woken.take_generation(waiter.generation) {
             return None;
         }
         after_locked();
-        give_bits(signals, woken, signal.bits);
+        give_bits(signals, woken, thread.registers.rsi.get());
         cpu.counters.wakes.add(1);
+        cpu.counters.system_calls.add(1);
         woken.count_wake();
-        if woken.terms() != terms {
+        let now = woken.terms();
+        if now != terms {
             return Some(Fast::Wakes(woken, NO_RESULTS));
         }
-        queue.push_as(woken, wanted, false);
+        queue.push_as(woken, Thread::urgency_of(now), false);
         drop(queue);
-        cpu.counters.system_calls.add(1);
-        if wanted == running && !self.is_slice_running(cpu) {
+        if terms == thread.terms() && !self.is_slice_running(cpu) {
             return Some(Fast::Leaves(NO_RESULTS));
         }
         Some(Fast::Returns(NO_RESULTS))
@@ -299,12 +298,18 @@ impl<P: Platform> Kernel<P> {
 
     /// Whether another CPU does something less urgent, or nothing, that a thread may run on.
     #[inline(always)]
-    fn would_run_elsewhere(&self, thread: &Thread, urgency: u32) -> bool {
-        self.cpus().iter().any(|other| {
-            other.running.load(Ordering::Relaxed) < urgency
+    fn would_run_elsewhere(&self, thread: &Thread) -> bool {
+        let urgency = thread.urgency();
+        // No closure: it would be a call that returns.
+        for other in self.cpus() {
+            if other.running.load(Ordering::Relaxed) < urgency
                 && other.online.load(Ordering::Relaxed)
                 && thread.may_run_on(other.index)
-        })
+            {
+                return true;
+            }
+        }
+        false
     }
 
     /// Wait: for bits that are there, or where another thread of this CPU can run meanwhile.
@@ -313,20 +318,17 @@ impl<P: Platform> Kernel<P> {
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
-        arguments: Arguments,
+        handle: Handle,
     ) -> Option<Fast> {
         if thread.registers.r12.get() != NEVER {
             return None;
         }
         urgency_here(cpu, thread.terms())?;
-        let notification = thread
-            .task()
-            .handles
-            .look_up_notification(Handle(arguments[0]), Rights::WAIT)?
-            .get();
+        let handles = &thread.task().handles;
+        let notification = handles.look_up_notification(handle, Rights::WAIT)?;
+        let notification = notification.get();
         let mut signals = notification.try_signals()?;
-        // Whoever destroys it marks it first and looks for a waiter under the lock afterwards.
-        if !notification.slot.is_alive() {
+        if signals.is_over() {
             return None;
         }
         if signals.bits() != 0 {
@@ -349,12 +351,7 @@ impl<P: Platform> Kernel<P> {
 
     /// Yield, to a thread of the same priority while a slice runs, or to nobody.
     #[inline(always)]
-    pub fn fast_yield(
-        &'static self,
-        cpu: &'static Cpu,
-        thread: &'static Thread,
-        _: Arguments,
-    ) -> Option<Fast> {
+    pub fn fast_yield(&'static self, cpu: &'static Cpu, thread: &'static Thread) -> Option<Fast> {
         let running = urgency_here(cpu, thread.terms())?;
         let next = {
             let mut queue = cpu.try_run_queue()?;
@@ -399,20 +396,17 @@ impl<P: Platform> Kernel<P> {
     fn take_only(&self, cpu: &Cpu) -> Option<&'static Thread> {
         let mut queue = cpu.try_run_queue()?;
         let next = queue.front()?;
-        let urgency = urgency_here(cpu, next.terms())?;
-        if urgency != queue.top() {
-            cold_path();
+        let urgency = queue.top();
+        // So urgent and at home here, in one look.
+        let at_home = cpu.fast_terms.load(Ordering::Relaxed);
+        if next.terms() != at_home.wrapping_add(urgency) || !queue.is_sole(next) {
             return None;
         }
-        if !queue.is_sole(next) {
-            cold_path();
-            return None;
-        }
-        queue.pop_known(next);
+        queue.pop_sole(next);
         // Under the lock, as `enqueue` reads it.
         cpu.running.store(urgency, Ordering::Relaxed);
+        // A slice that runs goes on: its end finds nobody to make room for, or somebody who came since.
         next.slice_left.store(0, Ordering::Relaxed);
-        cpu.slice_end.store(NEVER, Ordering::Relaxed);
         Some(next)
     }
 
@@ -543,15 +537,6 @@ fn give_bits(signals: &mut Signals, woken: &Thread, bits: u64) {
     woken.registers.rdi.set(signals.take() | bits);
 }
 
-/// A signal to a thread that waits.
-struct Signalled {
-    bits: u64,
-    waiter: WaitRef,
-    /// The thread's terms and urgency, as they were seen.
-    terms: u32,
-    wanted: u32,
-}
-
 /// Whether a thread that was taken runs at once.
 enum Turn {
     /// It does.
@@ -561,7 +546,7 @@ enum Turn {
 }
 
 /// Takes the waiting thread that this CPU is to run next; `None` where somebody else has claimed it, or
-/// it is not at home here. It can run at once where it is as it was before the claim, nobody more urgent is
+/// it is not at home here, by the terms that the caller has seen. It can run at once where it is as it was before the claim, nobody more urgent is
 /// ready here, and if there is an equal, the slice that makes room for it has begun.
 ///
 /// Who queues a thread here publishes the queue's top, then looks at what the CPU runs, and kicks it if
@@ -570,28 +555,15 @@ enum Turn {
 #[inline(always)]
 fn take_over(
     cpu: &Cpu,
-    running: u32,
-    next: &'static Thread,
-    claim: impl FnOnce() -> bool,
-) -> Option<Turn> {
-    let terms = next.terms();
-    let wanted = urgency_here(cpu, terms)?;
-    take_over_as(cpu, running, next, terms, wanted, claim)
-}
-
-/// The same for a thread with these terms, that is at home here and so urgent.
-#[inline(always)]
-fn take_over_as(
-    cpu: &Cpu,
-    running: u32,
+    running: &Thread,
     next: &'static Thread,
     terms: u32,
-    wanted: u32,
     claim: impl FnOnce() -> bool,
 ) -> Option<Turn> {
+    let wanted = urgency_here(cpu, terms)?;
     cpu.running.store(wanted, Ordering::Relaxed);
     if !claim() {
-        cpu.running.store(running, Ordering::Relaxed);
+        cpu.running.store(running.urgency(), Ordering::Relaxed);
         // Somebody may have been queued here as less urgent than what was announced.
         cpu.reschedule.store(true, Ordering::Relaxed);
         return None;

@@ -21,6 +21,8 @@ pub struct Signals {
     bound: Option<&'static Thread>,
     /// The bound thread's wait in Receive.
     bound_wait: Option<WaitRef>,
+    /// It was destroyed, and nobody waits any more.
+    over: bool,
 }
 
 impl Signals {
@@ -29,6 +31,7 @@ impl Signals {
         waiter: None,
         bound: None,
         bound_wait: None,
+        over: false,
     };
 
     /// Takes the bits, leaving none.
@@ -64,6 +67,12 @@ impl Signals {
     #[inline(always)]
     pub(crate) fn waited(&mut self) {
         self.waiter = None;
+    }
+
+    /// Whether it was destroyed.
+    #[inline(always)]
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
     }
 
     /// Whether it is bound to a thread.
@@ -287,6 +296,7 @@ impl<P: Platform> Kernel<P> {
             let mut signals = notification.signals.lock();
             // The bound thread goes on waiting for messages; no signal can come any more.
             signals.bound_wait = None;
+            signals.over = true;
             signals.waiter.take()
         };
         if let Some(waiter) = waiter

@@ -178,6 +178,16 @@ impl<T: Linked<SET>, const SET: usize> Queue<T, SET> {
         links.owner.store(NOBODY, Ordering::Release);
     }
 
+    /// Takes the only object.
+    #[inline(always)]
+    pub fn pop_only(&mut self, entry: &'static T) {
+        debug_assert!(self.contains(entry) && self.length == 1);
+        (self.first, self.last) = (None, None);
+        self.length = 0;
+        // Last: whoever sees no owner may push the object elsewhere.
+        entry.links().owner.store(NOBODY, Ordering::Release);
+    }
+
     /// Takes an object out, wherever it stands. False, and nothing changes, if it is not in this
     /// queue.
     pub fn remove(&mut self, entry: &T) -> bool {

@@ -305,6 +305,12 @@ impl Thread {
         self.terms() & terms::URGENCY
     }
 
+    /// How urgent a thread with these terms is.
+    #[inline(always)]
+    pub(crate) fn urgency_of(terms: u32) -> u32 {
+        terms & terms::URGENCY
+    }
+
     /// The whole word of terms, to be compared with another look at it.
     #[inline(always)]
     pub(crate) fn terms(&self) -> u32 {

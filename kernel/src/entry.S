@@ -84,41 +84,8 @@ short_calls:
 .endr
 .popsection
 
-// Loads what a system call keeps from the `Registers` at rax, and what SYSRET takes. The rip is
-// canonical: it came from SYSCALL, which needs two bytes below it, and the last page of the user half is
-// never mapped.
-.macro load_kept
-    mov r12, [rax + {R12}]
-    mov r13, [rax + {R13}]
-    mov r14, [rax + {R14}]
-    mov r15, [rax + {R15}]
-    mov rbx, [rax + {RBX}]
-    mov rbp, [rax + {RBP}]
-    mov rcx, [rax + {RIP}]
-    mov r11, [rax + {RFLAGS}]
-    mov rsp, [rax + {RSP}]
-.endm
-
 // Back to ring 3. Everything that is loaded last is in reach of an NMI or a machine check only,
-// which have stacks of their own.
-
-// To another thread, whose system call succeeds: its results are in their registers.
-deliver:
-    mov rcx, [rax + {FS_BASE}]
-    wrfsbase rcx
-    mov rcx, [rax + {GS_BASE}]
-    swapgs
-    wrgsbase rcx
-    load_kept
-    xor eax, eax
-    sysretq
-
-// To the same thread, whose system call succeeds: its results are in their registers.
-return:
-    swapgs
-    load_kept
-    xor eax, eax
-    sysretq
+// which have stacks of their own. The ways back from a short system call are in entry.rs.
 
 // To a thread that came by whatever way; everything is in its `Registers`.
 resume:

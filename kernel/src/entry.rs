@@ -11,10 +11,11 @@ use crate::{apic, gdt, idt, kernel, panic, stop, timer};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 use ipc::{Handle, Operation};
-use kernel_core::fast::{self, Arguments, Fast};
+use kernel_core::fast::{self, Arguments, Fast, Signalled};
+use kernel_core::notification::Signals;
 use kernel_core::registers::Registers;
-use kernel_core::sync::Ordering;
-use kernel_core::thread::Thread;
+use kernel_core::sync::{Guard, Ordering};
+use kernel_core::thread::{Thread, WaitRef};
 use x86_64::VirtAddr;
 use x86_64::registers::control::{Cr2, Efer, EferFlags};
 use x86_64::registers::model_specific::{FsBase, KernelGsBase, LStar, SFMask, Star};
@@ -179,17 +180,44 @@ system_calls! {
     handle_inspect(HandleInspect) => fast_inspect;
 }
 
-/// Signal. The second argument is saved at once, so that fewer registers are taken.
+/// Signal.
 extern "C" fn signal(a: u64, b: u64) -> ! {
     let (cpu, thread) = (percpu::core(), percpu::thread());
-    thread.registers.rsi.set(b);
-    match kernel::get().fast_signal(cpu, thread, Handle(a)) {
-        Some(done) => go_on(thread, done),
-        None => {
-            thread.registers.rdi.set(a);
-            saved_system_call(Operation::Signal)
-        }
+    match kernel::get().fast_signal(cpu, thread, Handle(a), b) {
+        Some(Signalled::Nobody) => return_to(thread, fast::NO_RESULTS),
+        Some(Signalled::Up(signals, waiter, terms)) => signal_up(a, b, signals, waiter, terms),
+        Some(Signalled::Down(signals, waiter, terms)) => signal_down(a, b, signals, waiter, terms),
+        None => slow_signal(a, b),
     }
+}
+
+/// Signal, to a more urgent thread. A function of its own, so that each has few registers to save.
+#[inline(never)]
+fn signal_up(a: u64, b: u64, signals: Guard<'static, Signals>, waiter: WaitRef, terms: u32) -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    match kernel::get().signal_up(cpu, thread, b, signals, waiter, terms) {
+        Some(done) => go_on(thread, done),
+        None => slow_signal(a, b),
+    }
+}
+
+/// Signal, to a thread that is not more urgent.
+#[inline(never)]
+fn signal_down(a: u64, b: u64, signals: Guard<'static, Signals>, waiter: WaitRef, terms: u32) -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    match kernel::get().signal_down(cpu, thread, b, signals, waiter, terms) {
+        Some(done) => go_on(thread, done),
+        None => slow_signal(a, b),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn slow_signal(a: u64, b: u64) -> ! {
+    let registers = &percpu::thread().registers;
+    registers.rdi.set(a);
+    registers.rsi.set(b);
+    saved_system_call(Operation::Signal)
 }
 
 /// Wait.
@@ -310,14 +338,48 @@ fn enter_ring_3(registers: &'static Registers) -> ! {
     unsafe { asm!("jmp resume", in("rax") registers, options(noreturn)) }
 }
 
+/// The end of a system call that succeeds: loads what it keeps from the registers at rax, and what SYSRET
+/// takes. The rip is canonical: it came from SYSCALL, which needs two bytes below it, and the last page of
+/// the user half is never mapped. Text, not code to jump to, so that the jump is saved.
+macro_rules! sysret {
+    ($first:literal, $($operand:tt)*) => {
+        asm!(
+            $first,
+            "mov r12, [rax + {r12}]",
+            "mov r13, [rax + {r13}]",
+            "mov r14, [rax + {r14}]",
+            "mov r15, [rax + {r15}]",
+            "mov rbx, [rax + {rbx}]",
+            "mov rbp, [rax + {rbp}]",
+            "mov rcx, [rax + {rip}]",
+            "mov r11, [rax + {rflags}]",
+            "mov rsp, [rax + {rsp}]",
+            "xor eax, eax",
+            "sysretq",
+            r12 = const offset_of!(Registers, r12),
+            r13 = const offset_of!(Registers, r13),
+            r14 = const offset_of!(Registers, r14),
+            r15 = const offset_of!(Registers, r15),
+            rbx = const offset_of!(Registers, rbx),
+            rbp = const offset_of!(Registers, rbp),
+            rip = const offset_of!(Registers, rip),
+            rflags = const offset_of!(Registers, rflags),
+            rsp = const offset_of!(Registers, rsp),
+            $($operand)*
+            options(noreturn)
+        )
+    };
+}
+
 /// Goes back to the thread that made the system call, with its results.
 #[inline(always)]
 fn return_to(thread: &'static Thread, results: Arguments) -> ! {
     let [a, b, c, d, e, f] = results;
-    // SAFETY: as in `enter_ring_3`; the thread came by SYSCALL, and its FS and GS base are loaded.
+    // SAFETY: this CPU's state is loaded, and nothing on the stack is of more use; the thread came by
+    // SYSCALL, and its FS and GS base are loaded.
     unsafe {
-        asm!("jmp return", in("rax") &thread.registers, in("rdi") a, in("rsi") b, in("rdx") c,
-            in("r8") d, in("r9") e, in("r10") f, options(noreturn))
+        sysret!("swapgs", in("rax") &thread.registers, in("rdi") a, in("rsi") b, in("rdx") c,
+            in("r8") d, in("r9") e, in("r10") f,)
     }
 }
 
@@ -325,11 +387,15 @@ fn return_to(thread: &'static Thread, results: Arguments) -> ! {
 #[inline(always)]
 fn deliver_to(thread: &'static Thread, results: Arguments) -> ! {
     let [a, b, c, d, e, f] = results;
-    // SAFETY: as in `enter_ring_3`; the thread came by SYSCALL, as only such a one waits for a message.
-    // The core runs it by `Fast::Runs` only where there is FSGSBASE.
+    // SAFETY: as above, but for FS and GS base, which are loaded here. The thread came by SYSCALL, as only
+    // such a one waits for a message or a signal. The core runs it by `Fast::Runs` only where there is
+    // FSGSBASE.
     unsafe {
-        asm!("jmp deliver", in("rax") &thread.registers, in("rdi") a, in("rsi") b, in("rdx") c,
-            in("r8") d, in("r9") e, in("r10") f, options(noreturn))
+        sysret!("mov rcx, [rax + {fs_base}]\nwrfsbase rcx\nmov rcx, [rax + {gs_base}]\nswapgs\nwrgsbase rcx",
+            fs_base = const offset_of!(Registers, fs_base),
+            gs_base = const offset_of!(Registers, gs_base),
+            in("rax") &thread.registers, in("rdi") a, in("rsi") b, in("rdx") c,
+            in("r8") d, in("r9") e, in("r10") f,)
     }
 }
 

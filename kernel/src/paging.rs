@@ -282,8 +282,8 @@ pub(crate) fn root() -> Frame {
 
 /// Loads a root on this CPU: flushes its TLB but for global entries.
 #[inline]
-pub(crate) fn load(root: Frame) {
-    let frame = PhysFrame::containing_address(PhysAddr::new_truncate(root.address()));
+pub(crate) fn load(root: u64) {
+    let frame = PhysFrame::containing_address(PhysAddr::new_truncate(root));
     // SAFETY: roots come from the core and have the kernel's half from `install_kernel_half` on, or
     // are the kernel's own; what the user half maps is of no concern to Rust.
     unsafe { Cr3::write(frame, Cr3Flags::empty()) };

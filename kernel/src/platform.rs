@@ -71,7 +71,7 @@ impl Platform for X86 {
     }
 
     #[inline(always)]
-    fn load_root(&self, root: Frame) {
+    fn load_root(&self, root: u64) {
         paging::load(root);
     }
 

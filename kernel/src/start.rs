@@ -143,7 +143,7 @@ fn load_tables(info: &BootInfo, memory: &mut BootMemory) {
     for range in info.ram.as_slice() {
         tables.map_ram(*range);
     }
-    paging::load(paging::root());
+    paging::load(paging::root().address());
     physical::direct_map_is_loaded();
     // SAFETY: the tables that were just loaded map all RAM.
     unsafe { memory.lift_limit() };

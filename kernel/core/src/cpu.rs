@@ -47,11 +47,9 @@ impl Default for CpuSet {
 }
 
 /// Ready threads of one CPU: a FIFO for each priority and a bit for each FIFO that has threads.
-pub struct RunQueue {
+struct RunQueue {
     queues: [Queue<Thread, QUEUE>; PRIORITIES],
     present: u64,
-    /// Priority of the most urgent thread, plus one; 0 if there is none.
-    top: u32,
 }
 
 impl RunQueue {
@@ -65,62 +63,52 @@ impl RunQueue {
                 Queue::new(Self::FIRST_NUMBER + (cpu * PRIORITIES + priority) as u64)
             }),
             present: 0,
-            top: 0,
         }
     }
+}
 
+/// Access to a run queue, until dropped.
+pub struct RunQueueGuard<'a> {
+    queue: Guard<'a, RunQueue>,
+    /// [`Cpu::top`]: changed with the queue, read without its lock.
+    top: &'a AtomicU32,
+}
+
+impl RunQueueGuard<'_> {
     /// Number of threads.
     pub fn len(&self) -> u64 {
-        self.queues.iter().map(|queue| queue.len() as u64).sum()
+        self.queue
+            .queues
+            .iter()
+            .map(|queue| queue.len() as u64)
+            .sum()
     }
 
     /// Whether there is no thread.
     pub fn is_empty(&self) -> bool {
-        self.present == 0
+        self.queue.present == 0
     }
 
     /// Priority of the most urgent thread, plus one; 0 if there is none.
-    #[inline]
+    #[inline(always)]
     pub fn top(&self) -> u32 {
-        self.top
+        self.top.load(Ordering::Relaxed)
     }
 
-    /// The thread that [`RunQueue::pop`] would take.
+    /// The thread that [`RunQueueGuard::pop`] would take.
     #[inline(always)]
     pub fn front(&self) -> Option<&'static Thread> {
         // Of priority 63 there is nobody where there is nobody at all.
-        self.queues[self.top_priority()].front()
+        self.queue.queues[self.top_priority()].front()
     }
 
-    /// Whether [`RunQueue::front`] is the only thread of its priority.
+    /// Whether [`RunQueueGuard::front`] is the only thread of its priority.
     #[inline(always)]
     pub fn is_sole(&self, front: &Thread) -> bool {
         Queue::<Thread, QUEUE>::is_last(front)
     }
 
-    /// Takes the thread that [`RunQueue::front`] said.
-    #[inline(always)]
-    pub fn pop_known(&mut self, front: &'static Thread) {
-        let priority = self.top_priority();
-        self.queues[priority].pop_known(front);
-        self.taken(priority);
-    }
-
-    /// Takes the thread that [`RunQueue::front`] said and [`RunQueue::is_sole`] found alone.
-    #[inline(always)]
-    pub fn pop_sole(&mut self, front: &'static Thread) {
-        let priority = self.top_priority();
-        self.queues[priority].pop_only(front);
-        self.emptied(priority);
-    }
-
-    #[inline(always)]
-    fn top_priority(&self) -> usize {
-        self.top.wrapping_sub(1) as usize % PRIORITIES
-    }
-
     /// Adds a thread behind (or, `first`, before) those of its priority.
-    #[inline(always)]
     pub fn push(&mut self, thread: &'static Thread, first: bool) {
         self.push_as(thread, thread.urgency(), first);
     }
@@ -130,13 +118,13 @@ impl RunQueue {
     pub fn push_as(&mut self, thread: &'static Thread, urgency: u32, first: bool) {
         let priority = urgency.wrapping_sub(1) as usize % PRIORITIES;
         if first {
-            self.queues[priority].push_front(thread);
+            self.queue.queues[priority].push_front(thread);
         } else {
-            self.queues[priority].push_back(thread);
+            self.queue.queues[priority].push_back(thread);
         }
-        self.present |= 1 << priority;
-        if urgency > self.top {
-            self.top = urgency;
+        self.queue.present |= 1 << priority;
+        if urgency > self.top() {
+            self.top.store(urgency, Ordering::Relaxed);
         }
     }
 
@@ -147,15 +135,31 @@ impl RunQueue {
         Some(thread)
     }
 
+    /// Takes the thread that [`RunQueueGuard::front`] said.
+    #[inline(always)]
+    pub fn pop_known(&mut self, front: &'static Thread) {
+        let priority = self.top_priority();
+        self.queue.queues[priority].pop_known(front);
+        self.taken(priority);
+    }
+
+    /// Takes the thread that [`RunQueueGuard::front`] said and [`RunQueueGuard::is_sole`] found alone.
+    #[inline(always)]
+    pub fn pop_sole(&mut self, front: &'static Thread) {
+        let priority = self.top_priority();
+        self.queue.queues[priority].pop_only(front);
+        self.emptied(priority);
+    }
+
     /// Takes the most urgent thread that may run on `cpu`, looking at one thread of each priority.
     pub fn steal(&mut self, cpu: usize) -> Option<&'static Thread> {
-        let mut present = self.present;
+        let mut present = self.queue.present;
         while present != 0 {
-            let priority = (u64::BITS - 1 - present.leading_zeros()) as usize;
+            let priority = present.ilog2() as usize;
             present &= !(1 << priority);
-            let thread = self.queues[priority].front()?;
+            let thread = self.queue.queues[priority].front()?;
             if thread.may_run_on(cpu) {
-                self.queues[priority].remove(thread);
+                self.queue.queues[priority].pop_known(thread);
                 self.taken(priority);
                 return Some(thread);
             }
@@ -166,68 +170,45 @@ impl RunQueue {
     /// Takes a thread out, wherever it stands; false if it is not here.
     pub fn remove(&mut self, thread: &'static Thread) -> bool {
         // Its priority may have been changed since it was queued, so its queue is found by number.
-        let Some(priority) = self.queues.iter().position(|queue| queue.contains(thread)) else {
+        let mut queues = self.queue.queues.iter();
+        let Some(priority) = queues.position(|queue| queue.contains(thread)) else {
             return false;
         };
-        self.queues[priority].remove(thread);
+        self.queue.queues[priority].remove(thread);
         self.taken(priority);
         true
     }
 
     #[inline(always)]
+    fn top_priority(&self) -> usize {
+        self.top().wrapping_sub(1) as usize % PRIORITIES
+    }
+
+    #[inline(always)]
     fn taken(&mut self, priority: usize) {
-        if self.queues[priority].is_empty() {
+        if self.queue.queues[priority].is_empty() {
             self.emptied(priority);
         }
     }
 
     #[inline(always)]
     fn emptied(&mut self, priority: usize) {
-        self.present &= !(1 << priority);
-        self.top = match self.present {
+        self.queue.present &= !(1 << priority);
+        let top = match self.queue.present {
             0 => 0,
             present => present.ilog2() + 1,
         };
-    }
-}
-
-/// Access to a run queue, until dropped.
-pub struct RunQueueGuard<'a> {
-    queue: Guard<'a, RunQueue>,
-    top: &'a AtomicU32,
-}
-
-impl RunQueueGuard<'_> {
-    /// Lets [`Cpu::top`] tell of what was changed; dropping does so too.
-    pub fn publish(&self) {
-        self.top.store(self.queue.top(), Ordering::Relaxed);
-    }
-}
-
-impl Drop for RunQueueGuard<'_> {
-    fn drop(&mut self) {
-        self.publish();
-    }
-}
-
-impl core::ops::Deref for RunQueueGuard<'_> {
-    type Target = RunQueue;
-    fn deref(&self) -> &RunQueue {
-        &self.queue
-    }
-}
-
-impl core::ops::DerefMut for RunQueueGuard<'_> {
-    fn deref_mut(&mut self) -> &mut RunQueue {
-        &mut self.queue
+        self.top.store(top, Ordering::Relaxed);
     }
 }
 
 /// Counters of one CPU; only it writes them.
 #[derive(Default)]
 pub struct Counters {
-    /// Switches from one thread to another.
+    /// Switches from one thread to another, but for handovers.
     pub switches: Counter,
+    /// System calls that switched to another thread by the fast path.
+    pub handovers: Counter,
     /// Threads woken.
     pub wakes: Counter,
     /// Threads taken from another CPU's queue.
@@ -242,7 +223,7 @@ pub struct Counters {
     pub interrupts: Counter,
     /// Timer interrupts.
     pub timer_interrupts: Counter,
-    /// System calls.
+    /// System calls, but for handovers.
     pub system_calls: Counter,
     /// Shootdown requests served.
     pub shootdowns: Counter,
@@ -371,7 +352,7 @@ impl Cpu {
         })
     }
 
-    /// [`RunQueue::top`] without the lock, as it was when the lock was last released.
+    /// [`RunQueueGuard::top`] without the lock.
     #[inline(always)]
     pub fn top(&self) -> u32 {
         self.top.load(Ordering::Relaxed)

@@ -195,8 +195,8 @@ impl Platform for Fake {
         self.words(root)[FRAME_WORDS - 1].store(KERNEL_HALF, Ordering::SeqCst);
     }
 
-    fn load_root(&self, root: Frame) {
-        self.cpu().root.store(u64::from(root.0), Ordering::SeqCst);
+    fn load_root(&self, root: u64) {
+        self.cpu().root.store(root / 4096, Ordering::SeqCst);
         count(&self.cpu().root_loads);
     }
 

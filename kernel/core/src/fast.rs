@@ -13,7 +13,7 @@ use crate::kernel::Kernel;
 use crate::notification::Signals;
 use crate::platform::Platform;
 use crate::rendezvous::copy_words;
-use crate::sync::{Ordering, after_locked};
+use crate::sync::{Guard, Ordering, after_locked};
 use crate::thread::{Thread, Wait, WaitRef};
 use core::hint::cold_path;
 #[cfg(test)]
@@ -25,7 +25,7 @@ use ipc::{Handle, Label, ObjectKind, Rights, Tag};
 pub type Arguments = [u64; 6];
 
 /// The results of a system call that has none.
-const NO_RESULTS: Arguments = [0; 6];
+pub const NO_RESULTS: Arguments = [0; 6];
 
 /// What became of a system call.
 #[derive(Clone, Copy)]
@@ -45,6 +45,17 @@ pub enum Fast {
     Leaves(Arguments),
     /// The same, but for making ready this thread, whose registers are complete.
     Wakes(&'static Thread, Arguments),
+}
+
+/// To whom a signal goes.
+pub enum Signalled {
+    /// Nobody waits: it is done.
+    Nobody,
+    /// To a thread that is more urgent than the one that runs: the notification, the wait, the terms that
+    /// were seen.
+    Up(Guard<'static, Signals>, WaitRef, u32),
+    /// To one that is not.
+    Down(Guard<'static, Signals>, WaitRef, u32),
 }
 
 /// Each of these functions is a system call of this CPU's thread, whose registers hold the deadline and
@@ -69,8 +80,16 @@ impl<P: Platform> Kernel<P> {
             Operation::Call => self.fast_call(cpu, thread, arguments),
             Operation::ReplyReceive => self.fast_reply_receive(cpu, thread, arguments),
             Operation::Signal => {
-                put(thread, arguments);
-                self.fast_signal(cpu, thread, Handle(arguments[0]))
+                let (handle, bits) = (Handle(arguments[0]), arguments[1]);
+                match self.fast_signal(cpu, thread, handle, bits)? {
+                    Signalled::Nobody => Some(Fast::Returns(NO_RESULTS)),
+                    Signalled::Up(signals, waiter, terms) => {
+                        self.signal_up(cpu, thread, bits, signals, waiter, terms)
+                    }
+                    Signalled::Down(signals, waiter, terms) => {
+                        self.signal_down(cpu, thread, bits, signals, waiter, terms)
+                    }
+                }
             }
             Operation::Wait => self.fast_wait(cpu, thread, Handle(arguments[0])),
             Operation::Yield => self.fast_yield(cpu, thread),
@@ -188,21 +207,18 @@ impl<P: Platform> Kernel<P> {
         server.publish_as(Wait::Receive, generation);
     }
 
-    /// Signal: to nobody, to a thread of this CPU that is not more urgent than the one that runs, and to
-    /// one that is, which then runs. The thread's registers hold the arguments.
+    /// Signal: done where nobody waits; else it says who does, a thread that is at home on this CPU.
     #[inline(always)]
     pub fn fast_signal(
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
         handle: Handle,
-    ) -> Option<Fast> {
-        urgency_here(cpu, thread.terms())?;
+        bits: u64,
+    ) -> Option<Signalled> {
         let handles = &thread.task().handles;
         let notification = handles.look_up_notification(handle, Rights::SIGNAL)?;
-        let notification = notification.get();
-        let mut signals = notification.try_signals()?;
-        let bits = thread.registers.rsi.get();
+        let mut signals = notification.get().try_signals()?;
         let Some(waiter) = signals.waiter() else {
             // With a waiter it is not over.
             if signals.is_watched() || signals.is_over() {
@@ -210,64 +226,74 @@ impl<P: Platform> Kernel<P> {
             }
             signals.add(bits);
             cpu.counters.system_calls.add(1);
-            return Some(Fast::Returns(NO_RESULTS));
+            return Some(Signalled::Nobody);
         };
         if signals.bits() | bits == 0 {
             return None;
         }
+        let running = urgency_here(cpu, thread.terms())?;
         let terms = waiter.thread.terms();
-        urgency_here(cpu, terms)?;
-        // Both are at home here: the difference is that of their urgencies.
-        if terms > thread.terms() {
-            self.signal_up(cpu, thread, &mut signals, waiter, terms)
+        let wanted = urgency_here(cpu, terms)?;
+        if wanted > running {
+            Some(Signalled::Up(signals, waiter, terms))
         } else {
-            self.signal_down(cpu, thread, &mut signals, waiter, terms)
+            Some(Signalled::Down(signals, waiter, terms))
         }
     }
 
-    /// Signals a thread that is more urgent than the one that runs, and runs it.
+    /// Signals a thread with these terms that is more urgent than the one that runs, and runs it.
     #[inline(always)]
-    fn signal_up(
+    pub fn signal_up(
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
-        signals: &mut Signals,
+        bits: u64,
+        mut signals: Guard<'static, Signals>,
         waiter: WaitRef,
         terms: u32,
     ) -> Option<Fast> {
+        // Whoever queues a thread here holds this lock: what runs next changes under it.
         let mut queue = cpu.try_run_queue()?;
-        if cpu.slice_end.load(Ordering::Relaxed) != NEVER {
+        let (running, wanted) = (thread.urgency(), Thread::urgency_of(terms));
+        if queue.top() >= running {
             // Of a slice that makes room for somebody the rest is to be remembered.
-            if queue.top() >= thread.urgency() {
+            if queue.top() >= wanted || cpu.slice_end.load(Ordering::Relaxed) != NEVER {
                 return None;
             }
-            cpu.slice_end.store(NEVER, Ordering::Relaxed);
         }
         let woken = waiter.thread;
-        let claim = || woken.take_generation(waiter.generation);
-        let turn = take_over(cpu, thread, woken, terms, claim)?;
-        give_bits(signals, woken, thread.registers.rsi.get());
+        if !woken.take_generation(waiter.generation) {
+            return None;
+        }
+        after_locked();
+        signals.waited();
+        let results = [signals.take() | bits, 0, 0, 0, 0, 0];
         cpu.counters.wakes.add(1);
         woken.count_wake();
-        if let Turn::Later = turn {
+        // Changed before the claim, by who then saw it waiting and kicked nobody.
+        if woken.terms() != terms {
+            finish(woken, results);
             return Some(Fast::Wakes(woken, NO_RESULTS));
         }
+        cpu.running.store(wanted, Ordering::Relaxed);
+        cpu.slice_end.store(NEVER, Ordering::Relaxed);
         thread.registers.rax.set(0);
         self.change(cpu, thread, woken);
         // From here on another CPU may take it.
-        queue.push(thread, true);
+        queue.push_as(thread, running, true);
         drop(queue);
-        Some(self.resume(cpu, woken))
+        Some(self.run(cpu, woken, results))
     }
 
-    /// Signals a thread that is not more urgent than the one that runs: it is queued here, where no
-    /// other CPU would run it at once.
+    /// Signals a thread with these terms that is not more urgent than the one that runs: it is queued
+    /// here, where no other CPU would run it at once.
     #[inline(always)]
-    fn signal_down(
+    pub fn signal_down(
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
-        signals: &mut Signals,
+        bits: u64,
+        mut signals: Guard<'static, Signals>,
         waiter: WaitRef,
         terms: u32,
     ) -> Option<Fast> {
@@ -280,15 +306,17 @@ impl<P: Platform> Kernel<P> {
             return None;
         }
         after_locked();
-        give_bits(signals, woken, thread.registers.rsi.get());
+        signals.waited();
+        woken.registers.rax.set(0);
+        woken.registers.rdi.set(signals.take() | bits);
         cpu.counters.wakes.add(1);
         cpu.counters.system_calls.add(1);
         woken.count_wake();
-        let now = woken.terms();
-        if now != terms {
+        // Changed before the claim, by who then saw it waiting and kicked nobody.
+        if woken.terms() != terms {
             return Some(Fast::Wakes(woken, NO_RESULTS));
         }
-        queue.push_as(woken, Thread::urgency_of(now), false);
+        queue.push_as(woken, Thread::urgency_of(terms), false);
         drop(queue);
         if terms == thread.terms() && !self.is_slice_running(cpu) {
             return Some(Fast::Leaves(NO_RESULTS));
@@ -328,14 +356,11 @@ impl<P: Platform> Kernel<P> {
         let notification = handles.look_up_notification(handle, Rights::WAIT)?;
         let notification = notification.get();
         let mut signals = notification.try_signals()?;
-        if signals.is_over() {
-            return None;
-        }
         if signals.bits() != 0 {
             cpu.counters.system_calls.add(1);
             return Some(Fast::Returns([signals.take(), 0, 0, 0, 0, 0]));
         }
-        if signals.waiter().is_some() || signals.is_bound() {
+        if signals.is_taken() {
             return None;
         }
         let next = self.take_only(cpu)?;
@@ -432,7 +457,6 @@ impl<P: Platform> Kernel<P> {
     fn change(&self, cpu: &Cpu, from: &'static Thread, to: &'static Thread) {
         self.charge(cpu, from);
         self.platform.save_bases(&from.registers);
-        cpu.counters.system_calls.add(1);
         cpu.current.set(Some(to));
     }
 
@@ -453,7 +477,7 @@ impl<P: Platform> Kernel<P> {
     /// Counts the switch and loads the address space of the thread that runs now.
     #[inline(always)]
     fn come(&'static self, cpu: &'static Cpu, to: &'static Thread) {
-        cpu.counters.switches.add(1);
+        cpu.counters.handovers.add(1);
         to.count_switch();
         self.load_space_at_home(cpu, to.task());
     }
@@ -527,14 +551,6 @@ fn received(arguments: Arguments, tag: Tag, badge: u64) -> Arguments {
     let [a, b, c, d] = words;
     let tag = Tag::new(tag.label(), tag.length(), 0);
     [badge, tag.0, a, b, c, d]
-}
-
-/// Ends a thread's Wait with the bits that are there and those that come.
-#[inline(always)]
-fn give_bits(signals: &mut Signals, woken: &Thread, bits: u64) {
-    signals.waited();
-    woken.registers.rax.set(0);
-    woken.registers.rdi.set(signals.take() | bits);
 }
 
 /// Whether a thread that was taken runs at once.

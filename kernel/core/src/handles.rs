@@ -23,6 +23,8 @@ const MAX_CHUNKS: usize = 128;
 /// Most handles of one task.
 pub const MAX_HANDLES: usize = CHUNK_ENTRIES * MAX_CHUNKS;
 
+/// A power of two of bytes, so that finding one takes no multiplication.
+#[repr(align(32))]
 struct Entry {
     /// The handle that names the entry; its generation is raised when the entry is closed. 0 before the
     /// entry is part of a table.

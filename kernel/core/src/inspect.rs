@@ -214,7 +214,7 @@ impl<P: Platform> Kernel<P> {
         Ok(CpuInfo {
             online: u64::from(cpu.online.load(Ordering::Relaxed)),
             apic: u64::from(cpu.apic.load(Ordering::Relaxed)),
-            switches: counters.switches.get(),
+            switches: counters.switches.get() + counters.handovers.get(),
             wakes: counters.wakes.get(),
             steals: counters.steals.get(),
             migrations: counters.migrations.get(),
@@ -223,7 +223,7 @@ impl<P: Platform> Kernel<P> {
             busy_ns: self.platform.ticks_to_ns(self.busy_ticks(cpu)),
             interrupts: counters.interrupts.get(),
             timer_interrupts: counters.timer_interrupts.get(),
-            system_calls: counters.system_calls.get(),
+            system_calls: counters.system_calls.get() + counters.handovers.get(),
             shootdowns: counters.shootdowns.get(),
         })
     }

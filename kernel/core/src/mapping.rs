@@ -511,7 +511,8 @@ impl<P: Platform> Kernel<P> {
                     .is_some_and(|task| core::ptr::eq(thread.task(), task))
             });
         if leave {
-            self.platform.load_root(self.platform.kernel_root());
+            self.platform
+                .load_root(self.platform.kernel_root().address());
             cpu.loaded.set(None);
         } else {
             self.platform.flush();

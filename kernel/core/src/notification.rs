@@ -75,10 +75,11 @@ impl Signals {
         self.over
     }
 
-    /// Whether it is bound to a thread.
+    /// Whether nobody can begin to wait for it: somebody does, or it is bound to a thread, or over.
     #[inline(always)]
-    pub(crate) fn is_bound(&self) -> bool {
-        self.bound.is_some()
+    pub(crate) fn is_taken(&self) -> bool {
+        // Without a branch each.
+        self.waiter.is_some() | self.bound.is_some() | self.over
     }
 
     /// Whether the bound thread waits in Receive.

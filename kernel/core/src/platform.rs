@@ -111,8 +111,8 @@ pub trait Platform: Sync + Sized + 'static {
     /// Fills the kernel half of a new page-table root whose user half is zero.
     fn install_kernel_half(&self, root: Frame);
 
-    /// Loads a page-table root on this CPU; its non-global TLB entries are gone afterwards.
-    fn load_root(&self, root: Frame);
+    /// Loads a page-table root, by its physical address, on this CPU; its non-global TLB entries are gone afterwards.
+    fn load_root(&self, root: u64);
 
     /// Drops this CPU's non-global TLB entries.
     fn flush(&self);

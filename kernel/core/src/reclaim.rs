@@ -318,7 +318,8 @@ impl<P: Platform> Kernel<P> {
             .is_some_and(|loaded| core::ptr::eq(loaded, task))
         {
             cpu.loaded.set(None);
-            self.platform.load_root(self.platform.kernel_root());
+            self.platform
+                .load_root(self.platform.kernel_root().address());
         }
         self.request_flush(|cpu| task.cpus.contains(cpu.index));
     }

@@ -143,7 +143,6 @@ impl<P: Platform> Kernel<P> {
             queue.push(thread, false);
             // The fast path stores what it will run and then looks at the queue's top; here it is the
             // other way round, so that one of the two sees the other.
-            queue.publish();
             fence(Ordering::SeqCst);
             let before = target.running.load(Ordering::Relaxed);
             // Only where it gets a kick, after which it says itself what it runs: it may have changed
@@ -461,7 +460,7 @@ impl<P: Platform> Kernel<P> {
         // First into the set, then the root: a shootdown that misses this CPU in the set changed
         // the tables before this CPU walks them.
         task.cpus.add(cpu.index);
-        self.platform.load_root(task.root());
+        self.platform.load_root(task.root_address());
     }
 
     /// The same for the task of a thread that is at home on this CPU: it is in the space's set, which
@@ -471,7 +470,7 @@ impl<P: Platform> Kernel<P> {
         debug_assert!(task.cpus.contains(cpu.index));
         if !cpu.loaded.is(task) {
             cpu.loaded.set(Some(task));
-            self.platform.load_root(task.root());
+            self.platform.load_root(task.root_address());
         }
     }
 

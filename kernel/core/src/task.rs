@@ -18,7 +18,7 @@ use crate::static_ref::AtomicRef;
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Guard, Lock, Ordering, Rank};
 use crate::thread::{IN_TASK, QUEUE, Thread};
 use ipc::Error;
-use ipc::layout::{IPC_BUFFER_STRIDE, IPC_BUFFERS, MAX_THREADS_PER_TASK};
+use ipc::layout::{IPC_BUFFER_STRIDE, IPC_BUFFERS, MAX_THREADS_PER_TASK, PAGE_BYTES};
 
 /// Most port ranges of one task.
 pub const MAX_PORT_RANGES: usize = 8;
@@ -79,8 +79,8 @@ impl PortsRef {
 /// A task.
 #[repr(align(64))]
 pub struct Task {
-    /// Frame of the page-table root.
-    pub root: AtomicU32,
+    /// Address of the page-table root.
+    root: AtomicU64,
     state: AtomicU8,
     /// Largest priority of its threads.
     pub max_priority: AtomicU8,
@@ -136,7 +136,7 @@ impl Task {
     /// A task that was never handed out.
     const fn new() -> Task {
         Task {
-            root: AtomicU32::new(0),
+            root: AtomicU64::new(0),
             state: AtomicU8::new(TaskState::Dead as u8),
             max_priority: AtomicU8::new(0),
             reclaim_phase: AtomicU8::new(0),
@@ -168,7 +168,7 @@ impl Task {
     /// Makes a task handed out by the slab an empty, living one.
     pub fn reset(&'static self, root: Frame, quota: &'static Quota, max_priority: u8) {
         let number = self.slot.number();
-        self.root.store(root.0, Ordering::Relaxed);
+        self.root.store(root.address(), Ordering::Relaxed);
         self.max_priority.store(max_priority, Ordering::Relaxed);
         self.reclaim_phase.store(0, Ordering::Relaxed);
         self.reclaim_position.store(0, Ordering::Relaxed);
@@ -209,7 +209,13 @@ impl Task {
     /// The page-table root.
     #[inline]
     pub fn root(&self) -> Frame {
-        Frame(self.root.load(Ordering::Relaxed))
+        Frame((self.root_address() / PAGE_BYTES) as u32)
+    }
+
+    /// Its physical address.
+    #[inline(always)]
+    pub(crate) fn root_address(&self) -> u64 {
+        self.root.load(Ordering::Relaxed)
     }
 
     /// Where it is in its life.

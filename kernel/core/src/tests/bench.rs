@@ -131,9 +131,11 @@ pub(super) fn run(kernel: TestKernel, thread: &'static Thread) {
         match chosen {
             Some(current) if core::ptr::eq(current, thread) => return,
             Some(current) => {
-                // Its status is its own: a test may look at it later.
+                // Its status and results are its own: a test may look at them later.
                 let status = current.registers.rax.get();
+                let results = results(current);
                 system_call(kernel, current, Operation::Yield, &[]);
+                put(current, results);
                 current.registers.rax.set(status);
             }
             None => panic!("nobody runs"),
@@ -166,7 +168,7 @@ fn system_call(
 pub(super) fn enter(kernel: TestKernel, cpu: &'static Cpu) -> bool {
     let thread = cpu.current.get().expect("a thread runs");
     let r = &thread.registers;
-    let arguments = [&r.rdi, &r.rsi, &r.rdx, &r.r8, &r.r9, &r.r10].map(|register| register.get());
+    let arguments = results(thread);
     let number = r.rax.get();
     let fast = if kernel.platform.fast.load(Ordering::Relaxed) {
         // What the entry does not save the fast path must not read.
@@ -249,19 +251,17 @@ pub(super) fn call(
     status(thread)
 }
 
+/// The results in a thread's registers.
+fn results(thread: &'static Thread) -> [u64; 6] {
+    let r = &thread.registers;
+    [&r.rdi, &r.rsi, &r.rdx, &r.r8, &r.r9, &r.r10].map(|register| register.get())
+}
+
 /// The status and results in a thread's registers.
 pub(super) fn status(thread: &'static Thread) -> Result<[u64; 6], Error> {
-    let r = &thread.registers;
-    match Error::from_code(r.rax.get()) {
+    match Error::from_code(thread.registers.rax.get()) {
         Some(error) => Err(error),
-        None => Ok([
-            r.rdi.get(),
-            r.rsi.get(),
-            r.rdx.get(),
-            r.r8.get(),
-            r.r9.get(),
-            r.r10.get(),
-        ]),
+        None => Ok(results(thread)),
     }
 }
 

@@ -35,6 +35,9 @@ const GATES: &[(&str, u64)] = &[
     ("call_postcard", 900),
     ("signal_wait", 700),
     ("signal_high", 450),
+    ("interrupt_thread", 450),
+    ("yield_switch", 200),
+    ("fault_resume", 750),
 ];
 
 /// Runs the benchmark that is asked for.

@@ -187,12 +187,11 @@ trap_in_ring_3:
     push rcx
     end_only_if {FSGSBASE}
 dispatch:
-    mov rdi, gs:[{THIS}]
-    mov esi, eax
+    mov edi, eax
     mov rsp, gs:[{KERNEL_STACK}]
     xor ebp, ebp
-    call {trap}
-    jmp resume
+    call {trap}                             // goes on at one of the ways back
+    ud2
 
 trap_in_ring_0:
     // An interrupt can only come in the idle loop, whose frame is of no more use.

@@ -13,6 +13,7 @@ use core::mem::offset_of;
 use ipc::{Handle, Operation};
 use kernel_core::fast::{self, Arguments, Fast, Signalled};
 use kernel_core::notification::Signals;
+use kernel_core::platform::{FIRST_DEVICE_VECTOR, LAST_DEVICE_VECTOR};
 use kernel_core::registers::Registers;
 use kernel_core::sync::{Guard, Ordering};
 use kernel_core::thread::{Thread, WaitRef};
@@ -23,7 +24,6 @@ use x86_64::registers::rflags::RFlags;
 
 global_asm!(
     include_str!("entry.S"),
-    THIS = const percpu::OFFSET_THIS,
     USER_STACK = const percpu::OFFSET_USER_STACK,
     KERNEL_STACK = const percpu::OFFSET_KERNEL_STACK,
     REGISTERS_END = const percpu::OFFSET_REGISTERS_END,
@@ -154,7 +154,7 @@ pub(crate) fn enable_system_calls() {
 /// registers; the arguments come here: 0, 1, 2, 5, 3 and 4. Neither this nor what it calls returns: so no
 /// register is kept for a caller, and none across a call.
 macro_rules! system_calls {
-    ($($(#[$doc:meta])* $name:ident($operation:ident) => $short:ident;)+) => {
+    ($($(#[$doc:meta])* $name:ident($operation:ident) => $short:ident, else $slow:ident;)+) => {
         $(
             $(#[$doc])*
             extern "C" fn $name(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
@@ -163,7 +163,7 @@ macro_rules! system_calls {
                     Some(done) => go_on(thread, done),
                     None => {
                         thread.registers.rax.set(Operation::$operation as u64);
-                        slow_system_call(a, b, c, f, d, e)
+                        $slow(a, b, c, f, d, e)
                     }
                 }
             }
@@ -173,11 +173,11 @@ macro_rules! system_calls {
 
 system_calls! {
     /// Call.
-    call(Call) => fast_call;
+    call(Call) => fast_call, else slow_system_call;
     /// ReplyReceive.
-    reply_receive(ReplyReceive) => fast_reply_receive;
+    reply_receive(ReplyReceive) => fast_reply_receive, else resume_or_slow;
     /// HandleInspect.
-    handle_inspect(HandleInspect) => fast_inspect;
+    handle_inspect(HandleInspect) => fast_inspect, else slow_system_call;
 }
 
 /// Signal.
@@ -255,6 +255,7 @@ fn go_on(thread: &'static Thread, done: Fast) -> ! {
             enter_ring_3(&next.registers)
         }
         Fast::Queue(next, [a, b, c, d, e, f]) => queue_and_leave(a, b, c, d, e, f, next),
+        Fast::QueueComplete(next) => queue_complete_and_leave(next),
         Fast::Leaves([a, b, c, d, e, f]) => finish_and_leave(a, b, c, d, e, f, None),
         Fast::Wakes(woken, [a, b, c, d, e, f]) => finish_and_leave(a, b, c, d, e, f, Some(woken)),
     }
@@ -266,6 +267,17 @@ fn go_on(thread: &'static Thread, done: Fast) -> ! {
 extern "C" fn slow_system_call(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
     fast::put(percpu::thread(), [a, b, c, d, e, f]);
     system_call()
+}
+
+/// A ReplyReceive that is not a short one, but perhaps the answer to a fault.
+#[inline(never)]
+extern "C" fn resume_or_slow(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
+    let thread = percpu::thread();
+    fast::put(thread, [a, b, c, d, e, f]);
+    match kernel::get().fast_resume(percpu::core(), thread) {
+        Some(done) => go_on(thread, done),
+        None => system_call(),
+    }
 }
 
 /// The same of an operation whose arguments are saved.
@@ -286,7 +298,21 @@ fn system_call() -> ! {
 #[cold]
 #[inline(never)]
 fn queue_and_leave(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64, next: &'static Thread) -> ! {
-    kernel::get().queue_instead(percpu::core(), next, [a, b, c, d, e, f]);
+    fast::finish(next, [a, b, c, d, e, f]);
+    queue_complete_and_leave(next)
+}
+
+#[cold]
+#[inline(never)]
+fn queue_complete_and_leave(next: &'static Thread) -> ! {
+    kernel::get().queue_instead(percpu::core(), next);
+    enter_ring_3(resume(percpu::this()))
+}
+
+#[cold]
+#[inline(never)]
+fn wake_and_leave(woken: &'static Thread) -> ! {
+    kernel::get().wake(percpu::core(), woken);
     enter_ring_3(resume(percpu::this()))
 }
 
@@ -399,16 +425,74 @@ fn deliver_to(thread: &'static Thread, results: Arguments) -> ! {
     }
 }
 
-/// An interrupt from either ring or an exception from ring 3, with the thread's registers saved.
-extern "C" fn trap(cpu: &'static PerCpu, vector: u32) -> &'static Registers {
-    let core = kernel::cpu(cpu);
+/// An interrupt from either ring or an exception from ring 3, with the thread's registers saved. Does not
+/// return, as a system call.
+extern "C" fn trap(vector: u32) -> ! {
+    match vector as u8 {
+        vector @ FIRST_DEVICE_VECTOR..=LAST_DEVICE_VECTOR => device_interrupt(vector),
+        vector @ 0..idt::FIRST_INTERRUPT => fault(vector),
+        _ => slow_trap(vector),
+    }
+}
+
+#[inline(always)]
+fn device_interrupt(vector: u8) -> ! {
+    let cpu = percpu::core();
+    let short = |thread| kernel::get().fast_interrupt(cpu, thread, vector);
+    match cpu.current.get().and_then(short) {
+        Some(done) => go_on_from_trap(done),
+        None => slow_trap(vector.into()),
+    }
+}
+
+#[inline(never)]
+fn fault(vector: u8) -> ! {
+    let short = |thread| {
+        let address = fault_address(vector);
+        kernel::get().fast_fault(percpu::core(), thread, vector, address)
+    };
+    if cpuid::has(Feature::FsGsBase)
+        && let Some(done) = percpu::core().current.get().and_then(short)
+    {
+        go_on_from_trap(done);
+    }
+    slow_trap(vector.into())
+}
+
+/// Where a fault's address matters: the one that a page fault leaves in CR2.
+#[inline(always)]
+fn fault_address(vector: u8) -> u64 {
+    match vector {
+        idt::PAGE_FAULT => Cr2::read_raw(),
+        _ => 0,
+    }
+}
+
+/// Ring 3, after an interrupt or a fault that was short. The registers of the thread that it came to are
+/// complete.
+#[inline(always)]
+fn go_on_from_trap(done: Fast) -> ! {
+    match done {
+        Fast::Runs(next, results) => {
+            percpu::set_thread(next);
+            deliver_to(next, results)
+        }
+        Fast::Queue(next, [a, b, c, d, e, f]) => queue_and_leave(a, b, c, d, e, f, next),
+        Fast::Wakes(woken, _) => wake_and_leave(woken),
+        Fast::Resumes(next) | Fast::QueueComplete(next) => queue_complete_and_leave(next),
+        Fast::Returns(_) | Fast::Leaves(_) => enter_ring_3(resume(percpu::this())),
+    }
+}
+
+/// An interrupt or an exception that is not short.
+#[cold]
+#[inline(never)]
+fn slow_trap(vector: u32) -> ! {
+    let cpu = percpu::this();
+    let core = percpu::core();
     match vector as u8 {
         vector @ 0..idt::FIRST_INTERRUPT => {
-            let address = if vector == idt::PAGE_FAULT {
-                Cr2::read_raw()
-            } else {
-                0
-            };
+            let address = fault_address(vector);
             let error_code = cpu
                 .registers()
                 .map_or(0, |registers| registers.error_code.get());
@@ -426,8 +510,7 @@ extern "C" fn trap(cpu: &'static PerCpu, vector: u32) -> &'static Registers {
             apic::end_of_interrupt();
             kernel::get().kicked(core);
         }
-        vector @ kernel_core::platform::FIRST_DEVICE_VECTOR
-            ..=kernel_core::platform::LAST_DEVICE_VECTOR => kernel::get().interrupt(core, vector),
+        vector @ FIRST_DEVICE_VECTOR..=LAST_DEVICE_VECTOR => kernel::get().interrupt(core, vector),
         // Acknowledging a spurious interrupt would acknowledge another one (Intel SDM volume 3A,
         // section 11.9); the legacy controllers are masked, what they still raise is spurious too.
         vector => {
@@ -437,7 +520,7 @@ extern "C" fn trap(cpu: &'static PerCpu, vector: u32) -> &'static Registers {
             kernel::get().enter(core);
         }
     }
-    resume(cpu)
+    enter_ring_3(resume(cpu))
 }
 
 /// What this CPU does next: back to the assembly with a thread's registers, or idle.

@@ -7,12 +7,13 @@
 //! A call and a reply: the endpoint's lock and one claim are the only locked instructions, the address
 //! space the only control register. The run queue is looked at without its lock: see `take_over`.
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, RunQueueGuard};
 use crate::endpoint::Waiters;
 use crate::kernel::Kernel;
+use crate::mutant::{self, Mutant};
 use crate::notification::Signals;
 use crate::platform::Platform;
-use crate::rendezvous::copy_words;
+use crate::rendezvous::{FAULT_TAG, REGISTER_WORDS, copy_words, fault_words};
 use crate::sync::{Guard, Ordering, after_locked};
 use crate::thread::{Thread, Wait, WaitRef};
 use core::hint::cold_path;
@@ -38,6 +39,8 @@ pub enum Fast {
     /// It is done but for [`Kernel::queue_instead`] with this thread and the results of its system call:
     /// it could run but is not first.
     Queue(&'static Thread, Arguments),
+    /// The same with a thread whose registers are complete.
+    QueueComplete(&'static Thread),
     /// It is done, and this thread, whose registers are complete, runs on this CPU, whose address space is
     /// loaded.
     Resumes(&'static Thread),
@@ -78,7 +81,13 @@ impl<P: Platform> Kernel<P> {
     ) -> Option<Fast> {
         match Operation::from_number(number)? {
             Operation::Call => self.fast_call(cpu, thread, arguments),
-            Operation::ReplyReceive => self.fast_reply_receive(cpu, thread, arguments),
+            Operation::ReplyReceive => {
+                let short = self.fast_reply_receive(cpu, thread, arguments);
+                short.or_else(|| {
+                    put(thread, arguments);
+                    self.fast_resume(cpu, thread)
+                })
+            }
             Operation::Signal => {
                 let (handle, bits) = (Handle(arguments[0]), arguments[1]);
                 match self.fast_signal(cpu, thread, handle, bits)? {
@@ -140,7 +149,7 @@ impl<P: Platform> Kernel<P> {
     ) {
         copy_words(caller, server, length as usize);
         let generation = caller.next_generation_of_active();
-        server.set_reply(WaitRef {
+        server.set_reply_to_call(WaitRef {
             thread: caller,
             generation,
         });
@@ -171,21 +180,57 @@ impl<P: Platform> Kernel<P> {
         if waiters.is_busy() {
             return None;
         }
-        let call = server.reply_generation.load(Ordering::Relaxed);
+        let (call, is_fault) = server.reply_to();
+        if is_fault {
+            return None;
+        }
         let claim = || caller.take_generation(call);
         let turn = take_over(cpu, server, caller, caller.terms(), claim)?;
         server.endpoint.set(Some(endpoint));
+        copy_words(server, caller, length as usize);
         let results = received(arguments, tag, 0);
         if let Turn::Later = turn {
-            self.pass_reply(cpu, server, caller, tag, length, &mut waiters);
+            self.pass_reply(cpu, server, caller, tag, &mut waiters);
             return Some(Fast::Queue(caller, results));
         }
-        self.pass_reply(cpu, server, caller, tag, length, &mut waiters);
+        self.pass_reply(cpu, server, caller, tag, &mut waiters);
         drop(waiters);
         Some(self.run(cpu, caller, results))
     }
 
-    /// Gives the reply to the claimed caller, and lets the server wait for the next message.
+    /// ReplyReceive, to a thread that waits for the answer to its fault, which then goes on as it was; with
+    /// nobody waiting at the endpoint. The registers hold the arguments.
+    #[inline(always)]
+    pub fn fast_resume(&'static self, cpu: &'static Cpu, server: &'static Thread) -> Option<Fast> {
+        let registers = &server.registers;
+        let (tag, _) = plain(server, registers.rsi.get())?;
+        urgency_here(cpu, server.terms())?;
+        let faulted = server.reply_caller.get()?;
+        let (fault, true) = server.reply_to() else {
+            return None;
+        };
+        if server.bound.get().is_some() {
+            return None;
+        }
+        let handles = &server.task().handles;
+        let endpoint = handles.look_up_source(Handle(registers.rdi.get()))?.get();
+        let mut waiters = endpoint.try_waiters()?;
+        if waiters.is_busy() {
+            return None;
+        }
+        let claim = || faulted.take_generation(fault);
+        let turn = take_over(cpu, server, faulted, faulted.terms(), claim)?;
+        server.endpoint.set(Some(endpoint));
+        faulted.faulting.store(false, Ordering::Relaxed);
+        self.pass_reply(cpu, server, faulted, tag, &mut waiters);
+        drop(waiters);
+        Some(match turn {
+            Turn::Now => self.resume(cpu, faulted),
+            Turn::Later => Fast::QueueComplete(faulted),
+        })
+    }
+
+    /// Lets the server wait for the next message, and the claimed caller run.
     #[inline(always)]
     fn pass_reply(
         &'static self,
@@ -193,10 +238,8 @@ impl<P: Platform> Kernel<P> {
         server: &'static Thread,
         caller: &'static Thread,
         tag: Tag,
-        length: u32,
         waiters: &mut Waiters,
     ) {
-        copy_words(server, caller, length as usize);
         server.reply_caller.set(None);
         // What it accepts, for the next message.
         server.registers.rsi.set(tag.0);
@@ -253,7 +296,7 @@ impl<P: Platform> Kernel<P> {
         terms: u32,
     ) -> Option<Fast> {
         // Whoever queues a thread here holds this lock: what runs next changes under it.
-        let mut queue = cpu.try_run_queue()?;
+        let queue = cpu.try_run_queue()?;
         let (running, wanted) = (thread.urgency(), Thread::urgency_of(terms));
         if queue.top() >= running {
             // Of a slice that makes room for somebody the rest is to be remembered.
@@ -262,27 +305,115 @@ impl<P: Platform> Kernel<P> {
             }
         }
         let woken = waiter.thread;
-        if !woken.take_generation(waiter.generation) {
+        let results = take_waiter(cpu, &mut signals, waiter, bits)?;
+        // Changed before the claim, by who then saw it waiting and kicked nobody.
+        if woken.terms() != terms {
+            finish(woken, results);
+            cpu.counters.system_calls.add(1);
+            return Some(Fast::Wakes(woken, NO_RESULTS));
+        }
+        thread.registers.rax.set(0);
+        self.change(cpu, thread, woken);
+        cpu.counters.handovers.add(1);
+        Some(self.preempt_for(cpu, thread, queue, woken, terms, results))
+    }
+
+    /// Runs a thread that is more urgent than the one that ran, which keeps nothing on this CPU any more.
+    #[inline(always)]
+    fn preempt_for(
+        &'static self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        mut queue: RunQueueGuard<'_>,
+        woken: &'static Thread,
+        terms: u32,
+        results: Arguments,
+    ) -> Fast {
+        cpu.running
+            .store(Thread::urgency_of(terms), Ordering::Relaxed);
+        cpu.slice_end.store(NEVER, Ordering::Relaxed);
+        // From here on another CPU may take it.
+        queue.push(thread, true);
+        drop(queue);
+        woken.count_switch();
+        self.load_space_at_home(cpu, woken.task());
+        Fast::Runs(woken, results)
+    }
+
+    /// An interrupt that a more urgent thread waits for than the one that runs, whose registers are saved.
+    #[inline(always)]
+    pub fn fast_interrupt(
+        &'static self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        vector: u8,
+    ) -> Option<Fast> {
+        let interrupt = self.vectors.edge(vector)?;
+        let notification = interrupt.notification()?;
+        let mut signals = notification.try_signals()?;
+        let waiter = signals.waiter()?;
+        let bits = interrupt.bits();
+        let running = urgency_here(cpu, thread.terms())?;
+        let woken = waiter.thread;
+        let terms = woken.terms();
+        let wanted = urgency_here(cpu, terms)?;
+        let queue = cpu.try_run_queue()?;
+        // What a preempted thread has of a slice is the slow path's to remember.
+        let in_order = wanted > running && queue.top() < running;
+        if !in_order || signals.bits() | bits == 0 || mutant::active(Mutant::EndOfInterrupt) {
             return None;
         }
-        after_locked();
-        signals.waited();
-        let results = [signals.take() | bits, 0, 0, 0, 0, 0];
-        cpu.counters.wakes.add(1);
-        woken.count_wake();
-        // Changed before the claim, by who then saw it waiting and kicked nobody.
+        let results = take_waiter(cpu, &mut signals, waiter, bits)?;
+        self.platform.end_of_interrupt();
+        cpu.counters.interrupts.add(1);
         if woken.terms() != terms {
             finish(woken, results);
             return Some(Fast::Wakes(woken, NO_RESULTS));
         }
-        cpu.running.store(wanted, Ordering::Relaxed);
-        cpu.slice_end.store(NEVER, Ordering::Relaxed);
-        thread.registers.rax.set(0);
-        self.change(cpu, thread, woken);
-        // From here on another CPU may take it.
-        queue.push_as(thread, running, true);
-        drop(queue);
-        Some(self.run(cpu, woken, results))
+        self.charge(cpu, thread);
+        cpu.current.set(Some(woken));
+        cpu.counters.switches.add(1);
+        Some(self.preempt_for(cpu, thread, queue, woken, terms, results))
+    }
+
+    /// A fault, of a thread whose registers are saved, to a server that waits for it.
+    #[inline(always)]
+    pub fn fast_fault(
+        &'static self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        vector: u8,
+        address: u64,
+    ) -> Option<Fast> {
+        urgency_here(cpu, thread.terms())?;
+        let (endpoint, badge) = thread.task().fault_target()?;
+        let mut waiters = endpoint.get().try_waiters()?;
+        let server = waiters.receivers.front()?;
+        if waiters.is_busy() {
+            return None;
+        }
+        let turn = take_over(cpu, thread, server, server.terms(), || server.take())?;
+        waiters.receivers.pop_known(server);
+        let words = fault_words(thread, vector, address);
+        for (word, place) in words.iter().zip(server.buffer()).skip(REGISTER_WORDS) {
+            place.store(*word, Ordering::Relaxed);
+        }
+        let results = [badge, FAULT_TAG, words[0], words[1], words[2], words[3]];
+        let generation = thread.next_generation_of_active();
+        thread.faulting.store(true, Ordering::Relaxed);
+        server.set_reply(WaitRef { thread, generation });
+        thread.deadline.store(NEVER, Ordering::Relaxed);
+        self.charge(cpu, thread);
+        cpu.current.set(Some(server));
+        thread.publish_as(Wait::Reply, generation);
+        drop(waiters);
+        if let Turn::Later = turn {
+            return Some(Fast::Queue(server, results));
+        }
+        cpu.counters.switches.add(1);
+        server.count_switch();
+        self.load_space_at_home(cpu, server.task());
+        Some(Fast::Runs(server, results))
     }
 
     /// Signals a thread with these terms that is not more urgent than the one that runs: it is queued
@@ -302,16 +433,10 @@ impl<P: Platform> Kernel<P> {
             return None;
         }
         let mut queue = cpu.try_run_queue()?;
-        if !woken.take_generation(waiter.generation) {
-            return None;
-        }
-        after_locked();
-        signals.waited();
+        let [bits, ..] = take_waiter(cpu, &mut signals, waiter, bits)?;
         woken.registers.rax.set(0);
-        woken.registers.rdi.set(signals.take() | bits);
-        cpu.counters.wakes.add(1);
+        woken.registers.rdi.set(bits);
         cpu.counters.system_calls.add(1);
-        woken.count_wake();
         // Changed before the claim, by who then saw it waiting and kicked nobody.
         if woken.terms() != terms {
             return Some(Fast::Wakes(woken, NO_RESULTS));
@@ -482,15 +607,9 @@ impl<P: Platform> Kernel<P> {
         self.load_space_at_home(cpu, to.task());
     }
 
-    /// Runs or queues the thread that a fast system call ended with, as the slow path does; which one runs
-    /// is for [`Kernel::leave`] to say.
-    pub fn queue_instead(
-        &'static self,
-        cpu: &'static Cpu,
-        to: &'static Thread,
-        results: Arguments,
-    ) {
-        finish(to, results);
+    /// Runs or queues the thread that the fast path ended with and whose registers are complete, as the slow
+    /// path does; which one runs is for [`Kernel::leave`] to say.
+    pub fn queue_instead(&'static self, cpu: &'static Cpu, to: &'static Thread) {
         cpu.current.set(None);
         self.switch_or_queue(cpu, to);
     }
@@ -500,7 +619,6 @@ impl<P: Platform> Kernel<P> {
         // It may have been announced as the one that runs.
         let running = cpu.current.get().map_or(0, Thread::urgency);
         cpu.running.store(running, Ordering::Relaxed);
-        cpu.counters.system_calls.add(1);
         self.ready(cpu, to);
         cpu.reschedule.store(true, Ordering::Relaxed);
     }
@@ -551,6 +669,20 @@ fn received(arguments: Arguments, tag: Tag, badge: u64) -> Arguments {
     let [a, b, c, d] = words;
     let tag = Tag::new(tag.label(), tag.length(), 0);
     [badge, tag.0, a, b, c, d]
+}
+
+/// Claims the thread that waits for bits, and takes them: the results of its Wait. `None`, and nothing is
+/// changed, if somebody else has claimed it.
+#[inline(always)]
+fn take_waiter(cpu: &Cpu, signals: &mut Signals, waiter: WaitRef, bits: u64) -> Option<Arguments> {
+    if !waiter.thread.take_generation(waiter.generation) {
+        return None;
+    }
+    after_locked();
+    signals.waited();
+    cpu.counters.wakes.add(1);
+    waiter.thread.count_wake();
+    Some([signals.take() | bits, 0, 0, 0, 0, 0])
 }
 
 /// Whether a thread that was taken runs at once.

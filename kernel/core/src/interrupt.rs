@@ -66,6 +66,30 @@ impl Vectors {
     }
 }
 
+impl Vectors {
+    /// The interrupt of a vector, if its line is not to be masked.
+    #[inline(always)]
+    pub(crate) fn edge(&self, vector: u8) -> Option<&'static Interrupt> {
+        let position = usize::from(vector.wrapping_sub(FIRST_DEVICE_VECTOR));
+        let interrupt = self.entries.get(position)?.get()?;
+        (!interrupt.level.load(Ordering::Relaxed)).then_some(interrupt)
+    }
+}
+
+impl Interrupt {
+    /// What it signals.
+    #[inline(always)]
+    pub(crate) fn notification(&self) -> Option<&'static Notification> {
+        self.notification.get()
+    }
+
+    /// With which bits.
+    #[inline(always)]
+    pub(crate) fn bits(&self) -> u64 {
+        self.bits.load(Ordering::Relaxed)
+    }
+}
+
 impl Default for Vectors {
     fn default() -> Self {
         Self::new()

@@ -23,7 +23,7 @@ use ipc::message::{
 use ipc::{Error, Handle, Label, Operation, Rights, Tag};
 
 const WORD_BYTES: usize = 8;
-const REGISTER_WORDS: usize = REGISTER_BYTES / WORD_BYTES;
+pub(crate) const REGISTER_WORDS: usize = REGISTER_BYTES / WORD_BYTES;
 /// Queued senders that one Receive tells of a refusal before it lets interrupts in.
 const REFUSALS_PER_STEP: u32 = 16;
 
@@ -575,24 +575,9 @@ impl<P: Platform> Kernel<P> {
     }
 
     fn give_fault(&self, faulting: &'static Thread, receiver: &'static Thread) {
-        let from = &faulting.registers;
-        let message = FaultMessage {
-            vector: u64::from(faulting.fault_vector.load(Ordering::Relaxed)),
-            error_code: from.error_code.get(),
-            address: faulting.fault_address.load(Ordering::Relaxed),
-            instruction_pointer: from.rip.get(),
-            stack_pointer: from.rsp.get(),
-            frame_pointer: from.rbp.get(),
-            flags: from.rflags.get(),
-            thread: faulting.slot.number(),
-            rax: from.rax.get(),
-            rbx: from.rbx.get(),
-            rcx: from.rcx.get(),
-            rdx: from.rdx.get(),
-            rsi: from.rsi.get(),
-            rdi: from.rdi.get(),
-        };
-        let words = message.to_words();
+        let vector = faulting.fault_vector.load(Ordering::Relaxed);
+        let address = faulting.fault_address.load(Ordering::Relaxed);
+        let words = fault_words(faulting, vector, address);
         let to = &receiver.registers;
         to.rdx.set(words[0]);
         to.r8.set(words[1]);
@@ -602,8 +587,7 @@ impl<P: Platform> Kernel<P> {
             place.store(*word, Ordering::Relaxed);
         }
         to.rdi.set(faulting.badge.load(Ordering::Relaxed));
-        to.rsi
-            .set(Tag::new(Label::FAULT, words.len() * WORD_BYTES, 0).0 | Tag::KERNEL);
+        to.rsi.set(FAULT_TAG);
         to.rax.set(0);
     }
 }
@@ -632,6 +616,37 @@ fn copy_buffer(sender: &'static Thread, receiver: &'static Thread, words: usize)
     for (from, to) in rest.iter().zip(rest_to) {
         to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
     }
+}
+
+/// The tag of a fault's message.
+pub(crate) const FAULT_TAG: u64 =
+    Tag::new(Label::FAULT, FaultMessage::WORDS * WORD_BYTES, 0).0 | Tag::KERNEL;
+
+/// The message of a fault, of a thread whose registers are saved.
+#[inline(always)]
+pub(crate) fn fault_words(
+    faulting: &Thread,
+    vector: u8,
+    address: u64,
+) -> [u64; FaultMessage::WORDS] {
+    let from = &faulting.registers;
+    let message = FaultMessage {
+        vector: u64::from(vector),
+        error_code: from.error_code.get(),
+        address,
+        instruction_pointer: from.rip.get(),
+        stack_pointer: from.rsp.get(),
+        frame_pointer: from.rbp.get(),
+        flags: from.rflags.get(),
+        thread: faulting.slot.number(),
+        rax: from.rax.get(),
+        rbx: from.rbx.get(),
+        rcx: from.rcx.get(),
+        rdx: from.rdx.get(),
+        rsi: from.rsi.get(),
+        rdi: from.rdi.get(),
+    };
+    message.to_words()
 }
 
 fn receive_source(source: Held) -> Result<&'static Endpoint, Error> {

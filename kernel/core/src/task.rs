@@ -5,11 +5,12 @@
 //! ([`crate::reclaim`]).
 
 use crate::cpu::CpuSet;
+use crate::endpoint::{Badge, Endpoint};
 use crate::frames::Frame;
 use crate::handles::HandleTable;
 use crate::interrupt::IoPorts;
 use crate::mapping::Space;
-use crate::object::AtomicObject;
+use crate::object::{AtomicObject, Known};
 use crate::platform::PortRange;
 use crate::queue::{Linked, Links, Queue};
 use crate::quota::Quota;
@@ -186,6 +187,16 @@ impl Task {
         }
         self.cpu_ticks.store(0, Ordering::Relaxed);
         self.state.store(TaskState::Alive as u8, Ordering::Release);
+    }
+
+    /// The endpoint and the badge that its faults go to.
+    #[inline(always)]
+    pub(crate) fn fault_target(&self) -> Option<(Known<Endpoint>, u64)> {
+        if let Some(badge) = self.fault.get_known::<Badge>() {
+            let badge = badge.get();
+            return Some((Known::of(badge.endpoint()), badge.value()));
+        }
+        Some((self.fault.get_known()?, 0))
     }
 
     /// Its quota.

@@ -120,8 +120,9 @@ pub struct Thread {
     pub buffer: AtomicRef<FrameWords>,
     /// The caller whose call was received and is not answered.
     pub reply_caller: AtomicRef<Thread>,
-    /// The generation of that caller's wait.
-    pub reply_generation: AtomicU64,
+    /// The generation of that caller's wait; [`FAULT_REPLY`] is set where it waits for the answer to a
+    /// fault.
+    reply_generation: AtomicU64,
     /// The endpoint that it waits on, for sending or receiving.
     pub endpoint: AtomicRef<Endpoint>,
     /// The badge of the message that it sends.
@@ -503,13 +504,33 @@ impl Thread {
         self.reply_caller.set(None);
         Some(WaitRef {
             thread,
-            generation: self.reply_generation.load(Ordering::Relaxed),
+            generation: self.reply_to().0,
         })
     }
 
-    /// Remembers the caller whose call was received.
-    #[inline]
+    /// The generation of the wait of the caller whose call is not answered yet, and whether it waits for
+    /// the answer to a fault.
+    #[inline(always)]
+    pub(crate) fn reply_to(&self) -> (u64, bool) {
+        let generation = self.reply_generation.load(Ordering::Relaxed);
+        (generation & !FAULT_REPLY, generation & FAULT_REPLY != 0)
+    }
+
+    /// Remembers the caller whose call, or fault, was received.
     pub fn set_reply(&self, caller: WaitRef) {
+        let fault = match caller.thread.faulting.load(Ordering::Relaxed) {
+            true => FAULT_REPLY,
+            false => 0,
+        };
+        self.set_reply_to_call(WaitRef {
+            generation: caller.generation | fault,
+            ..caller
+        });
+    }
+
+    /// Remembers the caller whose call was received.
+    #[inline(always)]
+    pub(crate) fn set_reply_to_call(&self, caller: WaitRef) {
         self.reply_generation
             .store(caller.generation, Ordering::Relaxed);
         self.reply_caller.set(Some(caller.thread));
@@ -546,6 +567,9 @@ fn add_one(counter: &AtomicU64) {
     let count = counter.load(Ordering::Relaxed);
     counter.store(count.wrapping_add(1), Ordering::Relaxed);
 }
+
+/// No generation has this bit: waiting is another one.
+const FAULT_REPLY: u64 = state::CLAIMED;
 
 /// Length of the SYSCALL instruction in bytes (AMD APM volume 3).
 const SYSCALL_BYTES: u64 = 2;

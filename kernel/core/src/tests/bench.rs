@@ -194,14 +194,18 @@ pub(super) fn enter(kernel: TestKernel, cpu: &'static Cpu) -> bool {
             runs(next);
         }
         Fast::Resumes(next) => runs(next),
-        Fast::Queue(next, results) => kernel.queue_instead(cpu, next, results),
+        Fast::Queue(next, results) => {
+            finish(next, results);
+            kernel.queue_instead(cpu, next);
+        }
+        Fast::QueueComplete(next) => kernel.queue_instead(cpu, next),
         Fast::Leaves(results) => finish(thread, results),
         Fast::Wakes(woken, results) => {
             finish(thread, results);
             kernel.wake(cpu, woken);
         }
     }
-    let leaves = matches!(fast, Fast::Queue(..) | Fast::Leaves(_) | Fast::Wakes(..));
+    let leaves = !matches!(fast, Fast::Returns(_) | Fast::Runs(..) | Fast::Resumes(_));
     kernel.platform.taken[usize::from(leaves)].fetch_add(1, Ordering::Relaxed);
     leaves
 }

@@ -8,10 +8,13 @@
 )]
 
 mod calls;
+mod children;
 mod counter;
+mod interrupts;
 mod paths;
 mod servers;
 mod signals;
+mod switches;
 
 runtime::task_main!(run);
 
@@ -25,6 +28,9 @@ fn run(startup: &'static ipc::startup::Startup<'static>) {
         Some("raw") => servers::raw(),
         Some("echo") => servers::echo(),
         Some("partner") => signals::partner(startup.argument("service").unwrap_or_default()),
+        Some("yielder") => switches::yielder(),
+        Some("driver") => interrupts::driver(),
+        Some("timer") => interrupts::timer(),
         Some("measure") => measure(),
         role => {
             runtime::log!("no such role: {role:?}");
@@ -45,6 +51,9 @@ fn measure() -> Result<(), ipc::Error> {
     paths::measure()?;
     calls::measure()?;
     signals::measure()?;
+    switches::measure()?;
+    children::measure()?;
+    interrupts::measure()?;
     runtime::log!("done");
     Ok(())
 }

@@ -16,16 +16,15 @@ use crate::cpuid::{self, Feature};
 use crate::physical::{self, DIRECT_MAP, MOST_MEMORY};
 use boot::entry::KERNEL_BASE;
 use boot::{PAGE, Range, Ranges};
+use core::arch::asm;
 use kernel_core::frames::Frame;
 use kernel_core::page_table::WRITE_COMBINING_PAT_ENTRY;
 use kernel_core::platform::{FRAME_WORDS, FrameWords};
 use kernel_core::sync::{AtomicU64, Ordering};
 use spin::Once;
-use x86_64::PhysAddr;
 use x86_64::instructions::tlb;
-use x86_64::registers::control::{Cr0, Cr0Flags, Cr3, Cr3Flags, Cr4, Cr4Flags, Efer, EferFlags};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
-use x86_64::structures::paging::PhysFrame;
 
 /// Where the kernel's stacks appear.
 const STACKS: u64 = 0xffff_f000_0000_0000;
@@ -282,11 +281,12 @@ pub(crate) fn root() -> Frame {
 
 /// Loads a root on this CPU: flushes its TLB but for global entries.
 #[inline]
+#[inline(always)]
 pub(crate) fn load(root: u64) {
-    let frame = PhysFrame::containing_address(PhysAddr::new_truncate(root));
     // SAFETY: roots come from the core and have the kernel's half from `install_kernel_half` on, or
-    // are the kernel's own; what the user half maps is of no concern to Rust.
-    unsafe { Cr3::write(frame, Cr3Flags::empty()) };
+    // are the kernel's own; what the user half maps is of no concern to Rust. The address is one of a
+    // frame, so that no flag is set (Intel SDM volume 3A, section 2.5).
+    unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
 }
 
 /// Drops this CPU's TLB entries but for global ones.

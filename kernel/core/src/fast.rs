@@ -180,10 +180,7 @@ impl<P: Platform> Kernel<P> {
         if waiters.is_busy() {
             return None;
         }
-        let (call, is_fault) = server.reply_to();
-        if is_fault {
-            return None;
-        }
+        let call = server.reply_to_call()?;
         let claim = || caller.take_generation(call);
         let turn = take_over(cpu, server, caller, caller.terms(), claim)?;
         server.endpoint.set(Some(endpoint));
@@ -315,7 +312,7 @@ impl<P: Platform> Kernel<P> {
         thread.registers.rax.set(0);
         self.change(cpu, thread, woken);
         cpu.counters.handovers.add(1);
-        Some(self.preempt_for(cpu, thread, queue, woken, terms, results))
+        Some(self.preempt_for(cpu, thread, running, queue, woken, wanted, results))
     }
 
     /// Runs a thread that is more urgent than the one that ran, which keeps nothing on this CPU any more.
@@ -324,16 +321,16 @@ impl<P: Platform> Kernel<P> {
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
+        running: u32,
         mut queue: RunQueueGuard<'_>,
         woken: &'static Thread,
-        terms: u32,
+        wanted: u32,
         results: Arguments,
     ) -> Fast {
-        cpu.running
-            .store(Thread::urgency_of(terms), Ordering::Relaxed);
+        cpu.running.store(wanted, Ordering::Relaxed);
         cpu.slice_end.store(NEVER, Ordering::Relaxed);
         // From here on another CPU may take it.
-        queue.push(thread, true);
+        queue.push_as(thread, running, true);
         drop(queue);
         woken.count_switch();
         self.load_space_at_home(cpu, woken.task());
@@ -373,7 +370,7 @@ impl<P: Platform> Kernel<P> {
         self.charge(cpu, thread);
         cpu.current.set(Some(woken));
         cpu.counters.switches.add(1);
-        Some(self.preempt_for(cpu, thread, queue, woken, terms, results))
+        Some(self.preempt_for(cpu, thread, running, queue, woken, wanted, results))
     }
 
     /// A fault, of a thread whose registers are saved, to a server that waits for it.

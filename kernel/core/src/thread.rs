@@ -516,6 +516,14 @@ impl Thread {
         (generation & !FAULT_REPLY, generation & FAULT_REPLY != 0)
     }
 
+    /// The generation of the wait of the caller whose call is not answered yet; `None` where it waits for
+    /// the answer to a fault.
+    #[inline(always)]
+    pub(crate) fn reply_to_call(&self) -> Option<u64> {
+        let generation = self.reply_generation.load(Ordering::Relaxed);
+        (generation & FAULT_REPLY == 0).then_some(generation)
+    }
+
     /// Remembers the caller whose call, or fault, was received.
     pub fn set_reply(&self, caller: WaitRef) {
         let fault = match caller.thread.faulting.load(Ordering::Relaxed) {

@@ -150,34 +150,62 @@ pub(crate) fn enable_system_calls() {
     );
 }
 
-/// Declares the first function of a system call. What a system call keeps is saved in the thread's
-/// registers; the arguments come here: 0, 1, 2, 5, 3 and 4. Neither this nor what it calls returns: so no
-/// register is kept for a caller, and none across a call.
-macro_rules! system_calls {
-    ($($(#[$doc:meta])* $name:ident($operation:ident) => $short:ident, else $slow:ident;)+) => {
-        $(
-            $(#[$doc])*
-            extern "C" fn $name(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
-                let (cpu, thread) = (percpu::core(), percpu::thread());
-                match kernel::get().$short(cpu, thread, [a, b, c, d, e, f]) {
-                    Some(done) => go_on(thread, done),
-                    None => {
-                        thread.registers.rax.set(Operation::$operation as u64);
-                        $slow(a, b, c, f, d, e)
-                    }
-                }
-            }
-        )+
-    };
+// The first function of each system call. What a system call keeps is saved in the thread's registers; the
+// arguments come here: 0, 1, 2, 5, 3 and 4. Neither this nor what it calls returns: so no register is
+// kept for a caller, and none across a call. What is long is saved at once, so that fewer registers are
+// taken.
+
+/// Call.
+extern "C" fn call(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    fast::put_words(thread, [a, b, c, d, e, f]);
+    match kernel::get().fast_call(cpu, thread, Handle(a), b) {
+        Some(done) => go_on(thread, done),
+        None => slow_call(a, b),
+    }
 }
 
-system_calls! {
-    /// Call.
-    call(Call) => fast_call, else slow_system_call;
-    /// ReplyReceive.
-    reply_receive(ReplyReceive) => fast_reply_receive, else resume_or_slow;
-    /// HandleInspect.
-    handle_inspect(HandleInspect) => fast_inspect, else slow_system_call;
+#[cold]
+#[inline(never)]
+fn slow_call(a: u64, b: u64) -> ! {
+    let registers = &percpu::thread().registers;
+    registers.rdi.set(a);
+    registers.rsi.set(b);
+    saved_system_call(Operation::Call)
+}
+
+/// ReplyReceive.
+extern "C" fn reply_receive(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    fast::put_words(thread, [a, b, c, d, e, f]);
+    match kernel::get().fast_reply_receive(cpu, thread, Handle(a), b) {
+        Some(done) => go_on(thread, done),
+        None => resume_or_slow(a, b),
+    }
+}
+
+/// A ReplyReceive that is not a short one, but perhaps the answer to a fault.
+#[inline(never)]
+fn resume_or_slow(a: u64, b: u64) -> ! {
+    let thread = percpu::thread();
+    thread.registers.rdi.set(a);
+    thread.registers.rsi.set(b);
+    match kernel::get().fast_resume(percpu::core(), thread) {
+        Some(done) => go_on(thread, done),
+        None => saved_system_call(Operation::ReplyReceive),
+    }
+}
+
+/// HandleInspect.
+extern "C" fn handle_inspect(a: u64) -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    match kernel::get().fast_inspect(cpu, thread, Handle(a)) {
+        Some(done) => go_on(thread, done),
+        None => {
+            thread.registers.rdi.set(a);
+            saved_system_call(Operation::HandleInspect)
+        }
+    }
 }
 
 /// Signal.
@@ -267,17 +295,6 @@ fn go_on(thread: &'static Thread, done: Fast) -> ! {
 extern "C" fn slow_system_call(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
     fast::put(percpu::thread(), [a, b, c, d, e, f]);
     system_call()
-}
-
-/// A ReplyReceive that is not a short one, but perhaps the answer to a fault.
-#[inline(never)]
-extern "C" fn resume_or_slow(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
-    let thread = percpu::thread();
-    fast::put(thread, [a, b, c, d, e, f]);
-    match kernel::get().fast_resume(percpu::core(), thread) {
-        Some(done) => go_on(thread, done),
-        None => system_call(),
-    }
 }
 
 /// The same of an operation whose arguments are saved.

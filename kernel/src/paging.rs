@@ -281,7 +281,6 @@ pub(crate) fn root() -> Frame {
 
 /// Loads a root on this CPU: flushes its TLB but for global entries.
 #[inline]
-#[inline(always)]
 pub(crate) fn load(root: u64) {
     // SAFETY: roots come from the core and have the kernel's half from `install_kernel_half` on, or
     // are the kernel's own; what the user half maps is of no concern to Rust. The address is one of a

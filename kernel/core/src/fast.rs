@@ -80,9 +80,14 @@ impl<P: Platform> Kernel<P> {
         arguments: Arguments,
     ) -> Option<Fast> {
         match Operation::from_number(number)? {
-            Operation::Call => self.fast_call(cpu, thread, arguments),
+            Operation::Call => {
+                put_words(thread, arguments);
+                self.fast_call(cpu, thread, Handle(arguments[0]), arguments[1])
+            }
             Operation::ReplyReceive => {
-                let short = self.fast_reply_receive(cpu, thread, arguments);
+                put_words(thread, arguments);
+                let handle = Handle(arguments[0]);
+                let short = self.fast_reply_receive(cpu, thread, handle, arguments[1]);
                 short.or_else(|| {
                     put(thread, arguments);
                     self.fast_resume(cpu, thread)
@@ -102,51 +107,31 @@ impl<P: Platform> Kernel<P> {
             }
             Operation::Wait => self.fast_wait(cpu, thread, Handle(arguments[0])),
             Operation::Yield => self.fast_yield(cpu, thread),
-            Operation::HandleInspect => self.fast_inspect(cpu, thread, arguments),
+            Operation::HandleInspect => self.fast_inspect(cpu, thread, Handle(arguments[0])),
             _ => None,
         }
     }
 
-    /// Call, to a server that waits at the endpoint.
+    /// Call, to a server that waits at the endpoint. The caller's registers hold the message's words.
     #[inline(always)]
     pub fn fast_call(
         &'static self,
         cpu: &'static Cpu,
         caller: &'static Thread,
-        arguments: Arguments,
+        handle: Handle,
+        tag: u64,
     ) -> Option<Fast> {
-        let (tag, length) = plain(caller, arguments[1])?;
+        let (tag, length) = plain(caller, tag)?;
         urgency_here(cpu, caller.terms())?;
         let handles = &caller.task().handles;
-        let (endpoint, badge) = handles.look_up_target(Handle(arguments[0]))?;
-        let endpoint = endpoint.get();
-        let mut waiters = endpoint.try_waiters()?;
+        let (endpoint, badge) = handles.look_up_target(handle)?;
+        let mut waiters = endpoint.get().try_waiters()?;
         let server = waiters.receivers.front()?;
         if waiters.is_busy() {
             return None;
         }
         let turn = take_over(cpu, caller, server, server.terms(), || server.take())?;
         waiters.receivers.pop_known(server);
-        let results = received(arguments, tag, badge);
-        if let Turn::Later = turn {
-            self.pass_call(cpu, caller, server, tag, length);
-            return Some(Fast::Queue(server, results));
-        }
-        self.pass_call(cpu, caller, server, tag, length);
-        drop(waiters);
-        Some(self.run(cpu, server, results))
-    }
-
-    /// Gives the message to the claimed server, and lets the caller wait for the reply.
-    #[inline(always)]
-    fn pass_call(
-        &'static self,
-        cpu: &'static Cpu,
-        caller: &'static Thread,
-        server: &'static Thread,
-        tag: Tag,
-        length: u32,
-    ) {
         copy_words(caller, server, length as usize);
         let generation = caller.next_generation_of_active();
         server.set_reply_to_call(WaitRef {
@@ -157,25 +142,34 @@ impl<P: Platform> Kernel<P> {
         caller.registers.rsi.set(tag.0);
         caller.deadline.store(NEVER, Ordering::Relaxed);
         self.change(cpu, caller, server);
+        // From the next line on another CPU may have the caller.
+        let results = received(caller, tag, badge);
         caller.publish_as(Wait::Reply, generation);
+        drop(waiters);
+        Some(match turn {
+            Turn::Now => self.run(cpu, server, results),
+            Turn::Later => Fast::Queue(server, results),
+        })
     }
 
-    /// ReplyReceive, to a caller that waits for it, with nobody waiting at the endpoint.
+    /// ReplyReceive, to a caller that waits for it, with nobody waiting at the endpoint. The server's
+    /// registers hold the message's words.
     #[inline(always)]
     pub fn fast_reply_receive(
         &'static self,
         cpu: &'static Cpu,
         server: &'static Thread,
-        arguments: Arguments,
+        handle: Handle,
+        tag: u64,
     ) -> Option<Fast> {
-        let (tag, length) = plain(server, arguments[1])?;
+        let (tag, length) = plain(server, tag)?;
         urgency_here(cpu, server.terms())?;
         let caller = server.reply_caller.get()?;
         if server.bound.get().is_some() {
             return None;
         }
         let handles = &server.task().handles;
-        let endpoint = handles.look_up_source(Handle(arguments[0]))?.get();
+        let endpoint = handles.look_up_source(handle)?.get();
         let mut waiters = endpoint.try_waiters()?;
         if waiters.is_busy() {
             return None;
@@ -185,14 +179,12 @@ impl<P: Platform> Kernel<P> {
         let turn = take_over(cpu, server, caller, caller.terms(), claim)?;
         server.endpoint.set(Some(endpoint));
         copy_words(server, caller, length as usize);
-        let results = received(arguments, tag, 0);
-        if let Turn::Later = turn {
-            self.pass_reply(cpu, server, caller, tag, &mut waiters);
-            return Some(Fast::Queue(caller, results));
-        }
-        self.pass_reply(cpu, server, caller, tag, &mut waiters);
+        let results = self.pass_reply(cpu, server, caller, tag, &mut waiters);
         drop(waiters);
-        Some(self.run(cpu, caller, results))
+        Some(match turn {
+            Turn::Now => self.run(cpu, caller, results),
+            Turn::Later => Fast::Queue(caller, results),
+        })
     }
 
     /// ReplyReceive, to a thread that waits for the answer to its fault, which then goes on as it was; with
@@ -227,7 +219,7 @@ impl<P: Platform> Kernel<P> {
         })
     }
 
-    /// Lets the server wait for the next message, and the claimed caller run.
+    /// Lets the server wait for the next message, and the claimed caller run: its results.
     #[inline(always)]
     fn pass_reply(
         &'static self,
@@ -236,7 +228,7 @@ impl<P: Platform> Kernel<P> {
         caller: &'static Thread,
         tag: Tag,
         waiters: &mut Waiters,
-    ) {
+    ) -> Arguments {
         server.reply_caller.set(None);
         // What it accepts, for the next message.
         server.registers.rsi.set(tag.0);
@@ -244,7 +236,10 @@ impl<P: Platform> Kernel<P> {
         let generation = server.next_generation_of_active();
         waiters.receivers.push_back(server);
         self.change(cpu, server, caller);
+        // From the next line on another CPU may have the server.
+        let results = received(server, tag, 0);
         server.publish_as(Wait::Receive, generation);
+        results
     }
 
     /// Signal: done where nobody waits; else it says who does, a thread that is at home on this CPU.
@@ -528,10 +523,10 @@ impl<P: Platform> Kernel<P> {
         &'static self,
         cpu: &'static Cpu,
         thread: &'static Thread,
-        arguments: Arguments,
+        handle: Handle,
     ) -> Option<Fast> {
         let handles = &thread.task().handles;
-        let rights = handles.look_up_task_rights(Handle(arguments[0]))?;
+        let rights = handles.look_up_task_rights(handle)?;
         cpu.counters.system_calls.add(1);
         let kind = ObjectKind::Task as u64;
         Some(Fast::Returns([kind, u64::from(rights.0), 0, 0, 0, 0]))
@@ -627,6 +622,16 @@ pub fn finish(thread: &Thread, results: Arguments) {
     thread.registers.rax.set(0);
 }
 
+/// Puts a message's words into a thread's registers.
+#[inline(always)]
+pub fn put_words(thread: &Thread, arguments: Arguments) {
+    let r = &thread.registers;
+    let [_, _, words @ ..] = arguments;
+    for (place, value) in [&r.rdx, &r.r8, &r.r9, &r.r10].iter().zip(words) {
+        place.set(value);
+    }
+}
+
 /// Puts arguments or results into a thread's registers.
 pub fn put(thread: &Thread, values: Arguments) {
     let r = &thread.registers;
@@ -659,13 +664,20 @@ fn plain(thread: &Thread, tag: u64) -> Option<(Tag, u32)> {
     (length <= MAX_BYTES as u32).then_some((Tag(tag), length))
 }
 
-/// A message's registers as its receiver gets them: the tag keeps label and length.
+/// A message's registers as its receiver gets them: the words of the sender's, of whose tag label and
+/// length stay.
 #[inline(always)]
-fn received(arguments: Arguments, tag: Tag, badge: u64) -> Arguments {
-    let [_, _, words @ ..] = arguments;
-    let [a, b, c, d] = words;
+fn received(sender: &Thread, tag: Tag, badge: u64) -> Arguments {
     let tag = Tag::new(tag.label(), tag.length(), 0);
-    [badge, tag.0, a, b, c, d]
+    let r = &sender.registers;
+    [
+        badge,
+        tag.0,
+        r.rdx.get(),
+        r.r8.get(),
+        r.r9.get(),
+        r.r10.get(),
+    ]
 }
 
 /// Claims the thread that waits for bits, and takes them: the results of its Wait. `None`, and nothing is

@@ -8,6 +8,7 @@ use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Guard, Lock, Ordering, Rank}
 use crate::task::Task;
 use crate::thread::{NOBODY_AT_HOME, PRIORITIES, QUEUE, Thread};
 use crate::timers::TimerQueue;
+use core::hint::cold_path;
 
 /// A set of CPUs.
 pub struct CpuSet([AtomicU64; MAX_CPUS / 64]);
@@ -46,10 +47,15 @@ impl Default for CpuSet {
     }
 }
 
-/// Ready threads of one CPU: a FIFO for each priority and a bit for each FIFO that has threads.
+/// Ready threads of one CPU: a FIFO for each priority and a bit for each FIFO that has threads; and one
+/// place beside them, so that where there is only one thread, as most of the time, no FIFO is touched.
 struct RunQueue {
     queues: [Queue<Thread, QUEUE>; PRIORITIES],
     present: u64,
+    /// A thread that goes before those of its priority in the FIFO.
+    single: Option<&'static Thread>,
+    /// Its urgency when it came; 0 where there is none.
+    single_urgency: u32,
 }
 
 impl RunQueue {
@@ -63,8 +69,25 @@ impl RunQueue {
                 Queue::new(Self::FIRST_NUMBER + (cpu * PRIORITIES + priority) as u64)
             }),
             present: 0,
+            single: None,
+            single_urgency: 0,
         }
     }
+
+    /// Urgency of the most urgent thread in the FIFOs.
+    #[inline(always)]
+    fn queued_top(&self) -> u32 {
+        match self.present {
+            0 => 0,
+            present => present.ilog2() + 1,
+        }
+    }
+}
+
+/// The place of a thread's FIFO.
+#[inline(always)]
+fn place(urgency: u32) -> usize {
+    urgency.wrapping_sub(1) as usize % PRIORITIES
 }
 
 /// Access to a run queue, until dropped.
@@ -77,35 +100,19 @@ pub struct RunQueueGuard<'a> {
 impl RunQueueGuard<'_> {
     /// Number of threads.
     pub fn len(&self) -> u64 {
-        self.queue
-            .queues
-            .iter()
-            .map(|queue| queue.len() as u64)
-            .sum()
+        let queued = self.queue.queues.iter().map(|queue| queue.len() as u64);
+        queued.sum::<u64>() + u64::from(self.queue.single.is_some())
     }
 
     /// Whether there is no thread.
     pub fn is_empty(&self) -> bool {
-        self.queue.present == 0
+        self.top() == 0
     }
 
     /// Priority of the most urgent thread, plus one; 0 if there is none.
     #[inline(always)]
     pub fn top(&self) -> u32 {
         self.top.load(Ordering::Relaxed)
-    }
-
-    /// The thread that [`RunQueueGuard::pop`] would take.
-    #[inline(always)]
-    pub fn front(&self) -> Option<&'static Thread> {
-        // Of priority 63 there is nobody where there is nobody at all.
-        self.queue.queues[self.top_priority()].front()
-    }
-
-    /// Whether [`RunQueueGuard::front`] is the only thread of its priority.
-    #[inline(always)]
-    pub fn is_sole(&self, front: &Thread) -> bool {
-        Queue::<Thread, QUEUE>::is_last(front)
     }
 
     /// Adds a thread behind (or, `first`, before) those of its priority.
@@ -116,89 +123,138 @@ impl RunQueueGuard<'_> {
     /// The same for a thread whose urgency is known.
     #[inline(always)]
     pub fn push_as(&mut self, thread: &'static Thread, urgency: u32, first: bool) {
-        let priority = urgency.wrapping_sub(1) as usize % PRIORITIES;
-        if first {
-            self.queue.queues[priority].push_front(thread);
+        let top = self.top();
+        if top == 0 {
+            self.queue.single = Some(thread);
+            self.queue.single_urgency = urgency;
+            self.top.store(urgency, Ordering::Relaxed);
         } else {
-            self.queue.queues[priority].push_back(thread);
+            cold_path();
+            self.push_beside(thread, urgency, first);
         }
-        self.queue.present |= 1 << priority;
+    }
+
+    /// Adds a thread where there are others.
+    fn push_beside(&mut self, thread: &'static Thread, urgency: u32, first: bool) {
+        let queue = &mut self.queue;
+        if first && queue.single_urgency == urgency {
+            // What has gone before the others goes behind the new one.
+            let before = queue.single.replace(thread);
+            if let Some(before) = before {
+                queue.queues[place(urgency)].push_front(before);
+                queue.present |= 1 << place(urgency);
+            }
+        } else {
+            if first {
+                queue.queues[place(urgency)].push_front(thread);
+            } else {
+                queue.queues[place(urgency)].push_back(thread);
+            }
+            queue.present |= 1 << place(urgency);
+        }
         if urgency > self.top() {
             self.top.store(urgency, Ordering::Relaxed);
         }
     }
 
+    /// The thread that [`RunQueueGuard::pop`] would take.
+    #[inline(always)]
+    pub fn front(&self) -> Option<&'static Thread> {
+        let top = self.top();
+        if self.queue.single_urgency == top {
+            return self.queue.single;
+        }
+        self.queue.queues[place(top)].front()
+    }
+
     /// Takes the most urgent thread.
     pub fn pop(&mut self) -> Option<&'static Thread> {
         let thread = self.front()?;
-        self.pop_known(thread);
+        self.remove_at(thread, place(self.top()));
         Some(thread)
     }
 
-    /// Takes the thread that [`RunQueueGuard::front`] said.
+    /// The only thread, if there is only one, and how urgent it is; it stays.
     #[inline(always)]
-    pub fn pop_known(&mut self, front: &'static Thread) {
-        let priority = self.top_priority();
-        self.queue.queues[priority].pop_known(front);
-        self.taken(priority);
+    pub fn only(&self) -> Option<(&'static Thread, u32)> {
+        match self.queue.present {
+            0 => Some((self.queue.single?, self.queue.single_urgency)),
+            _ => None,
+        }
     }
 
-    /// Takes the thread that [`RunQueueGuard::front`] said and [`RunQueueGuard::is_sole`] found alone.
+    /// Takes the thread that [`RunQueueGuard::only`] said.
     #[inline(always)]
-    pub fn pop_sole(&mut self, front: &'static Thread) {
-        let priority = self.top_priority();
-        self.queue.queues[priority].pop_only(front);
-        self.emptied(priority);
+    pub fn pop_only(&mut self) {
+        self.queue.single = None;
+        self.queue.single_urgency = 0;
+        self.top.store(0, Ordering::Relaxed);
     }
 
-    /// Takes the most urgent thread that may run on `cpu`, looking at one thread of each priority.
+    /// Puts a thread in the place of the only one, which is as urgent.
+    #[inline(always)]
+    pub fn replace_only(&mut self, thread: &'static Thread) {
+        self.queue.single = Some(thread);
+    }
+
+    /// Takes the most urgent thread that may run on `cpu`, looking at two threads of each priority at most.
     pub fn steal(&mut self, cpu: usize) -> Option<&'static Thread> {
+        let single = self.queue.single.filter(|thread| thread.may_run_on(cpu));
+        if let Some(thread) = single
+            && self.queue.single_urgency == self.top()
+        {
+            self.remove_at(thread, 0);
+            return Some(thread);
+        }
         let mut present = self.queue.present;
         while present != 0 {
             let priority = present.ilog2() as usize;
             present &= !(1 << priority);
             let thread = self.queue.queues[priority].front()?;
             if thread.may_run_on(cpu) {
-                self.queue.queues[priority].pop_known(thread);
-                self.taken(priority);
+                self.remove_at(thread, priority);
                 return Some(thread);
             }
         }
-        None
+        if let Some(thread) = single {
+            self.remove_at(thread, 0);
+        }
+        single
     }
 
     /// Takes a thread out, wherever it stands; false if it is not here.
     pub fn remove(&mut self, thread: &'static Thread) -> bool {
+        if self.is_single(thread) {
+            return self.remove_at(thread, 0);
+        }
         // Its priority may have been changed since it was queued, so its queue is found by number.
         let mut queues = self.queue.queues.iter();
-        let Some(priority) = queues.position(|queue| queue.contains(thread)) else {
-            return false;
-        };
-        self.queue.queues[priority].remove(thread);
-        self.taken(priority);
-        true
-    }
-
-    #[inline(always)]
-    fn top_priority(&self) -> usize {
-        self.top().wrapping_sub(1) as usize % PRIORITIES
-    }
-
-    #[inline(always)]
-    fn taken(&mut self, priority: usize) {
-        if self.queue.queues[priority].is_empty() {
-            self.emptied(priority);
+        match queues.position(|queue| queue.contains(thread)) {
+            Some(priority) => self.remove_at(thread, priority),
+            None => false,
         }
     }
 
-    #[inline(always)]
-    fn emptied(&mut self, priority: usize) {
-        self.queue.present &= !(1 << priority);
-        let top = match self.queue.present {
-            0 => 0,
-            present => present.ilog2() + 1,
-        };
+    fn is_single(&self, thread: &Thread) -> bool {
+        self.queue
+            .single
+            .is_some_and(|single| core::ptr::eq(single, thread))
+    }
+
+    /// Takes a thread out that is the single one or in this FIFO.
+    fn remove_at(&mut self, thread: &'static Thread, priority: usize) -> bool {
+        if self.is_single(thread) {
+            self.queue.single = None;
+            self.queue.single_urgency = 0;
+        } else {
+            self.queue.queues[priority].remove(thread);
+            if self.queue.queues[priority].is_empty() {
+                self.queue.present &= !(1 << priority);
+            }
+        }
+        let top = self.queue.queued_top().max(self.queue.single_urgency);
         self.top.store(top, Ordering::Relaxed);
+        true
     }
 }
 

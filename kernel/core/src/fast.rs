@@ -491,28 +491,24 @@ impl<P: Platform> Kernel<P> {
         Some(self.resume(cpu, next))
     }
 
-    /// Yield, to a thread of the same priority while a slice runs, or to nobody.
+    /// Yield, to a thread of the same priority that is alone while a slice runs, or to nobody.
     #[inline(always)]
     pub fn fast_yield(&'static self, cpu: &'static Cpu, thread: &'static Thread) -> Option<Fast> {
         let running = urgency_here(cpu, thread.terms())?;
-        let next = {
-            let mut queue = cpu.try_run_queue()?;
-            let top = queue.top();
-            if top < running {
-                cpu.counters.system_calls.add(1);
-                return Some(Fast::Returns(NO_RESULTS));
-            }
-            let next = queue.front()?;
-            let slice_runs = cpu.slice_end.load(Ordering::Relaxed) != NEVER;
-            if top > running || !slice_runs || urgency_here(cpu, next.terms()) != Some(running) {
-                return None;
-            }
-            queue.pop_known(next);
-            thread.registers.rax.set(0);
-            self.change(cpu, thread, next);
-            queue.push_as(thread, running, false);
-            next
-        };
+        let mut queue = cpu.try_run_queue()?;
+        if queue.top() < running {
+            cpu.counters.system_calls.add(1);
+            return Some(Fast::Returns(NO_RESULTS));
+        }
+        let (next, urgency) = queue.only()?;
+        let slice_runs = cpu.slice_end.load(Ordering::Relaxed) != NEVER;
+        if urgency != running || !slice_runs || next.terms() != thread.terms() {
+            return None;
+        }
+        thread.registers.rax.set(0);
+        self.change(cpu, thread, next);
+        queue.replace_only(thread);
+        drop(queue);
         next.slice_left.store(0, Ordering::Relaxed);
         Some(self.resume(cpu, next))
     }
@@ -532,19 +528,18 @@ impl<P: Platform> Kernel<P> {
         Some(Fast::Returns([kind, u64::from(rights.0), 0, 0, 0, 0]))
     }
 
-    /// Takes the most urgent thread out of this CPU's queue, if it is alone among its priority, at home
-    /// here, and needs no slice; it is the one to run from then on.
+    /// Takes the thread out of this CPU's queue, if it is alone there and at home here; it is the one to run
+    /// from then on.
     #[inline(always)]
     fn take_only(&self, cpu: &Cpu) -> Option<&'static Thread> {
         let mut queue = cpu.try_run_queue()?;
-        let next = queue.front()?;
-        let urgency = queue.top();
+        let (next, urgency) = queue.only()?;
         // So urgent and at home here, in one look.
         let at_home = cpu.fast_terms.load(Ordering::Relaxed);
-        if next.terms() != at_home.wrapping_add(urgency) || !queue.is_sole(next) {
+        if next.terms() != at_home.wrapping_add(urgency) {
             return None;
         }
-        queue.pop_sole(next);
+        queue.pop_only();
         // Under the lock, as `enqueue` reads it.
         cpu.running.store(urgency, Ordering::Relaxed);
         // A slice that runs goes on: its end finds nobody to make room for, or somebody who came since.
@@ -656,12 +651,22 @@ fn plain(thread: &Thread, tag: u64) -> Option<(Tag, u32)> {
     const UNUSUAL: u32 = (Tag::new(Label(0), 0, 7).accepting(3).0 >> 32) as u32;
     /// There: the length.
     const LENGTH: u32 = (Tag::new(Label(0), usize::MAX, 0).0 >> 32) as u32;
+    // A branch each, not their results put together.
     let upper = (tag >> 32) as u32;
-    if upper & UNUSUAL != 0 || thread.registers.r12.get() != NEVER {
+    if upper & UNUSUAL != 0 {
+        cold_path();
+        return None;
+    }
+    if thread.registers.r12.get() != NEVER {
+        cold_path();
         return None;
     }
     let length = upper & LENGTH;
-    (length <= MAX_BYTES as u32).then_some((Tag(tag), length))
+    if length > MAX_BYTES as u32 {
+        cold_path();
+        return None;
+    }
+    Some((Tag(tag), length))
 }
 
 /// A message's registers as its receiver gets them: the words of the sender's, of whose tag label and

@@ -48,7 +48,8 @@ impl Default for CpuSet {
 }
 
 /// Ready threads of one CPU: a FIFO for each priority and a bit for each FIFO that has threads; and one
-/// place beside them, so that where there is only one thread, as most of the time, no FIFO is touched.
+/// place beside them for a thread that is the most urgent when it comes, as one that was preempted or is to
+/// run soon mostly is: then no FIFO is touched.
 struct RunQueue {
     queues: [Queue<Thread, QUEUE>; PRIORITIES],
     present: u64,
@@ -124,7 +125,8 @@ impl RunQueueGuard<'_> {
     #[inline(always)]
     pub fn push_as(&mut self, thread: &'static Thread, urgency: u32, first: bool) {
         let top = self.top();
-        if top == 0 {
+        let is_top = urgency > top || first && urgency == top;
+        if is_top && self.queue.single_urgency == 0 {
             self.queue.single = Some(thread);
             self.queue.single_urgency = urgency;
             self.top.store(urgency, Ordering::Relaxed);
@@ -134,7 +136,7 @@ impl RunQueueGuard<'_> {
         }
     }
 
-    /// Adds a thread where there are others.
+    /// Adds a thread where there are others as urgent, or the place is taken.
     fn push_beside(&mut self, thread: &'static Thread, urgency: u32, first: bool) {
         let queue = &mut self.queue;
         if first && queue.single_urgency == urgency {
@@ -174,26 +176,29 @@ impl RunQueueGuard<'_> {
         Some(thread)
     }
 
-    /// The only thread, if there is only one, and how urgent it is; it stays.
+    /// The thread in the place of its own, if it is more urgent than all others, and how urgent it is; it
+    /// stays.
     #[inline(always)]
-    pub fn only(&self) -> Option<(&'static Thread, u32)> {
-        match self.queue.present {
-            0 => Some((self.queue.single?, self.queue.single_urgency)),
-            _ => None,
+    pub fn single(&self) -> Option<(&'static Thread, u32)> {
+        let (thread, urgency) = (self.queue.single?, self.queue.single_urgency);
+        let others = self.queue.present;
+        if others != 0 && others >> place(urgency) != 0 {
+            return None;
         }
+        Some((thread, urgency))
     }
 
-    /// Takes the thread that [`RunQueueGuard::only`] said.
+    /// Takes the thread that [`RunQueueGuard::single`] said.
     #[inline(always)]
-    pub fn pop_only(&mut self) {
+    pub fn pop_single(&mut self) {
         self.queue.single = None;
         self.queue.single_urgency = 0;
-        self.top.store(0, Ordering::Relaxed);
+        self.top.store(self.queue.queued_top(), Ordering::Relaxed);
     }
 
-    /// Puts a thread in the place of the only one, which is as urgent.
+    /// Puts a thread in the place of the one that [`RunQueueGuard::single`] said, which is as urgent.
     #[inline(always)]
-    pub fn replace_only(&mut self, thread: &'static Thread) {
+    pub fn replace_single(&mut self, thread: &'static Thread) {
         self.queue.single = Some(thread);
     }
 

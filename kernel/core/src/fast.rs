@@ -491,7 +491,7 @@ impl<P: Platform> Kernel<P> {
         Some(self.resume(cpu, next))
     }
 
-    /// Yield, to a thread of the same priority that is alone while a slice runs, or to nobody.
+    /// Yield, to the only other thread of the same priority while a slice runs, or to nobody.
     #[inline(always)]
     pub fn fast_yield(&'static self, cpu: &'static Cpu, thread: &'static Thread) -> Option<Fast> {
         let running = urgency_here(cpu, thread.terms())?;
@@ -500,14 +500,14 @@ impl<P: Platform> Kernel<P> {
             cpu.counters.system_calls.add(1);
             return Some(Fast::Returns(NO_RESULTS));
         }
-        let (next, urgency) = queue.only()?;
+        let (next, urgency) = queue.single()?;
         let slice_runs = cpu.slice_end.load(Ordering::Relaxed) != NEVER;
         if urgency != running || !slice_runs || next.terms() != thread.terms() {
             return None;
         }
         thread.registers.rax.set(0);
         self.change(cpu, thread, next);
-        queue.replace_only(thread);
+        queue.replace_single(thread);
         drop(queue);
         next.slice_left.store(0, Ordering::Relaxed);
         Some(self.resume(cpu, next))
@@ -528,18 +528,18 @@ impl<P: Platform> Kernel<P> {
         Some(Fast::Returns([kind, u64::from(rights.0), 0, 0, 0, 0]))
     }
 
-    /// Takes the thread out of this CPU's queue, if it is alone there and at home here; it is the one to run
-    /// from then on.
+    /// Takes the most urgent thread out of this CPU's queue, if no other is as urgent and it is at home here;
+    /// it is the one to run from then on.
     #[inline(always)]
     fn take_only(&self, cpu: &Cpu) -> Option<&'static Thread> {
         let mut queue = cpu.try_run_queue()?;
-        let (next, urgency) = queue.only()?;
+        let (next, urgency) = queue.single()?;
         // So urgent and at home here, in one look.
         let at_home = cpu.fast_terms.load(Ordering::Relaxed);
         if next.terms() != at_home.wrapping_add(urgency) {
             return None;
         }
-        queue.pop_only();
+        queue.pop_single();
         // Under the lock, as `enqueue` reads it.
         cpu.running.store(urgency, Ordering::Relaxed);
         // A slice that runs goes on: its end finds nobody to make room for, or somebody who came since.

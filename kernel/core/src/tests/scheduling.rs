@@ -3,11 +3,15 @@
 use super::bench::{
     block, call, give, is, kernel, pass, run, running, settle, status, task, thread,
 };
+use crate::create::ThreadStart;
 use crate::fake::run_on;
 use crate::object::Object;
+use crate::random::Random;
 use crate::sync::Ordering;
+use crate::thread::Thread;
 use ipc::message::NEVER;
 use ipc::{Error, Operation as O, Rights};
+use std::collections::VecDeque;
 
 #[test]
 fn the_most_urgent_thread_runs_and_equals_share_by_slices() {
@@ -152,4 +156,85 @@ fn a_blocked_wait_is_not_programmed_again_after_it_ended() {
         is(running(kernel), waker),
         "the old deadline does not end the new wait"
     );
+}
+
+#[test]
+fn a_run_queue_gives_the_most_urgent_thread_and_equals_in_order() {
+    const COUNT: usize = 12;
+    let kernel = kernel(2);
+    let home = task(kernel, 1 << 20);
+    // Stopped: nobody else has them in a queue.
+    let threads: Vec<&'static Thread> = (0..COUNT)
+        .map(|_| {
+            let start = ThreadStart {
+                entry: 0x40_0000,
+                stack: 0x50_0000,
+                arguments: [0; 3],
+                fs_base: 0,
+                priority: 10,
+                uses_fpu: false,
+            };
+            kernel.make_thread(home, start).unwrap()
+        })
+        .collect();
+    let mut random = Random::new(7);
+    let cpu = &kernel.cpus()[0];
+    let mut model: Vec<VecDeque<usize>> = vec![VecDeque::new(); 64];
+    let number = |thread: &'static Thread| threads.iter().position(|one| is(Some(one), thread));
+    for _ in 0..50_000 {
+        let mut queue = cpu.run_queue();
+        let top = model.iter().rposition(|fifo| !fifo.is_empty());
+        assert_eq!(queue.top(), top.map_or(0, |top| top as u32 + 1));
+        assert_eq!(queue.is_empty(), top.is_none());
+        let length: usize = model.iter().map(VecDeque::len).sum();
+        assert_eq!(queue.len(), length as u64);
+        let front = top.and_then(|top| model[top].front().copied());
+        assert_eq!(queue.front().and_then(number), front);
+        if let Some((single, urgency)) = queue.single() {
+            assert_eq!((number(single), top), (front, Some(urgency as usize - 1)));
+            assert_eq!(model[urgency as usize - 1].len(), 1);
+        }
+        let which = random.below(COUNT);
+        let queued = model.iter().any(|fifo| fifo.contains(&which));
+        match random.below(6) {
+            0..3 if !queued => {
+                let priority = [3, 10, 11, 63][random.below(4)];
+                let first = random.below(2) == 0;
+                queue.push_as(threads[which], priority as u32 + 1, first);
+                match first {
+                    true => model[priority].push_front(which),
+                    false => model[priority].push_back(which),
+                }
+            }
+            3 => {
+                assert_eq!(queue.remove(threads[which]), queued);
+                model
+                    .iter_mut()
+                    .for_each(|fifo| fifo.retain(|one| *one != which));
+            }
+            4 if queue.single().is_some() && random.below(2) == 0 => {
+                queue.pop_single();
+                top.map(|top| model[top].pop_front());
+            }
+            4 => {
+                let taken = random.below(2) == 0;
+                let thread = match taken {
+                    true => queue.pop(),
+                    false => queue.steal(0),
+                };
+                assert_eq!(thread.and_then(number), front);
+                top.map(|top| model[top].pop_front());
+            }
+            _ => {
+                // A thief from a CPU that this thread may not run on leaves it.
+                threads[which].affinity.store(1, Ordering::Relaxed);
+                let stolen = queue.steal(1).and_then(number);
+                threads[which].affinity.store(u64::MAX, Ordering::Relaxed);
+                assert_ne!(stolen, Some(which));
+                model
+                    .iter_mut()
+                    .for_each(|fifo| fifo.retain(|one| Some(*one) != stolen));
+            }
+        }
+    }
 }

@@ -307,7 +307,8 @@ impl<P: Platform> Kernel<P> {
         thread.registers.rax.set(0);
         self.change(cpu, thread, woken);
         cpu.counters.handovers.add(1);
-        Some(self.preempt_for(cpu, thread, running, queue, woken, wanted, results))
+        self.preempt_for(cpu, thread, running, queue, woken, wanted);
+        Some(Fast::Runs(woken, results))
     }
 
     /// Runs a thread that is more urgent than the one that ran, which keeps nothing on this CPU any more.
@@ -320,8 +321,7 @@ impl<P: Platform> Kernel<P> {
         mut queue: RunQueueGuard<'_>,
         woken: &'static Thread,
         wanted: u32,
-        results: Arguments,
-    ) -> Fast {
+    ) {
         cpu.running.store(wanted, Ordering::Relaxed);
         cpu.slice_end.store(NEVER, Ordering::Relaxed);
         // From here on another CPU may take it.
@@ -329,7 +329,6 @@ impl<P: Platform> Kernel<P> {
         drop(queue);
         woken.count_switch();
         self.load_space_at_home(cpu, woken.task());
-        Fast::Runs(woken, results)
     }
 
     /// An interrupt that a more urgent thread waits for than the one that runs, whose registers are saved.
@@ -365,7 +364,8 @@ impl<P: Platform> Kernel<P> {
         self.charge(cpu, thread);
         cpu.current.set(Some(woken));
         cpu.counters.switches.add(1);
-        Some(self.preempt_for(cpu, thread, running, queue, woken, wanted, results))
+        self.preempt_for(cpu, thread, running, queue, woken, wanted);
+        Some(Fast::Runs(woken, results))
     }
 
     /// A fault, of a thread whose registers are saved, to a server that waits for it.

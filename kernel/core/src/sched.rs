@@ -389,7 +389,7 @@ impl<P: Platform> Kernel<P> {
 
     /// Notes for the fast path whether the thread that comes to run on this CPU needs nothing but its
     /// address space the next time: it has no FPU, its task no ports, the CPU is one of its own, and it
-    /// is not to end. The CPU is in the address space's set from then on: [`Kernel::load_space`] follows
+    /// is not to end. The CPU is in the address space's set from then on: `load_space` follows
     /// in the same entry, and the set never loses one.
     pub fn settle(cpu: &Cpu, thread: &'static Thread) {
         if thread.is_at_home(cpu.index) {

@@ -33,6 +33,7 @@ const GATES: &[(&str, u64)] = &[
     ("call_64", 560),
     ("call_960", 900),
     ("call_postcard", 900),
+    ("call_handle", 800),
     ("signal_wait", 700),
     ("signal_high", 450),
     ("interrupt_thread", 450),

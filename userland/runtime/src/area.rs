@@ -3,7 +3,7 @@
 
 use crate::sync::Mutex;
 use alloc::vec::Vec;
-use ipc::layout::PAGE_BYTES;
+use ipc::layout::{LARGE_PAGE_BYTES, PAGE_BYTES};
 use ipc::startup::{MAPPINGS_END, MAPPINGS_START};
 
 static AREAS: Mutex<Areas> = Mutex::new(Areas {
@@ -23,7 +23,12 @@ impl Areas {
         if let Some(position) = self.free.iter().position(|entry| entry.1 == bytes) {
             return Some(self.free.swap_remove(position).0);
         }
-        let start = self.next;
+        // Where the kernel can use large pages it does.
+        let alignment = match bytes {
+            LARGE_PAGE_BYTES.. => LARGE_PAGE_BYTES,
+            _ => PAGE_BYTES,
+        };
+        let start = self.next.checked_next_multiple_of(alignment)?;
         let end = start.checked_add(bytes)?.checked_add(PAGE_BYTES)?;
         if end > MAPPINGS_END {
             return None;

@@ -1,15 +1,19 @@
 //! Calls between two address spaces on one CPU: as many bytes as the name says go out, and the server
-//! echoes a number that is checked.
+//! echoes a number that is checked. And one within an address space, and one that moves a handle.
 
-use ipc::client::Deadline;
+use alloc::vec::Vec;
+
+use ipc::client::{Deadline, Request, Transport};
 use ipc::interface::echo::{self, EchoClient};
-use ipc::{Error, Handle, Label, Tag};
+use ipc::message::Transfer;
+use ipc::{Error, Handle, Label, Rights, Tag};
+use runtime::endpoint::Endpoint;
 use runtime::service::connect_to;
 use runtime::transport::Kernel;
 use runtime::words::call;
 
-use crate::counter::{measure as count, report};
-use crate::{ECHO, RAW};
+use crate::counter::{ROUNDS, WARM_UP, measure as count, report};
+use crate::{ECHO, RAW, TAKER, servers};
 
 /// Bytes of each call. Longer ones than 32 get an empty reply.
 const LENGTHS: [(&str, usize); 6] = [
@@ -34,7 +38,52 @@ pub(crate) fn measure() -> Result<(), Error> {
         _ => Err(Error::InvalidArgument),
     })?;
     report("call_postcard", cost, "instructions");
+    report("call_same_space", same_space()?, "instructions");
+    report("call_handle", with_handle()?, "instructions");
     Ok(())
+}
+
+/// A call to another thread of this task.
+fn same_space() -> Result<u64, Error> {
+    let endpoint = Endpoint::create()?;
+    let handle = endpoint.handle();
+    let options = runtime::thread::Options {
+        stack_bytes: 32 << 10,
+        priority: runtime::task::info(runtime::start::own_task())?.priority as u8,
+    };
+    let server = runtime::thread::spawn(options, move || {
+        let ended = servers::answer_words(handle);
+        runtime::log!("a server ended: {ended:?}");
+    })?;
+    let cost = round_trip(handle, 0);
+    runtime::handle::destroy(server.thread().handle())?;
+    cost
+}
+
+/// A call that moves a handle; each round another one, made beforehand.
+fn with_handle() -> Result<u64, Error> {
+    let taker = runtime::startup()
+        .handle(TAKER)
+        .ok_or(Error::InvalidHandle)?;
+    let given = Endpoint::create()?;
+    let make = |_| given.duplicate(Rights::ALL).map(Endpoint::into_handle);
+    let handles: Vec<Handle> = (0..ROUNDS + WARM_UP).map(make).collect::<Result<_, _>>()?;
+    let mut handles = handles.iter();
+    count(|_| {
+        let handle = handles.next().ok_or(Error::InvalidHandle)?;
+        let request = Request {
+            endpoint: taker,
+            label: Label(1),
+            deadline: Deadline::NEVER,
+            handles: &[(*handle, Transfer::moved(Rights::ALL))],
+            accept: 0,
+        };
+        let called = Kernel.call(request, |_| Ok(0), |label, _, _| label == Label(1));
+        match called {
+            Ok(true) => Ok(()),
+            _ => Err(Error::InvalidArgument),
+        }
+    })
 }
 
 fn round_trip(server: Handle, bytes: usize) -> Result<u64, Error> {

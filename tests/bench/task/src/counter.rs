@@ -10,6 +10,8 @@
 
 /// How often an operation is measured at once.
 pub(crate) const ROUNDS: u64 = 1000;
+/// Rounds that are not counted.
+pub(crate) const WARM_UP: u64 = 4;
 /// Instructions in [`known`]'s stretch.
 const KNOWN: u64 = 1000;
 
@@ -51,7 +53,7 @@ pub(crate) fn calibrate() {
 /// taken off.
 pub(crate) fn measure<E>(mut operation: impl FnMut(u64) -> Result<(), E>) -> Result<u64, E> {
     // Once beforehand, so that what is made at first use is there.
-    for round in 0..4 {
+    for round in 0..WARM_UP {
         operation(round)?;
     }
     let empty = {

@@ -7,6 +7,8 @@
     allow(dead_code, unused, reason = "on the host there is nothing to measure")
 )]
 
+extern crate alloc;
+
 mod calls;
 mod children;
 mod counter;
@@ -20,6 +22,8 @@ runtime::task_main!(run);
 
 /// The public endpoint of the server that echoes words.
 pub(crate) const RAW: &str = "raw";
+/// The public endpoint of the server that takes handles.
+pub(crate) const TAKER: &str = "taker";
 /// The public endpoint of the server behind derived stubs.
 pub(crate) const ECHO: &str = "echo";
 
@@ -27,6 +31,7 @@ fn run(startup: &'static ipc::startup::Startup<'static>) {
     let ended = match startup.argument("role") {
         Some("raw") => servers::raw(),
         Some("echo") => servers::echo(),
+        Some("taker") => servers::taker(),
         Some("partner") => signals::partner(startup.argument("service").unwrap_or_default()),
         Some("yielder") => switches::yielder(),
         Some("driver") => interrupts::driver(),

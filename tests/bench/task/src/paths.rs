@@ -1,7 +1,7 @@
 //! Single operations of the kernel: the cheapest one, time, memory.
 
 use ipc::Error;
-use ipc::layout::PAGE_BYTES;
+use ipc::layout::{LARGE_PAGE_BYTES, PAGE_BYTES};
 use runtime::handle::inspect;
 use runtime::mapping::Access;
 use runtime::{Mapping, Memory};
@@ -20,5 +20,8 @@ pub(crate) fn measure() -> Result<(), Error> {
     let memory = Memory::create(PAGE_BYTES)?;
     let cost = count(|_| Mapping::whole(&memory, Access::Write).map(drop))?;
     report("map_unmap_4k", cost, "instructions");
+    let memory = Memory::create_contiguous(LARGE_PAGE_BYTES)?;
+    let cost = count(|_| Mapping::whole(&memory, Access::Write).map(drop))?;
+    report("map_unmap_2m", cost, "instructions");
     Ok(())
 }

@@ -5,15 +5,19 @@ use ipc::client::Deadline;
 use ipc::interface::echo::{self, EchoError, EchoServer};
 use ipc::interface::service::ConnectError;
 use ipc::server::{Caller, Outcome, Outgoing, Received};
-use ipc::{Error, Label, Tag};
+use ipc::{Error, Handle, Label, Tag};
 use runtime::server::{Service, serve};
 use runtime::words::{receive, reply_receive};
 
-use crate::{ECHO, RAW};
+use crate::{ECHO, RAW, TAKER};
 
 /// Answers every message with its own words; the reply has as many bytes as fit the registers, at most.
 pub(crate) fn raw() -> Result<(), Error> {
-    let public = runtime::start::serves(RAW).ok_or(Error::InvalidHandle)?;
+    answer_words(runtime::start::serves(RAW).ok_or(Error::InvalidHandle)?)
+}
+
+/// The same at any endpoint, for ever.
+pub(crate) fn answer_words(public: Handle) -> Result<(), Error> {
     let mut arrival = receive(public, 0, Deadline::NEVER)?;
     loop {
         let length = match arrival.tag.length() {
@@ -22,6 +26,16 @@ pub(crate) fn raw() -> Result<(), Error> {
         };
         let tag = Tag::new(arrival.tag.label(), length, 0);
         arrival = reply_receive(public, tag, arrival.words, Deadline::NEVER)?;
+    }
+}
+
+/// Answers every message with nothing but its label, and keeps the handle that it brought.
+pub(crate) fn taker() -> Result<(), Error> {
+    let public = runtime::start::serves(TAKER).ok_or(Error::InvalidHandle)?;
+    let mut arrival = receive(public, 1, Deadline::NEVER)?;
+    loop {
+        let tag = Tag::new(arrival.tag.label(), 0, 0).accepting(1);
+        arrival = reply_receive(public, tag, [0; 4], Deadline::NEVER)?;
     }
 }
 

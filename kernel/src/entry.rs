@@ -161,17 +161,20 @@ extern "C" fn call(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
     fast::put_words(thread, [a, b, c, d, e, f]);
     match kernel::get().fast_call(cpu, thread, Handle(a), b) {
         Some(done) => go_on(thread, done),
-        None => slow_call(a, b),
+        None => longer_call(a, b),
     }
 }
 
-#[cold]
+/// A Call that is not a short one, but perhaps one with a handle.
 #[inline(never)]
-fn slow_call(a: u64, b: u64) -> ! {
-    let registers = &percpu::thread().registers;
-    registers.rdi.set(a);
-    registers.rsi.set(b);
-    saved_system_call(Operation::Call)
+fn longer_call(a: u64, b: u64) -> ! {
+    let thread = percpu::thread();
+    thread.registers.rdi.set(a);
+    thread.registers.rsi.set(b);
+    match kernel::get().fast_call_with_handle(percpu::core(), thread) {
+        Some(done) => go_on(thread, done),
+        None => saved_system_call(Operation::Call),
+    }
 }
 
 /// ReplyReceive.

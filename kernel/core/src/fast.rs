@@ -13,13 +13,13 @@ use crate::kernel::Kernel;
 use crate::mutant::{self, Mutant};
 use crate::notification::Signals;
 use crate::platform::Platform;
-use crate::rendezvous::{FAULT_TAG, REGISTER_WORDS, copy_words, fault_words};
+use crate::rendezvous::{FAULT_TAG, REGISTER_WORDS, WORD_BYTES, copy_words, fault_words};
 use crate::sync::{Guard, Ordering, after_locked};
 use crate::thread::{Thread, Wait, WaitRef};
 use core::hint::cold_path;
 #[cfg(test)]
 use ipc::Operation;
-use ipc::message::{MAX_BYTES, NEVER};
+use ipc::message::{MAX_BYTES, NEVER, RECEIVED_HANDLES_OFFSET, SEND_HANDLES_OFFSET, Transfer};
 use ipc::{Handle, Label, ObjectKind, Rights, Tag};
 
 /// Arguments or results 0 to 5 of a system call: rdi, rsi, rdx, r8, r9, r10.
@@ -82,7 +82,11 @@ impl<P: Platform> Kernel<P> {
         match Operation::from_number(number)? {
             Operation::Call => {
                 put_words(thread, arguments);
-                self.fast_call(cpu, thread, Handle(arguments[0]), arguments[1])
+                let short = self.fast_call(cpu, thread, Handle(arguments[0]), arguments[1]);
+                short.or_else(|| {
+                    put(thread, arguments);
+                    self.fast_call_with_handle(cpu, thread)
+                })
             }
             Operation::ReplyReceive => {
                 put_words(thread, arguments);
@@ -144,6 +148,52 @@ impl<P: Platform> Kernel<P> {
         self.change(cpu, caller, server);
         // From the next line on another CPU may have the caller.
         let results = received(caller, tag, badge);
+        caller.publish_as(Wait::Reply, generation);
+        drop(waiters);
+        Some(match turn {
+            Turn::Now => self.run(cpu, server, results),
+            Turn::Later => Fast::Queue(server, results),
+        })
+    }
+
+    /// The same with one handle that moves. The caller's registers hold all arguments.
+    #[inline(always)]
+    pub fn fast_call_with_handle(
+        &'static self,
+        cpu: &'static Cpu,
+        caller: &'static Thread,
+    ) -> Option<Fast> {
+        let registers = &caller.registers;
+        let tag = Tag(registers.rsi.get());
+        if tag.handles() != 1 || !tag.is_valid() || registers.r12.get() != NEVER {
+            return None;
+        }
+        urgency_here(cpu, caller.terms())?;
+        let handles = &caller.task().handles;
+        let (endpoint, badge) = handles.look_up_target(Handle(registers.rdi.get()))?;
+        let mut waiters = endpoint.get().try_waiters()?;
+        let server = waiters.receivers.front()?;
+        if waiters.is_busy() {
+            return None;
+        }
+        let turn = take_over(cpu, caller, server, server.terms(), || server.take())?;
+        waiters.receivers.pop_known(server);
+        if !move_handle(caller, server) {
+            cpu.running.store(caller.urgency(), Ordering::Relaxed);
+            cpu.reschedule.store(true, Ordering::Relaxed);
+            self.put_back(waiters, server);
+            return None;
+        }
+        copy_words(caller, server, tag.length());
+        let generation = caller.next_generation_of_active();
+        server.set_reply_to_call(WaitRef {
+            thread: caller,
+            generation,
+        });
+        caller.deadline.store(NEVER, Ordering::Relaxed);
+        self.change(cpu, caller, server);
+        let mut results = received(caller, tag, badge);
+        results[1] = Tag::new(tag.label(), tag.length(), 1).0;
         caller.publish_as(Wait::Reply, generation);
         drop(waiters);
         Some(match turn {
@@ -683,6 +733,28 @@ fn received(sender: &Thread, tag: Tag, badge: u64) -> Arguments {
         r.r9.get(),
         r.r10.get(),
     ]
+}
+
+/// Moves the one handle of a message to the claimed receiver; false, and nothing is changed, if that is not
+/// all that there is to do.
+#[inline(always)]
+fn move_handle(sender: &'static Thread, receiver: &'static Thread) -> bool {
+    const SENT: usize = SEND_HANDLES_OFFSET / WORD_BYTES;
+    const RECEIVED: usize = RECEIVED_HANDLES_OFFSET / WORD_BYTES;
+    let word = |index: usize| sender.buffer()[index].load(Ordering::Relaxed);
+    let (handle, transfer) = (Handle(word(SENT)), Transfer(word(SENT + 1)));
+    if transfer.is_copy() || Tag(receiver.registers.rsi.get()).accepted() == 0 {
+        return false;
+    }
+    let to = &receiver.task().handles;
+    let moved = sender
+        .task()
+        .handles
+        .move_one(handle, transfer.rights(), to);
+    if let Some(handle) = moved {
+        receiver.buffer()[RECEIVED].store(handle.0, Ordering::Relaxed);
+    }
+    moved.is_some()
 }
 
 /// Claims the thread that waits for bits, and takes them: the results of its Wait. `None`, and nothing is

@@ -350,13 +350,18 @@ impl HandleTable {
     }
 
     fn open_first<P: Platform>(&self, kernel: &Kernel<P>, free: &mut Free, held: Held) -> Handle {
-        let index = free.first as usize;
-        let entry = self.entry(index);
-        free.first = entry.next_free.load(Ordering::Relaxed);
-        free.count -= 1;
-        free.open += 1;
         kernel.open_handles.fetch_add(1, Ordering::Relaxed);
         held.acquire();
+        self.open_counted(free, held)
+    }
+
+    /// Opens the first free entry for what is counted already.
+    #[inline(always)]
+    fn open_counted(&self, free: &mut Free, held: Held) -> Handle {
+        let entry = self.entry(free.first as usize);
+        free.first = entry.next_free.load(Ordering::Relaxed);
+        free.count = free.count.wrapping_sub(1);
+        free.open = free.open.wrapping_add(1);
         // Releases the generation that closing the entry raised: a look-up with the old handle that
         // sees these rights sees that generation when it looks again.
         entry.rights.store(held.rights.0, Ordering::Release);
@@ -408,14 +413,35 @@ impl HandleTable {
         Ok(())
     }
 
-    fn close_entry<P: Platform>(
+    /// Moves a handle to another table, or to another entry of this one, if that needs nothing but the two
+    /// entries: the object lives, may be transferred, and is counted in the new entry as it was in the old
+    /// one; and the other table has room. `None`, and nothing is changed, if not.
+    #[inline(always)]
+    pub(crate) fn move_one(
         &self,
-        kernel: &Kernel<P>,
-        free: &mut Free,
         handle: Handle,
-    ) -> Option<Held> {
-        let index = handle.index();
-        let entry = self.entry(index);
+        rights: Rights,
+        to: &HandleTable,
+    ) -> Option<Handle> {
+        // Two tables' locks are not held together: first the room, then the entry.
+        {
+            let mut free = to.free.try_lock()?;
+            if free.count == free.reserved {
+                return None;
+            }
+            free.reserved += 1;
+        }
+        let held = self.take_counted(handle, rights);
+        let mut free = to.free.lock();
+        free.reserved -= 1;
+        Some(to.open_counted(&mut free, held?))
+    }
+
+    /// Takes a handle's object out with at most these rights, counted as it is.
+    #[inline(always)]
+    fn take_counted(&self, handle: Handle, rights: Rights) -> Option<Held> {
+        let mut free = self.free.try_lock()?;
+        let entry = self.entry(handle.index());
         if entry.handle.load(Ordering::Relaxed) != handle.0 {
             return None;
         }
@@ -424,13 +450,46 @@ impl HandleTable {
             object,
             rights: Rights(entry.rights.load(Ordering::Relaxed)),
         };
+        let moved = Held {
+            object,
+            rights: held.rights.intersection(rights),
+        };
+        let as_counted = held.is_receiver() == moved.is_receiver();
+        if !held.rights.contains(Rights::TRANSFER) || !as_counted || !object.is_alive() {
+            return None;
+        }
+        self.free_entry(&mut free, entry, handle);
+        Some(moved)
+    }
+
+    /// Puts an entry, whose object was taken, among the free ones; its handle names nothing from now on.
+    #[inline(always)]
+    fn free_entry(&self, free: &mut Free, entry: &Entry, handle: Handle) {
         entry.object.set(None);
-        let next = Handle::new(index, handle.generation() + 1);
+        let next = Handle::new(handle.index(), handle.generation() + 1);
         entry.handle.store(next.0, Ordering::Release);
         entry.next_free.store(free.first, Ordering::Relaxed);
-        free.first = index as u32;
-        free.count += 1;
-        free.open -= 1;
+        free.first = handle.index() as u32;
+        free.count = free.count.wrapping_add(1);
+        free.open = free.open.wrapping_sub(1);
+    }
+
+    fn close_entry<P: Platform>(
+        &self,
+        kernel: &Kernel<P>,
+        free: &mut Free,
+        handle: Handle,
+    ) -> Option<Held> {
+        let entry = self.entry(handle.index());
+        if entry.handle.load(Ordering::Relaxed) != handle.0 {
+            return None;
+        }
+        let object = entry.object.get()?;
+        let held = Held {
+            object,
+            rights: Rights(entry.rights.load(Ordering::Relaxed)),
+        };
+        self.free_entry(free, entry, handle);
         kernel.open_handles.fetch_sub(1, Ordering::Relaxed);
         Some(held)
     }

@@ -22,7 +22,7 @@ use ipc::message::{
 };
 use ipc::{Error, Handle, Label, Operation, Rights, Tag};
 
-const WORD_BYTES: usize = 8;
+pub(crate) const WORD_BYTES: usize = 8;
 pub(crate) const REGISTER_WORDS: usize = REGISTER_BYTES / WORD_BYTES;
 /// Queued senders that one Receive tells of a refusal before it lets interrupts in.
 const REFUSALS_PER_STEP: u32 = 16;

@@ -4,6 +4,7 @@ use ipc::badge::Client;
 use ipc::client::Deadline;
 use ipc::interface::echo::{self, EchoError, EchoServer};
 use ipc::interface::service::ConnectError;
+use ipc::message::MAX_HANDLES;
 use ipc::server::{Caller, Outcome, Outgoing, Received};
 use ipc::{Error, Handle, Label, Tag};
 use runtime::server::{Service, serve};
@@ -32,9 +33,9 @@ pub(crate) fn answer_words(public: Handle) -> Result<(), Error> {
 /// Answers every message with nothing but its label, and keeps the handle that it brought.
 pub(crate) fn taker() -> Result<(), Error> {
     let public = runtime::start::serves(TAKER).ok_or(Error::InvalidHandle)?;
-    let mut arrival = receive(public, 1, Deadline::NEVER)?;
+    let mut arrival = receive(public, MAX_HANDLES, Deadline::NEVER)?;
     loop {
-        let tag = Tag::new(arrival.tag.label(), 0, 0).accepting(1);
+        let tag = Tag::new(arrival.tag.label(), 0, 0).accepting(MAX_HANDLES);
         arrival = reply_receive(public, tag, [0; 4], Deadline::NEVER)?;
     }
 }

@@ -48,6 +48,11 @@ pub(crate) fn nanoseconds(ticks: u64) -> u64 {
     scaled(ticks, TO_NANOSECONDS.load(Ordering::Relaxed))
 }
 
+/// How many ticks of the TSC so many nanoseconds are.
+pub(crate) fn ticks_in(nanoseconds: u64) -> u64 {
+    scaled(nanoseconds, TO_TICKS.load(Ordering::Relaxed))
+}
+
 /// `value` * `scale` / 2^32.
 #[inline(always)]
 fn scaled(value: u64, scale: u64) -> u64 {

@@ -42,8 +42,8 @@ syscall_entry:
     mov [rsp - {END} + {R15}], r15
     mov [rsp - {END} + {RBX}], rbx
     mov [rsp - {END} + {RBP}], rbp
-    // The frame pointer stays ring 3's: a backtrace ends where one does not point to a kernel stack.
     mov rsp, gs:[{KERNEL_STACK}]
+    xor ebp, ebp                            // the chain of frame pointers ends here
     // The arguments are in the registers of the C convention (System V ABI, AMD64 supplement, 3.2.3),
     // but for the last one, which goes to the place that SYSCALL has taken.
     mov rcx, r10

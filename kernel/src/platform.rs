@@ -31,6 +31,10 @@ impl Platform for X86 {
         clock::ticks_on(smp::cpu(cpu))
     }
 
+    fn ns_to_ticks(&self, nanoseconds: u64) -> u64 {
+        clock::ticks_in(nanoseconds)
+    }
+
     fn ticks_to_ns(&self, ticks: u64) -> u64 {
         clock::nanoseconds(ticks)
     }

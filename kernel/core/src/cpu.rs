@@ -341,8 +341,8 @@ pub struct Cpu {
     pub slice_end: AtomicU64,
     /// The deadline that the timer is programmed for.
     pub programmed: AtomicU64,
-    /// Whether that is the end of a slice: no later than a slice from now.
-    pub slice_armed: AtomicBool,
+    /// Until when, in the platform's ticks, that is the end of a slice and at least half a slice away.
+    pub reuse_timer_until: AtomicU64,
     /// The timer's deadline may have to change.
     pub timer_dirty: AtomicBool,
     /// Counters.
@@ -381,7 +381,7 @@ impl Cpu {
             fast_terms: AtomicU32::new(NOBODY_AT_HOME),
             slice_end: AtomicU64::new(u64::MAX),
             programmed: AtomicU64::new(u64::MAX),
-            slice_armed: AtomicBool::new(false),
+            reuse_timer_until: AtomicU64::new(0),
             timer_dirty: AtomicBool::new(false),
             counters: Counters::default(),
             running: AtomicU32::new(0),
@@ -393,6 +393,12 @@ impl Cpu {
             run_queue: Lock::new(Rank::RunQueue, RunQueue::new(index)),
             timers: Lock::new(Rank::Timers, TimerQueue::new(index)),
         }
+    }
+
+    /// Whether it takes the slow path only.
+    #[inline(always)]
+    pub(crate) fn is_slow(&self) -> bool {
+        self.fast_terms.load(Ordering::Relaxed) == NOBODY_AT_HOME
     }
 
     /// Its ready threads.

@@ -150,6 +150,10 @@ impl Platform for Fake {
         self.now()
     }
 
+    fn ns_to_ticks(&self, nanoseconds: u64) -> u64 {
+        nanoseconds
+    }
+
     fn ticks_to_ns(&self, ticks: u64) -> u64 {
         ticks
     }

@@ -306,7 +306,7 @@ impl<P: Platform> Kernel<P> {
         let mut signals = notification.get().try_signals()?;
         let Some(waiter) = signals.waiter() else {
             // With a waiter it is not over.
-            if signals.is_watched() || signals.is_over() {
+            if signals.is_watched() || signals.is_over() || cpu.is_slow() {
                 return None;
             }
             signals.add(bits);
@@ -337,9 +337,11 @@ impl<P: Platform> Kernel<P> {
         waiter: WaitRef,
         terms: u32,
     ) -> Option<Fast> {
-        // Whoever queues a thread here holds this lock: what runs next changes under it.
+        // Whoever queues a thread here, or takes one out to queue it anew, holds this lock: what runs next
+        // changes under it, and the thread that ran is queued by the terms that it has under it.
         let queue = cpu.try_run_queue()?;
-        let (running, wanted) = (thread.urgency(), Thread::urgency_of(terms));
+        let running = urgency_here(cpu, thread.terms())?;
+        let wanted = Thread::urgency_of(terms);
         if queue.top() >= running {
             // Of a slice that makes room for somebody the rest is to be remembered.
             if queue.top() >= wanted || cpu.slice_end.load(Ordering::Relaxed) != NEVER {
@@ -394,11 +396,11 @@ impl<P: Platform> Kernel<P> {
         let mut signals = notification.try_signals()?;
         let waiter = signals.waiter()?;
         let bits = interrupt.bits();
-        let running = urgency_here(cpu, thread.terms())?;
         let woken = waiter.thread;
         let terms = woken.terms();
         let wanted = urgency_here(cpu, terms)?;
         let queue = cpu.try_run_queue()?;
+        let running = urgency_here(cpu, thread.terms())?;
         // What a preempted thread has of a slice is the slow path's to remember.
         let in_order = wanted > running && queue.top() < running;
         if !in_order || signals.bits() | bits == 0 || mutant::active(Mutant::EndOfInterrupt) {
@@ -478,14 +480,17 @@ impl<P: Platform> Kernel<P> {
         let [bits, ..] = take_waiter(cpu, &mut signals, waiter, bits)?;
         woken.registers.rax.set(0);
         woken.registers.rdi.set(bits);
-        cpu.counters.system_calls.add(1);
         // Changed before the claim, by who then saw it waiting and kicked nobody.
         if woken.terms() != terms {
+            cpu.counters.system_calls.add(1);
             return Some(Fast::Wakes(woken, NO_RESULTS));
         }
-        queue.push_as(woken, Thread::urgency_of(terms), false);
+        let wanted = Thread::urgency_of(terms);
+        queue.push_as(woken, wanted, false);
         drop(queue);
-        if terms == thread.terms() && !self.is_slice_running(cpu) {
+        cpu.counters.system_calls.add(1);
+        // Changed since it was looked at, it may be less urgent as well.
+        if wanted >= thread.urgency() && !self.is_slice_running(cpu) {
             return Some(Fast::Leaves(NO_RESULTS));
         }
         Some(Fast::Returns(NO_RESULTS))
@@ -523,12 +528,12 @@ impl<P: Platform> Kernel<P> {
         let notification = handles.look_up_notification(handle, Rights::WAIT)?;
         let notification = notification.get();
         let mut signals = notification.try_signals()?;
+        if signals.is_taken() {
+            return None;
+        }
         if signals.bits() != 0 {
             cpu.counters.system_calls.add(1);
             return Some(Fast::Returns([signals.take(), 0, 0, 0, 0, 0]));
-        }
-        if signals.is_taken() {
-            return None;
         }
         let next = self.take_only(cpu)?;
         let generation = thread.next_generation_of_active();
@@ -544,8 +549,8 @@ impl<P: Platform> Kernel<P> {
     /// Yield, to the only other thread of the same priority while a slice runs, or to nobody.
     #[inline(always)]
     pub fn fast_yield(&'static self, cpu: &'static Cpu, thread: &'static Thread) -> Option<Fast> {
-        let running = urgency_here(cpu, thread.terms())?;
         let mut queue = cpu.try_run_queue()?;
+        let running = urgency_here(cpu, thread.terms())?;
         if queue.top() < running {
             cpu.counters.system_calls.add(1);
             return Some(Fast::Returns(NO_RESULTS));
@@ -573,6 +578,9 @@ impl<P: Platform> Kernel<P> {
     ) -> Option<Fast> {
         let handles = &thread.task().handles;
         let rights = handles.look_up_task_rights(handle)?;
+        if cpu.is_slow() {
+            return None;
+        }
         cpu.counters.system_calls.add(1);
         let kind = ObjectKind::Task as u64;
         Some(Fast::Returns([kind, u64::from(rights.0), 0, 0, 0, 0]))
@@ -592,19 +600,19 @@ impl<P: Platform> Kernel<P> {
         queue.pop_single();
         // Under the lock, as `enqueue` reads it.
         cpu.running.store(urgency, Ordering::Relaxed);
-        // A slice that runs goes on: its end finds nobody to make room for, or somebody who came since.
         next.slice_left.store(0, Ordering::Relaxed);
+        cpu.slice_end.store(NEVER, Ordering::Relaxed);
         Some(next)
     }
 
     /// Whether the slice of the running thread, which has an equal now, runs; or has begun without the
-    /// timer having to be set, because it is set for the end of an earlier slice.
+    /// timer having to be set, because it is set for the end of an earlier slice and most of a slice away.
     #[inline(always)]
     fn is_slice_running(&self, cpu: &Cpu) -> bool {
         if cpu.slice_end.load(Ordering::Relaxed) != NEVER {
             return true;
         }
-        if !cpu.slice_armed.load(Ordering::Relaxed) {
+        if self.platform.ticks() >= cpu.reuse_timer_until.load(Ordering::Relaxed) {
             cpu.reschedule.store(true, Ordering::Relaxed);
             return false;
         }
@@ -647,6 +655,7 @@ impl<P: Platform> Kernel<P> {
     /// Runs or queues the thread that the fast path ended with and whose registers are complete, as the slow
     /// path does; which one runs is for [`Kernel::leave`] to say.
     pub fn queue_instead(&'static self, cpu: &'static Cpu, to: &'static Thread) {
+        cpu.counters.system_calls.add(1);
         cpu.current.set(None);
         self.switch_or_queue(cpu, to);
     }

@@ -276,6 +276,8 @@ impl<P: Platform> Kernel<P> {
         }
         for cpu in self.cpus() {
             self.allow_fast(cpu);
+            // It may be set for the end of a longer slice.
+            cpu.reuse_timer_until.store(0, Ordering::Relaxed);
         }
         let (_, now) = self.tunables.read(number).ok_or(Error::InvalidArgument)?;
         let registers = &thread.registers;

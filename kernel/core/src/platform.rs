@@ -78,6 +78,9 @@ pub trait Platform: Sync + Sized + 'static {
     /// What [`Platform::ticks`] says on another CPU now, as well as that is known.
     fn ticks_on(&self, cpu: usize) -> u64;
 
+    /// How many ticks so many nanoseconds are.
+    fn ns_to_ticks(&self, nanoseconds: u64) -> u64;
+
     /// What so many ticks are in nanoseconds.
     fn ticks_to_ns(&self, ticks: u64) -> u64;
 

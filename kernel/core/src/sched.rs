@@ -103,7 +103,7 @@ impl<P: Platform> Kernel<P> {
             }
         }
         cpu.programmed.store(NEVER, Ordering::Relaxed);
-        cpu.slice_armed.store(false, Ordering::Relaxed);
+        cpu.reuse_timer_until.store(0, Ordering::Relaxed);
         cpu.timer_dirty.store(true, Ordering::Relaxed);
         if cpu.slice_end.load(Ordering::Relaxed) <= now {
             cpu.reschedule.store(true, Ordering::Relaxed);
@@ -253,7 +253,8 @@ impl<P: Platform> Kernel<P> {
             } else if !cpu.reschedule.load(Ordering::Relaxed) {
                 return Some(thread);
             } else {
-                cpu.reschedule.store(false, Ordering::Relaxed);
+                // Before what it asks for is looked at: a request that comes later is not lost.
+                cpu.reschedule.swap(false, Ordering::SeqCst);
                 self.preempt(cpu, thread);
             }
         }
@@ -389,8 +390,7 @@ impl<P: Platform> Kernel<P> {
 
     /// Notes for the fast path whether the thread that comes to run on this CPU needs nothing but its
     /// address space the next time: it has no FPU, its task no ports, the CPU is one of its own, and it
-    /// is not to end. The CPU is in the address space's set from then on: `load_space` follows
-    /// in the same entry, and the set never loses one.
+    /// is not to end. The CPU is in the address space's set from then on, which never loses one.
     pub fn settle(cpu: &Cpu, thread: &'static Thread) {
         if thread.is_at_home(cpu.index) {
             return;
@@ -402,6 +402,8 @@ impl<P: Platform> Kernel<P> {
                 && !thread.is_doomed()
         };
         if needs_nothing() {
+            // First into the space's set: from here on the fast path may load it.
+            thread.task().cpus.add(cpu.index);
             thread.settle(cpu.index);
             // Whoever changes one of these does so before it takes the note away. So either that
             // comes after the note, or the change is seen here.
@@ -495,11 +497,16 @@ impl<P: Platform> Kernel<P> {
             let pause = if idle { 0 } else { interval };
             deadline = deadline.min(self.platform.now() + pause);
         }
-        let slice_ends = cpu.slice_end.load(Ordering::Relaxed);
-        cpu.slice_armed.store(
-            deadline != NEVER && deadline == slice_ends,
-            Ordering::Relaxed,
-        );
+        let is_slice = deadline != NEVER && deadline == cpu.slice_end.load(Ordering::Relaxed);
+        let reuse_until = match is_slice {
+            true => {
+                let half = self.tunables.get(Tunable::SchedSliceUs) * NS_PER_US / 2;
+                let left = deadline.saturating_sub(self.platform.now());
+                self.platform.ticks() + self.platform.ns_to_ticks(left.saturating_sub(half))
+            }
+            false => 0,
+        };
+        cpu.reuse_timer_until.store(reuse_until, Ordering::Relaxed);
         if deadline != cpu.programmed.load(Ordering::Relaxed) {
             cpu.programmed.store(deadline, Ordering::Relaxed);
             self.platform.set_timer(deadline);

@@ -83,6 +83,12 @@ impl Interrupt {
         self.notification.get()
     }
 
+    /// The vector that raises it; 0 for none.
+    #[cfg(test)]
+    pub(crate) fn vector(&self) -> u8 {
+        self.vector.load(Ordering::Relaxed)
+    }
+
     /// With which bits.
     #[inline(always)]
     pub(crate) fn bits(&self) -> u64 {

@@ -210,6 +210,44 @@ pub(super) fn enter(kernel: TestKernel, cpu: &'static Cpu) -> bool {
     leaves
 }
 
+/// A device interrupt arrives on CPU 0, which then goes on.
+pub(super) fn arrive(kernel: TestKernel, vector: u8) {
+    let cpu = &kernel.cpus()[0];
+    let is_fast = kernel.platform.fast.load(Ordering::Relaxed);
+    let thread = cpu.current.get().filter(|_| is_fast);
+    match thread.and_then(|thread| kernel.fast_interrupt(cpu, thread, vector)) {
+        None => kernel.interrupt(cpu, vector),
+        Some(Fast::Runs(next, results)) => {
+            finish(next, results);
+            kernel.platform.taken[0].fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        Some(Fast::Wakes(woken, _)) => kernel.wake(cpu, woken),
+        Some(_) => panic!("an interrupt ends in no other way"),
+    }
+    kernel.leave(cpu);
+}
+
+/// The thread that runs on CPU 0 faults.
+pub(super) fn fault(kernel: TestKernel, vector: u8, address: u64) {
+    let cpu = &kernel.cpus()[0];
+    let is_fast = kernel.platform.fast.load(Ordering::Relaxed);
+    let thread = cpu.current.get().filter(|_| is_fast);
+    match thread.and_then(|thread| kernel.fast_fault(cpu, thread, vector, address)) {
+        None => kernel.fault(cpu, vector, 0, address),
+        Some(Fast::Runs(next, results)) => {
+            finish(next, results);
+            return;
+        }
+        Some(Fast::Queue(next, results)) => {
+            finish(next, results);
+            kernel.queue_instead(cpu, next);
+        }
+        Some(_) => panic!("a fault ends in no other way"),
+    }
+    kernel.leave(cpu);
+}
+
 /// Issues a system call of the thread that runs on CPU 0, again as often as the kernel asks.
 pub(super) fn system_call_until(
     kernel: TestKernel,

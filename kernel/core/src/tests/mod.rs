@@ -5,6 +5,7 @@ mod bench;
 
 mod calls;
 mod death;
+mod fast;
 mod hostile;
 mod ipc;
 mod memory;

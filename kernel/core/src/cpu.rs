@@ -139,13 +139,18 @@ impl RunQueueGuard<'_> {
     /// Adds a thread where there are others as urgent, or the place is taken.
     fn push_beside(&mut self, thread: &'static Thread, urgency: u32, first: bool) {
         let queue = &mut self.queue;
-        if first && queue.single_urgency == urgency {
-            // What has gone before the others goes behind the new one.
-            let before = queue.single.replace(thread);
-            if let Some(before) = before {
-                queue.queues[place(urgency)].push_front(before);
-                queue.present |= 1 << place(urgency);
+        let (single, before) = (
+            queue.single_urgency,
+            queue.queued_top().max(queue.single_urgency),
+        );
+        if urgency > before || first && urgency >= single {
+            // The place is for the most urgent: who has it goes before those of its priority.
+            if let Some(old) = queue.single {
+                queue.queues[place(single)].push_front(old);
+                queue.present |= 1 << place(single);
             }
+            queue.single = Some(thread);
+            queue.single_urgency = urgency;
         } else {
             if first {
                 queue.queues[place(urgency)].push_front(thread);

@@ -86,7 +86,7 @@ fn with_handle() -> Result<u64, Error> {
     })
 }
 
-fn round_trip(server: Handle, bytes: usize) -> Result<u64, Error> {
+pub(crate) fn round_trip(server: Handle, bytes: usize) -> Result<u64, Error> {
     count(|round| {
         // The label carries the number where there are no bytes for it.
         let label = Label(1 + round as u32);

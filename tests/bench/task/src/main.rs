@@ -12,6 +12,7 @@ extern crate alloc;
 mod calls;
 mod children;
 mod counter;
+mod growth;
 mod interrupts;
 mod paths;
 mod servers;
@@ -55,10 +56,11 @@ fn measure() -> Result<(), ipc::Error> {
     counter::calibrate();
     paths::measure()?;
     calls::measure()?;
-    signals::measure()?;
+    let urgent = signals::measure()?;
     switches::measure()?;
     children::measure()?;
     interrupts::measure()?;
+    growth::measure(&urgent)?;
     runtime::log!("done");
     Ok(())
 }

@@ -16,18 +16,38 @@ pub(crate) const EQUAL: &str = "equal";
 /// That of the more urgent one.
 pub(crate) const URGENT: &str = "urgent";
 
-pub(crate) fn measure() -> Result<(), Error> {
-    let (there, back) = meet(EQUAL)?;
+/// Returns the more urgent partner, for those who measure it again.
+pub(crate) fn measure() -> Result<Partner, Error> {
+    let equal = Partner::meet(EQUAL)?;
     let cost = count(|_| {
-        there.signal(1)?;
-        back.wait(Deadline::NEVER).map(drop)
+        equal.there.signal(1)?;
+        equal.back.wait(Deadline::NEVER).map(drop)
     })?;
     report("signal_wait", cost, "instructions");
-    // The partner runs, waits again, and this task goes on; what it signals back is not waited for.
-    let (there, back) = meet(URGENT)?;
-    let cost = count(|_| there.signal(1))?;
-    report("signal_high", cost, "instructions");
-    back.wait(Deadline::NEVER).map(drop)
+    let urgent = Partner::meet(URGENT)?;
+    report("signal_high", urgent.wake()?, "instructions");
+    Ok(urgent)
+}
+
+/// A partner, by the notification that it waits on and the one that it signals.
+pub(crate) struct Partner {
+    there: Notification,
+    back: Notification,
+}
+
+impl Partner {
+    /// Signals the more urgent partner, which runs, waits again, and this task goes on; what it signals back is
+    /// not waited for.
+    pub(crate) fn wake(&self) -> Result<u64, Error> {
+        let cost = count(|_| self.there.signal(1))?;
+        self.back.wait(Deadline::NEVER)?;
+        Ok(cost)
+    }
+
+    fn meet(partner: &str) -> Result<Partner, Error> {
+        let (there, back) = meet(partner)?;
+        Ok(Partner { there, back })
+    }
 }
 
 /// Gives a partner a notification to wait on and one to signal.

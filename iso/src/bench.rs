@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::build::Builder;
 use crate::cli::{Accel, BenchKind, BenchOptions, Nic, Profile, RunOptions};
+use crate::counts::{self, Counts};
 use crate::figures::{self, Figure};
 use crate::image::{self, Recipe};
 use crate::qemu::{self, Medium};
@@ -44,11 +45,30 @@ const GATES: &[(&str, u64)] = &[
 /// Runs the benchmark that is asked for.
 pub fn command(options: &BenchOptions) -> Result<()> {
     match options.kind {
-        BenchKind::Ipc => figures::print(&ipc()?, options.json),
+        BenchKind::Ipc => print_ipc(options),
         BenchKind::Net | BenchKind::Sched => {
             bail!("bench net and bench sched are not yet available; there is: ipc")
         }
     }
+}
+
+fn print_ipc(options: &BenchOptions) -> Result<()> {
+    let found = ipc()?;
+    figures::print(&found, options.json)?;
+    if options.record {
+        let builder = Builder::new()?;
+        let mut counts = Counts::read(&builder.workspace.root)?;
+        counts.record(&builder.toolchain.version, &found);
+        counts.write(&builder.workspace.root)?;
+        say::progress(&format!(
+            "recorded in {} for {}",
+            counts::FILE,
+            builder.toolchain.version
+        ));
+    }
+    let above = counts::above_budget(&found);
+    ensure!(above.is_empty(), "above what it may be at most: {above:?}");
+    Ok(())
 }
 
 /// The kernel's paths, in instructions.

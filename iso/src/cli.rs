@@ -74,6 +74,9 @@ pub struct BenchOptions {
     /// Print one JSON array
     #[arg(long)]
     pub json: bool,
+    /// Record what is counted for this compiler (`ipc` only)
+    #[arg(long)]
+    pub record: bool,
 }
 
 /// What can be measured.

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod bench;
 pub mod build;
 pub mod cli;
+pub mod counts;
 pub mod elf;
 pub mod figures;
 pub mod forward;

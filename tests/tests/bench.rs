@@ -1,7 +1,7 @@
 //! The benchmark of the kernel's paths counts instructions, and counts the same ones each time.
 
 use anyhow::{Result, ensure};
-use iso::figures::Figure;
+use iso::counts::value;
 use tests::case;
 use tests::case::say;
 
@@ -29,9 +29,32 @@ fn instructions_are_counted_exactly() {
     });
 }
 
-fn value(figures: &[Figure], name: &str) -> Result<u64> {
-    let figure = figures.iter().find(|figure| figure.name == name);
-    figure
-        .map(|figure| figure.value)
-        .ok_or_else(|| anyhow::anyhow!("no {name} in {figures:?}"))
+#[test]
+fn counts_hold_their_gates_and_have_not_grown() {
+    let what = "no path is longer than its gate, or than what was recorded, and none grows with what there is";
+    case("counts_hold_their_gates_and_have_not_grown", what, || {
+        let figures = iso::bench::ipc()?;
+        let above = iso::counts::above_budget(&figures);
+        ensure!(above.is_empty(), "above their gates: {above:?}");
+        for base in ["call_0", "signal_high"] {
+            let alone = value(&figures, &format!("{base}_alone"))?;
+            let among = format!("{base}_with_");
+            let others = figures.iter().filter(|one| one.name.starts_with(&among));
+            let mut count = 0;
+            for figure in others {
+                ensure!(
+                    figure.value * 100 <= alone * 105,
+                    "{} is {}, alone it is {alone}",
+                    figure.name,
+                    figure.value
+                );
+                count += 1;
+            }
+            // 10, 100 and 1,000 threads that wait or are ready; handles; tasks.
+            ensure!(count == 8, "{count} figures of {base}");
+        }
+        let builder = iso::build::Builder::new()?;
+        let recorded = iso::counts::Counts::read(&builder.workspace.root)?;
+        recorded.check(&builder.toolchain.version, &figures)
+    });
 }

@@ -1,6 +1,6 @@
 //! The benchmark of the kernel's paths counts instructions, and counts the same ones each time.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use iso::counts::value;
 use tests::case;
 use tests::case::say;

@@ -27,6 +27,27 @@ pub(crate) fn read() -> u64 {
     0
 }
 
+/// Marks the beginning of what `tests/plugin` looks at on this processor; without the plugin it does
+/// nothing.
+#[inline(always)]
+pub(crate) fn mark_begin() {
+    #[cfg(target_os = "none")]
+    // SAFETY: a no-operation that accesses no memory.
+    unsafe {
+        core::arch::asm!("nop dword ptr [rax + 0x5a750001]", options(nomem, nostack));
+    }
+}
+
+/// Marks its end.
+#[inline(always)]
+pub(crate) fn mark_end() {
+    #[cfg(target_os = "none")]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!("nop dword ptr [rax + 0x5a750002]", options(nomem, nostack));
+    }
+}
+
 /// Runs [`KNOWN`] instructions that do nothing.
 #[inline(always)]
 fn known() {

@@ -14,6 +14,7 @@ mod children;
 mod counter;
 mod growth;
 mod interrupts;
+mod pairs;
 mod paths;
 mod servers;
 mod signals;
@@ -30,7 +31,8 @@ pub(crate) const ECHO: &str = "echo";
 
 fn run(startup: &'static ipc::startup::Startup<'static>) {
     let ended = match startup.argument("role") {
-        Some("raw") => servers::raw(),
+        Some("raw") => servers::raw(startup.argument("service").unwrap_or(RAW)),
+        Some("pair") => pairs::pair(startup),
         Some("echo") => servers::echo(),
         Some("taker") => servers::taker(),
         Some("partner") => signals::partner(startup.argument("service").unwrap_or_default()),

@@ -10,11 +10,11 @@ use ipc::{Error, Handle, Label, Tag};
 use runtime::server::{Service, serve};
 use runtime::words::{receive, reply_receive};
 
-use crate::{ECHO, RAW, TAKER};
+use crate::{ECHO, TAKER};
 
 /// Answers every message with its own words; the reply has as many bytes as fit the registers, at most.
-pub(crate) fn raw() -> Result<(), Error> {
-    answer_words(runtime::start::serves(RAW).ok_or(Error::InvalidHandle)?)
+pub(crate) fn raw(service: &str) -> Result<(), Error> {
+    answer_words(runtime::start::serves(service).ok_or(Error::InvalidHandle)?)
 }
 
 /// The same at any endpoint, for ever.

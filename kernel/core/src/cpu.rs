@@ -342,7 +342,8 @@ pub struct Cpu {
     pub busy_since: AtomicU64,
     /// Terms of the threads that the fast path may run here: those at home on this CPU, or nobody's.
     pub fast_terms: AtomicU32,
-    /// When the running thread's slice ends, while another of its priority is ready.
+    /// When the running thread's slice ends: set while another of its priority is ready, and perhaps a
+    /// while longer.
     pub slice_end: AtomicU64,
     /// The deadline that the timer is programmed for.
     pub programmed: AtomicU64,
@@ -356,7 +357,7 @@ pub struct Cpu {
     pub running: AtomicU32,
     /// The run queue must be looked at before going back to ring 3. Other CPUs set it.
     pub reschedule: AtomicBool,
-    /// The epoch that this CPU saw when it last left the kernel; `u64::MAX` while idle or offline.
+    /// The epoch that this CPU saw when it last left the kernel by [`Kernel::leave`](crate::Kernel::leave); `u64::MAX` while idle or offline.
     pub seen_epoch: AtomicU64,
     /// Shootdown requests made of this CPU.
     pub flush_requested: AtomicU64,

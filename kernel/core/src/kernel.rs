@@ -184,7 +184,7 @@ impl<P: Platform> Kernel<P> {
         cpu.fast_terms.store(terms, Ordering::Relaxed);
     }
 
-    /// The way into the kernel: every entry begins with it.
+    /// The way into the kernel: every entry but the fast path's begins with it.
     #[inline]
     pub fn enter(&'static self, cpu: &'static Cpu) {
         if cpu.seen_epoch.load(Ordering::Relaxed) == u64::MAX {

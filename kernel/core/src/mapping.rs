@@ -495,7 +495,7 @@ impl<P: Platform> Kernel<P> {
         }
     }
 
-    /// Serves this CPU's shootdown mailbox: called from every kernel entry and every spin loop.
+    /// Serves this CPU's shootdown mailbox: called from every entry but the fast path's and from every spin loop.
     pub fn serve_flush(&'static self, cpu: &'static Cpu) {
         let requested = cpu.flush_requested.load(Ordering::Acquire);
         if requested == cpu.flush_served.load(Ordering::Relaxed) {

@@ -1,8 +1,9 @@
 //! The boundary between policy and mechanism: what the safe kernel core asks of the machine.
 //!
 //! The kernel binary implements [`Platform`] with page tables, APICs and the TSC; the host tests
-//! implement it with memory and counters. The mechanism in turn calls the core at five places, with
-//! interrupts off and the interrupted thread's registers saved in [`crate::thread::Thread`]:
+//! implement it with memory and counters. The mechanism in turn calls the core with interrupts off.
+//! First, where there is one, the short way ([`crate::fast`]), which says itself what to resume. Where
+//! that does nothing, with the interrupted thread's registers saved in [`crate::thread::Thread`]:
 //! `Kernel::system_call`, `Kernel::fault`, `Kernel::interrupt`, `Kernel::timer`, `Kernel::kicked`;
 //! after each it calls `Kernel::leave`, which says what to resume.
 

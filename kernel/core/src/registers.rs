@@ -49,8 +49,8 @@ registers! {
     fs_base,
     /// GS base of ring 3.
     gs_base,
-    /// How the thread entered: 0 by SYSCALL (rcx and r11 are free to change), 1 by interrupt or
-    /// exception (every register must come back: IRETQ). A new thread has 1.
+    /// How the thread entered last: 0 by SYSCALL (rcx and r11 are free to change), 1 by interrupt or
+    /// exception (every register must come back: IRETQ, which makes it 0). A new thread has 1.
     entry,
     /// Deadline of an operation; else kept.
     r12,

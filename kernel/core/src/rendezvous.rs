@@ -592,7 +592,6 @@ impl<P: Platform> Kernel<P> {
     }
 }
 
-/// The endpoint of a receive right.
 /// Copies what of a message of so many bytes does not fit the registers, from buffer to buffer.
 #[inline(always)]
 pub(crate) fn copy_words(sender: &'static Thread, receiver: &'static Thread, bytes: usize) {
@@ -649,6 +648,7 @@ pub(crate) fn fault_words(
     message.to_words()
 }
 
+/// The endpoint of a receive right.
 fn receive_source(source: Held) -> Result<&'static Endpoint, Error> {
     let Object::Endpoint(endpoint) = source.object else {
         return Err(Error::WrongKind);

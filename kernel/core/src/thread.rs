@@ -2,7 +2,8 @@
 //!
 //! A thread that waits is found by a sender, a signaller, its deadline and its killer at the same
 //! time. Whoever changes the wait word from Waiting to Claimed owns the thread: it takes it out of
-//! the queue it stands in, gives it the result and makes it ready. The others do nothing.
+//! the queue it stands in, gives it the result and makes it ready. The others do nothing. (The fast
+//! path, which runs the thread at once, goes from Waiting to Active in one step.)
 //!
 //! The owner of a thread is: the CPU that runs it, or the CPU that claimed it, or the run queue.
 //! Only the owner touches registers and message state, which is why relaxed accesses suffice.

@@ -21,6 +21,10 @@ mod path;
 /// The manifest of the benchmark's tasks, from the workspace's root.
 pub const MANIFEST: &str = "tests/bench/manifest.toml";
 
+/// The manifest of the benchmark in nanoseconds, and its processors.
+const WALL_MANIFEST: &str = "tests/bench/wall.toml";
+const WALL_CPUS: u32 = 4;
+
 /// What the measuring task's lines begin with.
 const PREFIX: &str = "bench: ";
 
@@ -60,7 +64,11 @@ pub fn command(options: &BenchOptions) -> Result<()> {
 
 fn print_ipc(options: &BenchOptions) -> Result<()> {
     let found = ipc()?;
-    figures::print(&found, options.json)?;
+    let mut shown = found.clone();
+    if options.wall {
+        shown.extend(wall()?);
+    }
+    figures::print(&shown, options.json)?;
     if options.record {
         let builder = Builder::new()?;
         let mut counts = Counts::read(&builder.workspace.root)?;
@@ -85,6 +93,25 @@ pub fn ipc() -> Result<Vec<Figure>> {
     let mut figures = boot(&builder, MANIFEST, "bench", &options, |next| collect(next))?;
     figures.extend(path::figures(&builder)?);
     Ok(figures)
+}
+
+/// The same in nanoseconds, and what needs several processors. It depends on this machine and on what else it
+/// does.
+pub fn wall() -> Result<Vec<Figure>> {
+    let accel = match qemu::has_virtualisation() {
+        true => Accel::Kvm,
+        // Each processor on a thread of the host: no PCI memory is moved here.
+        false => Accel::TcgThreads,
+    };
+    let options = RunOptions {
+        accel,
+        cpus: WALL_CPUS,
+        headless: true,
+        nic: Nic::None,
+        ..RunOptions::default()
+    };
+    say::progress("measuring in QEMU, in nanoseconds");
+    boot(&Builder::new()?, WALL_MANIFEST, "wall", &options, collect)
 }
 
 /// The machine that counts instructions.
@@ -159,15 +186,20 @@ fn collect(next: &mut Next<'_>) -> Result<Vec<Figure>> {
     }
 }
 
+/// The units that a figure can have.
+const UNITS: [&str; 3] = ["instructions", "ns", "calls/s"];
+
 /// Reads `NAME VALUE UNIT`.
 fn figure(line: &str) -> Result<Figure> {
     let mut words = line.split_ascii_whitespace();
-    let (Some(name), Some(value), Some("instructions"), None) =
+    let (Some(name), Some(value), Some(unit), None) =
         (words.next(), words.next(), words.next(), words.next())
     else {
         bail!("the benchmark failed: {line}");
     };
-    Ok(gated(Figure::new(name, value.parse()?, "instructions")))
+    let unit = UNITS.into_iter().find(|one| *one == unit);
+    let unit = unit.with_context(|| format!("the benchmark failed: {line}"))?;
+    Ok(gated(Figure::new(name, value.parse()?, unit)))
 }
 
 /// The figure with what it may be at most, where that is said.

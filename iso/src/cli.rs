@@ -77,6 +77,9 @@ pub struct BenchOptions {
     /// Record what is counted for this compiler (`ipc` only)
     #[arg(long)]
     pub record: bool,
+    /// Measure nanoseconds as well, and what needs several processors (`ipc` only)
+    #[arg(long)]
+    pub wall: bool,
 }
 
 /// What can be measured.

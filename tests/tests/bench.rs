@@ -58,3 +58,28 @@ fn counts_hold_their_gates_and_have_not_grown() {
         recorded.check(&builder.toolchain.version, &figures)
     });
 }
+
+#[test]
+fn nanoseconds_are_measured_across_processors() {
+    let what = "`bench ipc --wall` measures calls, signals and unmapping across processors, and pairs beside each other";
+    case("nanoseconds_are_measured_across_processors", what, || {
+        let figures = iso::bench::wall()?;
+        let names = [
+            "call_0_ns",
+            "cross_call",
+            "cross_signal",
+            "cross_unmap",
+            "cross_unmap_4",
+            "pairs_1",
+            "pairs_2",
+            "pairs_4",
+        ];
+        for name in names {
+            ensure!(
+                value(&figures, name)? > 0,
+                "{name} took no time: {figures:?}"
+            );
+        }
+        Ok(())
+    });
+}

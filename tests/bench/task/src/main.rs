@@ -19,6 +19,7 @@ mod paths;
 mod servers;
 mod signals;
 mod switches;
+mod wall;
 
 runtime::task_main!(run);
 
@@ -40,6 +41,7 @@ fn run(startup: &'static ipc::startup::Startup<'static>) {
         Some("driver") => interrupts::driver(),
         Some("timer") => interrupts::timer(),
         Some("measure") => measure(),
+        Some("wall") => wall::measure(startup),
         role => {
             runtime::log!("no such role: {role:?}");
             Ok(())

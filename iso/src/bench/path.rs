@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -35,9 +36,10 @@ struct Seen {
 /// Measures.
 pub(super) fn figures(builder: &Builder) -> Result<Vec<Figure>> {
     let plugin = build(builder)?;
-    let out = plugin.with_extension("seen");
-    // Of an earlier run; there may be none.
-    let _ = std::fs::remove_file(&out);
+    // Of this run alone: others may look at the same time.
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let out = plugin.with_extension(format!("{}-{run}.seen", std::process::id()));
     let options = RunOptions {
         cpus: CPUS,
         qemu: vec![
@@ -60,6 +62,7 @@ pub(super) fn figures(builder: &Builder) -> Result<Vec<Figure>> {
         Ok(())
     })?;
     let text = std::fs::read_to_string(&out).context("the plugin has written nothing")?;
+    std::fs::remove_file(&out)?;
     evaluate(&text)
 }
 

@@ -43,6 +43,28 @@ fn suite_2_cpus_at_once() {
     });
 }
 
+/// One test for each model of processor: without FSGSBASE, SMAP, SMEP, XSAVE, RDTSCP in different numbers.
+macro_rules! models {
+    ($($name:ident: $model:literal;)+) => {
+        $(#[test]
+        fn $name() {
+            case(stringify!($name), concat!("the suite on processors of model ", $model), || {
+                passes(Kind::Suite, |setup| {
+                    setup
+                        .cpus(2)
+                        .with(|options| options.cpu = Some($model.to_owned()))
+                })
+            });
+        })+
+    };
+}
+
+models! {
+    suite_qemu64: "qemu64";
+    suite_nehalem: "Nehalem";
+    suite_haswell: "Haswell-noTSX";
+}
+
 #[test]
 fn suite_6_gib() {
     case(

@@ -17,6 +17,9 @@ pub const SUITE: &str = "tests/suite/manifest.toml";
 /// The manifest of the suite's part that needs much memory.
 pub const LARGE: &str = "tests/suite/large.toml";
 
+/// The manifest of the threads that take turns.
+pub const INTERLEAVE: &str = "tests/bench/interleave.toml";
+
 /// The manifest of the suite in the network stack's place.
 pub const CARD: &str = "tests/suite/card.toml";
 
@@ -43,6 +46,8 @@ pub enum Kind {
     Card,
     /// What `cargo run` boots, and the suite beside it.
     Beside,
+    /// Threads of one task that do everything at once, by a seed (`interleave.seed=N`).
+    Interleave,
     /// The suite with a kernel that can be broken on its command line (`mutant=NAME`).
     Mutants,
 }
@@ -64,6 +69,7 @@ pub fn image(kind: Kind) -> Result<Image> {
         Kind::Large => ("large", Some(LARGE), &[]),
         Kind::Mutants => ("mutants", Some(SUITE), &["mutants"]),
         Kind::Card => ("card", Some(CARD), &[]),
+        Kind::Interleave => ("interleave", Some(INTERLEAVE), &[]),
         Kind::Static => ("static", Some(image::SYSTEM), &[]),
         Kind::Beside => ("beside", Some(image::SYSTEM), &[]),
     };

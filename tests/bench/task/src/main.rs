@@ -13,6 +13,7 @@ mod calls;
 mod children;
 mod counter;
 mod growth;
+mod interleave;
 mod interrupts;
 mod pairs;
 mod paths;
@@ -41,6 +42,7 @@ fn run(startup: &'static ipc::startup::Startup<'static>) {
         Some("driver") => interrupts::driver(),
         Some("timer") => interrupts::timer(),
         Some("measure") => measure(),
+        Some("interleave") => interleave::run(startup),
         Some("wall") => wall::measure(startup),
         role => {
             runtime::log!("no such role: {role:?}");

@@ -42,7 +42,7 @@ struct Package {
 }
 
 /// Packages that are for the host alone.
-const HOST_ONLY: [&str; 2] = ["iso", "tests"];
+const HOST_ONLY: [&str; 3] = ["iso", "path-plugin", "tests"];
 
 impl Workspace {
     /// Asks cargo about the workspace.

@@ -85,7 +85,7 @@ short_calls:
 .popsection
 
 // Back to ring 3. Everything that is loaded last is in reach of an NMI or a machine check only,
-// which have stacks of their own. The ways back from a short system call are in entry.rs.
+// which have stacks of their own. The ways back from a short system call are in exit.rs.
 
 // To a thread that came by whatever way; everything is in its `Registers`.
 resume:

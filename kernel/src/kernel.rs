@@ -9,7 +9,7 @@ use crate::boot_memory::BootMemory;
 use crate::percpu::{self, PerCpu};
 use crate::platform::X86;
 use crate::uart::say;
-use crate::{entry, physical, smp};
+use crate::{exit, physical, smp};
 use boot::{BootInfo, PAGE, Range};
 use kernel_core::cpu::Cpu;
 use kernel_core::frames::{Frame, FrameInfo, FrameTable};
@@ -100,7 +100,7 @@ pub(crate) fn start(info: BootInfo, machine: Machine, mut memory: BootMemory) ->
 /// Lets this CPU take up work.
 pub(crate) fn take_part(cpu: &'static PerCpu) -> ! {
     get().bring_online(self::cpu(cpu));
-    entry::begin(cpu)
+    exit::begin(cpu)
 }
 
 fn trace_rings(memory: &mut BootMemory, count: usize, records: u64) -> &'static [TraceRing] {

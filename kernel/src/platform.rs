@@ -3,7 +3,7 @@
 
 use crate::cpuid::{self, Feature};
 use crate::{
-    apic, clock, entry, fpu, gdt, idt, ioapic, paging, percpu, physical, ports, power, smp, timer,
+    apic, clock, exit, fpu, gdt, idt, ioapic, paging, percpu, physical, ports, power, smp, timer,
     uart,
 };
 use boot::Range;
@@ -50,7 +50,7 @@ impl Platform for X86 {
 
     #[inline(always)]
     fn save_bases(&self, registers: &Registers) {
-        entry::save_bases(registers);
+        exit::save_bases(registers);
     }
 
     fn set_timer(&self, deadline: u64) {

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -136,6 +137,9 @@ fn boot<R>(
     options: &RunOptions,
     read: impl FnOnce(&mut Next<'_>) -> Result<R>,
 ) -> Result<R> {
+    /// One at a time: an image's folder is emptied when it is made anew.
+    static MEASURING: Mutex<()> = Mutex::new(());
+    let _measuring = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
     packages::need(qemu::PROGRAM, &[qemu::PACKAGE])?;
     let manifest = builder.workspace.root.join(manifest);
     let image = image::assemble(

@@ -35,18 +35,7 @@ impl<P: Platform> Kernel<P> {
         let turn = take_over(cpu, caller, server, server.terms(), || server.take())?;
         waiters.receivers.pop_known(server);
         copy_words(caller, server, length as usize);
-        let generation = caller.next_generation_of_active();
-        server.set_reply_to_call(WaitRef {
-            thread: caller,
-            generation,
-        });
-        // What it accepts, for the reply.
-        caller.registers.rsi.set(tag.0);
-        caller.deadline.store(NEVER, Ordering::Relaxed);
-        self.change(cpu, caller, server);
-        // From the next line on another CPU may have the caller.
-        let results = received(caller, tag, badge);
-        caller.publish_as(Wait::Reply, generation);
+        let results = self.pass_call(cpu, caller, server, tag, 0, badge);
         drop(waiters);
         Some(match turn {
             Turn::Now => self.run(cpu, server, results),
@@ -83,21 +72,38 @@ impl<P: Platform> Kernel<P> {
             return None;
         }
         copy_words(caller, server, tag.length());
-        let generation = caller.next_generation_of_active();
-        server.set_reply_to_call(WaitRef {
-            thread: caller,
-            generation,
-        });
-        caller.deadline.store(NEVER, Ordering::Relaxed);
-        self.change(cpu, caller, server);
-        let mut results = received(caller, tag, badge);
-        results[1] = Tag::new(tag.label(), tag.length(), 1).0;
-        caller.publish_as(Wait::Reply, generation);
+        let results = self.pass_call(cpu, caller, server, tag, 1, badge);
         drop(waiters);
         Some(match turn {
             Turn::Now => self.run(cpu, server, results),
             Turn::Later => Fast::Queue(server, results),
         })
+    }
+
+    /// Lets the caller wait for the reply, and the claimed server run: its results.
+    #[inline(always)]
+    fn pass_call(
+        &'static self,
+        cpu: &'static Cpu,
+        caller: &'static Thread,
+        server: &'static Thread,
+        tag: Tag,
+        handles: usize,
+        badge: u64,
+    ) -> Arguments {
+        let generation = caller.next_generation_of_active();
+        server.set_reply_to_call(WaitRef {
+            thread: caller,
+            generation,
+        });
+        // What it accepts, for the reply.
+        caller.registers.rsi.set(tag.0);
+        caller.deadline.store(NEVER, Ordering::Relaxed);
+        self.change(cpu, caller, server);
+        // From the next line on another CPU may have the caller.
+        let results = received(caller, tag, handles, badge);
+        caller.publish_as(Wait::Reply, generation);
+        results
     }
 
     /// ReplyReceive, to a caller that waits for it, with nobody waiting at the endpoint. The server's
@@ -185,7 +191,7 @@ impl<P: Platform> Kernel<P> {
         waiters.receivers.push_back(server);
         self.change(cpu, server, caller);
         // From the next line on another CPU may have the server.
-        let results = received(server, tag, 0);
+        let results = received(server, tag, 0, 0);
         server.publish_as(Wait::Receive, generation);
         results
     }
@@ -220,8 +226,8 @@ fn plain(thread: &Thread, tag: u64) -> Option<(Tag, u32)> {
 /// A message's registers as its receiver gets them: the words of the sender's, of whose tag label and
 /// length stay.
 #[inline(always)]
-fn received(sender: &Thread, tag: Tag, badge: u64) -> Arguments {
-    let tag = Tag::new(tag.label(), tag.length(), 0);
+fn received(sender: &Thread, tag: Tag, handles: usize, badge: u64) -> Arguments {
+    let tag = Tag::new(tag.label(), tag.length(), handles);
     let r = &sender.registers;
     [
         badge,

@@ -210,16 +210,16 @@ impl RunQueueGuard<'_> {
     /// Takes the most urgent thread that may run on `cpu`, looking at two threads of each priority at most.
     pub fn steal(&mut self, cpu: usize) -> Option<&'static Thread> {
         let single = self.queue.single.filter(|thread| thread.may_run_on(cpu));
-        if let Some(thread) = single
-            && self.queue.single_urgency == self.top()
-        {
-            self.remove_at(thread, 0);
-            return Some(thread);
-        }
         let mut present = self.queue.present;
         while present != 0 {
             let priority = present.ilog2() as usize;
             present &= !(1 << priority);
+            if let Some(thread) = single
+                && place(self.queue.single_urgency) >= priority
+            {
+                self.remove_at(thread, priority);
+                return Some(thread);
+            }
             let thread = self.queue.queues[priority].front()?;
             if thread.may_run_on(cpu) {
                 self.remove_at(thread, priority);

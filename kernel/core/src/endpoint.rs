@@ -130,15 +130,6 @@ impl Endpoint {
     pub fn add_receiver(&self) {
         self.receivers.fetch_add(1, Ordering::Relaxed);
     }
-
-    /// Uncounts one of several handles with the right to receive.
-    pub(crate) fn uncount_receiver(&self) {
-        let before = self.receivers.fetch_sub(1, Ordering::Relaxed);
-        assert!(
-            before > 1,
-            "another handle with the right to receive is counted"
-        );
-    }
 }
 
 /// A badged send right to an endpoint.

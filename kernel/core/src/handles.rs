@@ -129,18 +129,6 @@ impl Held {
         }
     }
 
-    /// Uncounts this where the same object and rights are counted elsewhere, so that neither count
-    /// can reach zero.
-    pub(crate) fn uncount(self) {
-        if let (true, Object::Endpoint(endpoint)) = (self.is_receiver(), self.object) {
-            endpoint.uncount_receiver();
-        }
-        if let Some(slot) = self.object.slot() {
-            let last = slot.dereference();
-            assert!(!last, "the object is counted elsewhere");
-        }
-    }
-
     /// Uncounts an entry that held this.
     pub fn release<P: Platform>(self, kernel: &'static Kernel<P>) {
         if let (true, Object::Endpoint(endpoint)) = (self.is_receiver(), self.object) {
@@ -325,11 +313,13 @@ impl HandleTable {
         Ok(())
     }
 
-    /// Opens a handle in an entry that was set aside.
+    /// Opens a handle in an entry that was set aside, for what is counted already: the count is the entry's
+    /// from then on, which anybody can close as soon as it is open.
     pub fn insert_reserved<P: Platform>(&self, kernel: &Kernel<P>, held: Held) -> Handle {
         let mut free = self.free.lock();
         free.reserved -= 1;
-        self.open_first(kernel, &mut free, held)
+        kernel.open_handles.fetch_add(1, Ordering::Relaxed);
+        self.open_counted(&mut free, held)
     }
 
     /// Opens a handle.

@@ -419,11 +419,6 @@ impl<P: Platform> Kernel<P> {
             let handle = task.handles.insert_reserved(self, *held);
             receiver.buffer()[first + position].store(handle.0, Ordering::Relaxed);
         }
-        // The table counts its own references; the message's go with the closed entries.
-        for held in taken.iter().flatten() {
-            // Not the last one: the table has just counted the same object and rights.
-            held.uncount();
-        }
         Ok(())
     }
 
@@ -462,9 +457,11 @@ impl<P: Platform> Kernel<P> {
     fn recheck(&'static self, wait: WaitRef) {
         let thread = wait.thread;
         let deadline = thread.deadline.load(Ordering::Relaxed);
+        // Another CPU's clock, a little ahead of this one's, may have had it expire already.
+        let expired = deadline != NEVER && thread.timer.cpu().is_none();
         let late = deadline != NEVER && deadline <= self.platform.now();
         let doomed = thread.is_doomed();
-        if (late || doomed) && thread.claim_generation(wait.generation) {
+        if (late || expired || doomed) && thread.claim_generation(wait.generation) {
             self.expire(thread);
         }
     }

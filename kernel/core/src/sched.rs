@@ -22,6 +22,8 @@ use ipc::message::NEVER;
 /// Expired deadlines that one timer interrupt works off; the next follows at once.
 const EXPIRIES_PER_INTERRUPT: u32 = 64;
 const NS_PER_US: u64 = 1000;
+/// How often the way out of the kernel chooses again, where what it chose was changed meanwhile.
+const CHOICES: u32 = 4;
 
 impl<P: Platform> Kernel<P> {
     /// Records an event in this CPU's trace ring, while that is wanted.
@@ -131,16 +133,17 @@ impl<P: Platform> Kernel<P> {
     }
 
     fn enqueue(&'static self, cpu: &'static Cpu, target: &'static Cpu, thread: &'static Thread) {
-        let wanted = thread.urgency();
+        // Before the lock: who changes the thread meanwhile looks for it here, or is seen under the lock.
         if thread.cpu.load(Ordering::Relaxed) != target.index as u32 {
             thread.cpu.store(target.index as u32, Ordering::Relaxed);
             thread.count_migration();
         }
         // Under the lock: a target that looks into its queue later finds the thread, and then says
         // itself what it runs; until then it counts as busy with what it was given.
-        let before = {
+        let (before, wanted) = {
             let mut queue = target.run_queue();
-            queue.push(thread, false);
+            let wanted = thread.urgency();
+            queue.push_as(thread, wanted, false);
             // The fast path stores what it will run and then looks at the queue's top; here it is the
             // other way round, so that one of the two sees the other.
             fence(Ordering::SeqCst);
@@ -150,7 +153,7 @@ impl<P: Platform> Kernel<P> {
             if before < wanted {
                 target.running.store(wanted, Ordering::Relaxed);
             }
-            before
+            (before, wanted)
         };
         if before <= wanted {
             target.reschedule.store(true, Ordering::Release);
@@ -245,7 +248,19 @@ impl<P: Platform> Kernel<P> {
         thread
     }
 
+    /// Which thread runs on this CPU, by what it is when it does.
     fn choose(&'static self, cpu: &'static Cpu) -> Option<&'static Thread> {
+        let mut thread = self.choose_once(cpu);
+        for _ in 0..CHOICES {
+            if thread.is_none() || !cpu.reschedule.load(Ordering::Relaxed) {
+                break;
+            }
+            thread = self.choose_once(cpu);
+        }
+        thread
+    }
+
+    fn choose_once(&'static self, cpu: &'static Cpu) -> Option<&'static Thread> {
         if let Some(thread) = cpu.current.get() {
             if thread.is_doomed() {
                 self.detach(cpu, thread);
@@ -376,7 +391,13 @@ impl<P: Platform> Kernel<P> {
             cpu.counters.migrations.add(1);
             thread.count_migration();
         }
-        cpu.running.store(thread.urgency(), Ordering::Relaxed);
+        let urgency = thread.urgency();
+        cpu.running.store(urgency, Ordering::Relaxed);
+        // Who changed it before it was here has kicked the CPU where it was.
+        fence(Ordering::SeqCst);
+        if thread.urgency() != urgency || !thread.may_run_on(cpu.index) {
+            cpu.reschedule.store(true, Ordering::Relaxed);
+        }
         cpu.current.set(Some(thread));
         self.switch_fpu(cpu, thread);
         Self::settle(cpu, thread);

@@ -136,6 +136,9 @@ extern "C" fn translated(_: Id, block: *mut c_void) {
                 qemu_plugin_insn_data(instruction),
                 qemu_plugin_insn_size(instruction),
             );
+            if start.is_null() || size == 0 {
+                continue;
+            }
             let bytes = std::slice::from_raw_parts(start, size);
             let is_kernel = qemu_plugin_insn_vaddr(instruction) >= KERNEL_HALF;
             if let Some(kind) = kind(bytes, is_kernel) {

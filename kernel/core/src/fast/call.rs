@@ -55,6 +55,10 @@ impl<P: Platform> Kernel<P> {
         if tag.handles() != 1 || !tag.is_valid() || registers.r12.get() != NEVER {
             return None;
         }
+        let (_, transfer) = sent_handle(caller);
+        if transfer.is_copy() {
+            return None;
+        }
         urgency_here(cpu, caller.terms())?;
         let handles = &caller.task().handles;
         let (endpoint, badge) = handles.look_up_target(Handle(registers.rdi.get()))?;
@@ -239,14 +243,20 @@ fn received(sender: &Thread, tag: Tag, handles: usize, badge: u64) -> Arguments 
     ]
 }
 
+/// The first handle of a message that a thread sends, and how it goes with it.
+#[inline(always)]
+fn sent_handle(sender: &'static Thread) -> (Handle, Transfer) {
+    const SENT: usize = SEND_HANDLES_OFFSET / WORD_BYTES;
+    let word = |index: usize| sender.buffer()[index].load(Ordering::Relaxed);
+    (Handle(word(SENT)), Transfer(word(SENT + 1)))
+}
+
 /// Moves the one handle of a message to the claimed receiver; false, and nothing is changed, if that is not
 /// all that there is to do.
 #[inline(always)]
 fn move_handle(sender: &'static Thread, receiver: &'static Thread) -> bool {
-    const SENT: usize = SEND_HANDLES_OFFSET / WORD_BYTES;
     const RECEIVED: usize = RECEIVED_HANDLES_OFFSET / WORD_BYTES;
-    let word = |index: usize| sender.buffer()[index].load(Ordering::Relaxed);
-    let (handle, transfer) = (Handle(word(SENT)), Transfer(word(SENT + 1)));
+    let (handle, transfer) = sent_handle(sender);
     if transfer.is_copy() || Tag(receiver.registers.rsi.get()).accepted() == 0 {
         return false;
     }

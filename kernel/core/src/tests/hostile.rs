@@ -8,7 +8,7 @@ use crate::object::Object;
 use crate::rendezvous::claim_receiver;
 use crate::task::Task;
 use crate::thread::Thread;
-use ipc::message::NEVER;
+use ipc::message::{NEVER, Transfer};
 use ipc::{Error, Handle, Operation as O, Rights};
 
 const PAGE: u64 = 4096;
@@ -394,4 +394,31 @@ fn memory_that_has_ended_is_not_exposed() {
         unreachable!()
     };
     assert_eq!(a.kernel.expose(memory, true), Err(Error::InvalidHandle));
+}
+
+/// A copy that is on its way counts for itself: whoever closes the handle that it was made from, and the new
+/// one as soon as it is open, takes nothing from the sender.
+#[test]
+fn a_copied_handle_can_be_closed_on_both_sides_before_its_message_has_gone() {
+    for operation in [O::NotificationCreate, O::EndpointCreate] {
+        let a = attacker();
+        let (kernel, handles) = (a.kernel, &a.task.handles);
+        let open = handles.open();
+        let source = Handle(a.call(operation, &[]).unwrap()[0]);
+        let object = handles.look_up(source).unwrap().object;
+        handles.reserve(kernel, a.task.quota(), 1).unwrap();
+        let (mut taken, mut closed) = ([None; 4], [None; 4]);
+        let wanted = [(source, Transfer::copied(Rights::ALL))];
+        handles
+            .take_for_message(kernel, &wanted, &mut taken, &mut closed)
+            .unwrap();
+        assert!(closed.iter().all(Option::is_none), "a copy closes nothing");
+        a.call(O::Close, &[source.0]).unwrap();
+        let copy = handles.insert_reserved(kernel, taken[0].unwrap());
+        assert!(object.is_alive(), "the copy keeps it");
+        a.call(O::Close, &[copy.0]).unwrap();
+        settle(kernel);
+        assert_eq!(handles.open(), open);
+        assert!(!object.slot().unwrap().try_reference(), "nobody has it");
+    }
 }

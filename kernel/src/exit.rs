@@ -17,6 +17,8 @@ use kernel_core::thread::Thread;
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::{FsBase, KernelGsBase};
 
+/// The way out where the thread that a fast path ended with is not first. The results come one by one:
+/// an array would go through memory, on the fast path too.
 #[cold]
 #[inline(never)]
 pub(crate) fn queue_and_leave(
@@ -32,6 +34,7 @@ pub(crate) fn queue_and_leave(
     queue_complete_and_leave(next)
 }
 
+/// The same with a thread whose registers are complete.
 #[cold]
 #[inline(never)]
 pub(crate) fn queue_complete_and_leave(next: &'static Thread) -> ! {
@@ -39,6 +42,7 @@ pub(crate) fn queue_complete_and_leave(next: &'static Thread) -> ! {
     enter_ring_3(resume(percpu::this()))
 }
 
+/// The way out where a thread was woken that can only be made ready.
 #[cold]
 #[inline(never)]
 pub(crate) fn wake_and_leave(woken: &'static Thread) -> ! {
@@ -46,6 +50,7 @@ pub(crate) fn wake_and_leave(woken: &'static Thread) -> ! {
     enter_ring_3(resume(percpu::this()))
 }
 
+/// Saves FS and GS base where the processor lets ring 3 set them.
 pub(crate) fn save_bases_of(thread: &Thread) {
     if cpuid::has(Feature::FsGsBase) {
         save_bases(&thread.registers);

@@ -48,10 +48,10 @@ pub(crate) fn apply() {
         .iter()
         .filter(|patch| !cpuid::has_bit(patch.feature))
     {
+        let (start, length) = (patch.start as *mut u8, patch.length as usize);
         // SAFETY: the piece is code of entry.S, which no CPU runs yet, and the early page tables
         // have it writable.
-        let code =
-            unsafe { slice::from_raw_parts_mut(patch.start as *mut u8, patch.length as usize) };
+        let code = unsafe { slice::from_raw_parts_mut(start, length) };
         for chunk in code.chunks_mut(NO_OPERATION.len()) {
             chunk.copy_from_slice(NO_OPERATION[chunk.len() - 1]);
         }

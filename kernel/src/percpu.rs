@@ -55,8 +55,8 @@ pub(crate) struct PerCpu {
     pub(crate) task_state: TaskState,
 }
 
-/// Offsets that entry.S uses.
-pub(crate) const OFFSET_THIS: usize = offset_of!(PerCpu, this);
+/// Where `this` finds itself; the others are entry.S's.
+const OFFSET_THIS: usize = offset_of!(PerCpu, this);
 pub(crate) const OFFSET_CORE: usize = offset_of!(PerCpu, core);
 pub(crate) const OFFSET_USER_STACK: usize = offset_of!(PerCpu, user_stack);
 pub(crate) const OFFSET_KERNEL_STACK: usize = offset_of!(PerCpu, kernel_stack);

@@ -176,6 +176,8 @@ fn system_call() -> ! {
     enter_ring_3(resume(percpu::this()))
 }
 
+/// The way out where a short system call is done but for it, and perhaps for making a thread ready. The
+/// results come one by one: an array would go through memory, on the fast path too.
 #[cold]
 #[inline(never)]
 fn finish_and_leave(

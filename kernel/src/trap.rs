@@ -1,10 +1,7 @@
 //! Interrupts and exceptions, as entry.S hands them on: by the core's fast path back to ring 3, or the long
 //! way round.
 
-use crate::cpuid::{self, Feature};
-use crate::exit::{
-    deliver_to, enter_ring_3, queue_and_leave, queue_complete_and_leave, resume, wake_and_leave,
-};
+use crate::exit::{deliver_to, enter_ring_3, queue_and_leave, resume, wake_and_leave};
 use crate::{apic, idt, kernel, percpu, timer};
 use kernel_core::fast::Fast;
 use kernel_core::platform::{FIRST_DEVICE_VECTOR, LAST_DEVICE_VECTOR};
@@ -36,12 +33,10 @@ fn fault(vector: u8) -> ! {
         let address = fault_address(vector);
         kernel::get().fast_fault(percpu::core(), thread, vector, address)
     };
-    if cpuid::has(Feature::FsGsBase)
-        && let Some(done) = percpu::core().current.get().and_then(short)
-    {
-        go_on_from_trap(done);
+    match percpu::core().current.get().and_then(short) {
+        Some(done) => go_on_from_trap(done),
+        None => slow_trap(vector.into()),
     }
-    slow_trap(vector.into())
 }
 
 /// Where a fault's address matters: the one that a page fault leaves in CR2.
@@ -64,8 +59,9 @@ fn go_on_from_trap(done: Fast) -> ! {
         }
         Fast::Queue(next, [a, b, c, d, e, f]) => queue_and_leave(a, b, c, d, e, f, next),
         Fast::Wakes(woken, _) => wake_and_leave(woken),
-        Fast::Resumes(next) | Fast::QueueComplete(next) => queue_complete_and_leave(next),
-        Fast::Returns(_) | Fast::Leaves(_) => enter_ring_3(resume(percpu::this())),
+        Fast::Resumes(_) | Fast::QueueComplete(_) | Fast::Returns(_) | Fast::Leaves(_) => {
+            unreachable!("the end of a system call, not of an interrupt or a fault")
+        }
     }
 }
 

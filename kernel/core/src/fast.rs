@@ -137,11 +137,25 @@ impl<P: Platform> Kernel<P> {
         cpu.current.set(Some(to));
     }
 
-    /// Lets a thread run whose system call ends with these results.
+    /// Lets a claimed thread run, in its turn, whose system call ends with these results.
     #[inline(always)]
-    fn run(&'static self, cpu: &'static Cpu, to: &'static Thread, results: Arguments) -> Fast {
-        self.come(cpu, to);
-        Fast::Runs(to, results)
+    fn run(
+        &'static self,
+        cpu: &'static Cpu,
+        turn: Turn,
+        to: &'static Thread,
+        results: Arguments,
+    ) -> Fast {
+        match turn {
+            Turn::Now => {
+                self.come(cpu, to);
+                Fast::Runs(to, results)
+            }
+            Turn::Later => {
+                cpu.counters.system_calls.add(1);
+                Fast::Queue(to, results)
+            }
+        }
     }
 
     /// Lets a thread run whose registers are complete.
@@ -162,7 +176,6 @@ impl<P: Platform> Kernel<P> {
     /// Runs or queues the thread that the fast path ended with and whose registers are complete, as the slow
     /// path does; which one runs is for [`Kernel::leave`] to say.
     pub fn queue_instead(&'static self, cpu: &'static Cpu, to: &'static Thread) {
-        cpu.counters.system_calls.add(1);
         cpu.current.set(None);
         self.switch_or_queue(cpu, to);
     }
@@ -218,8 +231,9 @@ enum Turn {
 }
 
 /// Takes the waiting thread that this CPU is to run next; `None` where somebody else has claimed it, or
-/// it is not at home here, by the terms that the caller has seen. It can run at once where it is as it was before the claim, nobody more urgent is
-/// ready here, and if there is an equal, the slice that makes room for it has begun.
+/// it is not at home here, by the terms that the caller has seen. It can run at once where it is as it was
+/// before the claim, nobody more urgent is ready here, and if there is an equal, the slice that makes room
+/// for it has begun.
 ///
 /// Who queues a thread here publishes the queue's top, then looks at what the CPU runs, and kicks it if
 /// that is no more urgent. Here it is the other way round, with the claim's locked instruction in

@@ -55,6 +55,18 @@ impl Entry {
         let same = self.handle.load(Ordering::Relaxed) == handle.0;
         same.then_some((object, held))
     }
+
+    /// What the handle stands for, dead or alive. The table's lock is held, so nothing changes meanwhile.
+    #[inline(always)]
+    fn held_under_lock(&self, handle: Handle) -> Option<Held> {
+        if self.handle.load(Ordering::Relaxed) != handle.0 {
+            return None;
+        }
+        Some(Held {
+            object: self.object.get()?,
+            rights: Rights(self.rights.load(Ordering::Relaxed)),
+        })
+    }
 }
 
 /// A part of a handle table.
@@ -432,20 +444,13 @@ impl HandleTable {
     fn take_counted(&self, handle: Handle, rights: Rights) -> Option<Held> {
         let mut free = self.free.try_lock()?;
         let entry = self.entry(handle.index());
-        if entry.handle.load(Ordering::Relaxed) != handle.0 {
-            return None;
-        }
-        let object = entry.object.get()?;
-        let held = Held {
-            object,
-            rights: Rights(entry.rights.load(Ordering::Relaxed)),
-        };
+        let held = entry.held_under_lock(handle)?;
         let moved = Held {
-            object,
+            object: held.object,
             rights: held.rights.intersection(rights),
         };
         let as_counted = held.is_receiver() == moved.is_receiver();
-        if !held.rights.contains(Rights::TRANSFER) || !as_counted || !object.is_alive() {
+        if !held.rights.contains(Rights::TRANSFER) || !as_counted || !held.object.is_alive() {
             return None;
         }
         self.free_entry(&mut free, entry, handle);
@@ -471,14 +476,7 @@ impl HandleTable {
         handle: Handle,
     ) -> Option<Held> {
         let entry = self.entry(handle.index());
-        if entry.handle.load(Ordering::Relaxed) != handle.0 {
-            return None;
-        }
-        let object = entry.object.get()?;
-        let held = Held {
-            object,
-            rights: Rights(entry.rights.load(Ordering::Relaxed)),
-        };
+        let held = entry.held_under_lock(handle)?;
         self.free_entry(free, entry, handle);
         kernel.open_handles.fetch_sub(1, Ordering::Relaxed);
         Some(held)

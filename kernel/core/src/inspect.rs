@@ -268,16 +268,16 @@ impl<P: Platform> Kernel<P> {
         let (definition, _) = self.tunables.read(number).ok_or(Error::InvalidArgument)?;
         match set {
             0 => {}
-            1 => self
-                .tunables
-                .set(number, value)
-                .map_err(|_| Error::InvalidArgument)?,
+            1 => {
+                let set = self.tunables.set(number, value);
+                set.map_err(|_| Error::InvalidArgument)?;
+                for cpu in self.cpus() {
+                    self.allow_fast(cpu);
+                    // It may be set for the end of a longer slice.
+                    cpu.reuse_timer_until.store(0, Ordering::Relaxed);
+                }
+            }
             _ => return Err(Error::InvalidArgument),
-        }
-        for cpu in self.cpus() {
-            self.allow_fast(cpu);
-            // It may be set for the end of a longer slice.
-            cpu.reuse_timer_until.store(0, Ordering::Relaxed);
         }
         let (_, now) = self.tunables.read(number).ok_or(Error::InvalidArgument)?;
         let registers = &thread.registers;

@@ -97,12 +97,6 @@ impl<T: Linked<SET>, const SET: usize> Queue<T, SET> {
         self.first
     }
 
-    /// Whether an object of a queue is the last one.
-    #[inline(always)]
-    pub fn is_last(entry: &T) -> bool {
-        entry.links().next.get().is_none()
-    }
-
     /// Whether the object is in this queue.
     #[inline]
     pub fn contains(&self, entry: &T) -> bool {
@@ -176,16 +170,6 @@ impl<T: Linked<SET>, const SET: usize> Queue<T, SET> {
         self.length = self.length.wrapping_sub(1);
         // Last: whoever sees no owner may push the object elsewhere.
         links.owner.store(NOBODY, Ordering::Release);
-    }
-
-    /// Takes the only object.
-    #[inline(always)]
-    pub fn pop_only(&mut self, entry: &'static T) {
-        debug_assert!(self.contains(entry) && self.length == 1);
-        (self.first, self.last) = (None, None);
-        self.length = 0;
-        // Last: whoever sees no owner may push the object elsewhere.
-        entry.links().owner.store(NOBODY, Ordering::Release);
     }
 
     /// Takes an object out, wherever it stands. False, and nothing changes, if it is not in this

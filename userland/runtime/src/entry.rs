@@ -53,10 +53,10 @@ macro_rules! init_main {
         /// Prepares init and runs its program.
         #[cfg(target_os = "none")]
         extern "C" fn begin(archive: u64, bytes: u64, ipc_buffer: u64) -> ! {
+            use $crate::entry::prepare_init;
             // SAFETY: the kernel started the first thread with these registers
             // (`ipc::layout::init_handles`).
-            let archive =
-                unsafe { $crate::entry::prepare_init(archive, bytes, ipc_buffer, $heap_bytes) };
+            let archive = unsafe { prepare_init(archive, bytes, ipc_buffer, $heap_bytes) };
             $run(archive);
             $crate::thread::finish()
         }

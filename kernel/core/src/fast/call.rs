@@ -3,11 +3,11 @@
 
 use super::{Arguments, Fast, Turn, take_over, urgency_here};
 use crate::cpu::Cpu;
-use crate::endpoint::Waiters;
+use crate::endpoint::{Endpoint, Waiters};
 use crate::kernel::Kernel;
 use crate::platform::Platform;
 use crate::rendezvous::{WORD_BYTES, copy_words};
-use crate::sync::Ordering;
+use crate::sync::{Guard, Ordering};
 use crate::thread::{Thread, Wait, WaitRef};
 use core::hint::cold_path;
 use ipc::message::{MAX_BYTES, NEVER, RECEIVED_HANDLES_OFFSET, SEND_HANDLES_OFFSET, Transfer};
@@ -27,20 +27,13 @@ impl<P: Platform> Kernel<P> {
         urgency_here(cpu, caller.terms())?;
         let handles = &caller.task().handles;
         let (endpoint, badge) = handles.look_up_target(handle)?;
-        let mut waiters = endpoint.get().try_waiters()?;
-        let server = waiters.receivers.front()?;
-        if waiters.is_busy() {
-            return None;
-        }
+        let (mut waiters, server) = waiting_server(endpoint.get())?;
         let turn = take_over(cpu, caller, server, server.terms(), || server.take())?;
         waiters.receivers.pop_known(server);
         copy_words(caller, server, length as usize);
         let results = self.pass_call(cpu, caller, server, tag, 0, badge);
         drop(waiters);
-        Some(match turn {
-            Turn::Now => self.run(cpu, server, results),
-            Turn::Later => Fast::Queue(server, results),
-        })
+        Some(self.run(cpu, turn, server, results))
     }
 
     /// The same with one handle that moves. The caller's registers hold all arguments.
@@ -62,11 +55,7 @@ impl<P: Platform> Kernel<P> {
         urgency_here(cpu, caller.terms())?;
         let handles = &caller.task().handles;
         let (endpoint, badge) = handles.look_up_target(Handle(registers.rdi.get()))?;
-        let mut waiters = endpoint.get().try_waiters()?;
-        let server = waiters.receivers.front()?;
-        if waiters.is_busy() {
-            return None;
-        }
+        let (mut waiters, server) = waiting_server(endpoint.get())?;
         let turn = take_over(cpu, caller, server, server.terms(), || server.take())?;
         waiters.receivers.pop_known(server);
         if !move_handle(caller, server) {
@@ -78,10 +67,7 @@ impl<P: Platform> Kernel<P> {
         copy_words(caller, server, tag.length());
         let results = self.pass_call(cpu, caller, server, tag, 1, badge);
         drop(waiters);
-        Some(match turn {
-            Turn::Now => self.run(cpu, server, results),
-            Turn::Later => Fast::Queue(server, results),
-        })
+        Some(self.run(cpu, turn, server, results))
     }
 
     /// Lets the caller wait for the reply, and the claimed server run: its results.
@@ -123,15 +109,7 @@ impl<P: Platform> Kernel<P> {
         let (tag, length) = plain(server, tag)?;
         urgency_here(cpu, server.terms())?;
         let caller = server.reply_caller.get()?;
-        if server.bound.get().is_some() {
-            return None;
-        }
-        let handles = &server.task().handles;
-        let endpoint = handles.look_up_source(handle)?.get();
-        let mut waiters = endpoint.try_waiters()?;
-        if waiters.is_busy() {
-            return None;
-        }
+        let (endpoint, mut waiters) = source(server, handle)?;
         let call = server.reply_to_call()?;
         let claim = || caller.take_generation(call);
         let turn = take_over(cpu, server, caller, caller.terms(), claim)?;
@@ -139,10 +117,7 @@ impl<P: Platform> Kernel<P> {
         copy_words(server, caller, length as usize);
         let results = self.pass_reply(cpu, server, caller, tag, &mut waiters);
         drop(waiters);
-        Some(match turn {
-            Turn::Now => self.run(cpu, caller, results),
-            Turn::Later => Fast::Queue(caller, results),
-        })
+        Some(self.run(cpu, turn, caller, results))
     }
 
     /// ReplyReceive, to a thread that waits for the answer to its fault, which then goes on as it was; with
@@ -156,15 +131,7 @@ impl<P: Platform> Kernel<P> {
         let (fault, true) = server.reply_to() else {
             return None;
         };
-        if server.bound.get().is_some() {
-            return None;
-        }
-        let handles = &server.task().handles;
-        let endpoint = handles.look_up_source(Handle(registers.rdi.get()))?.get();
-        let mut waiters = endpoint.try_waiters()?;
-        if waiters.is_busy() {
-            return None;
-        }
+        let (endpoint, mut waiters) = source(server, Handle(registers.rdi.get()))?;
         let claim = || faulted.take_generation(fault);
         let turn = take_over(cpu, server, faulted, faulted.terms(), claim)?;
         server.endpoint.set(Some(endpoint));
@@ -173,7 +140,10 @@ impl<P: Platform> Kernel<P> {
         drop(waiters);
         Some(match turn {
             Turn::Now => self.resume(cpu, faulted),
-            Turn::Later => Fast::QueueComplete(faulted),
+            Turn::Later => {
+                cpu.counters.system_calls.add(1);
+                Fast::QueueComplete(faulted)
+            }
         })
     }
 
@@ -199,6 +169,37 @@ impl<P: Platform> Kernel<P> {
         server.publish_as(Wait::Receive, generation);
         results
     }
+}
+
+/// The server that waits longest at an endpoint that has nothing else to see to, locked from here on.
+#[inline(always)]
+pub(super) fn waiting_server(
+    endpoint: &'static Endpoint,
+) -> Option<(Guard<'static, Waiters>, &'static Thread)> {
+    let waiters = endpoint.try_waiters()?;
+    let server = waiters.receivers.front()?;
+    if waiters.is_busy() {
+        return None;
+    }
+    Some((waiters, server))
+}
+
+/// The endpoint that a server is to wait at, locked from here on: one with nothing to see to, and no bound
+/// notification that could end the wait.
+#[inline(always)]
+fn source(
+    server: &'static Thread,
+    handle: Handle,
+) -> Option<(&'static Endpoint, Guard<'static, Waiters>)> {
+    if server.bound.get().is_some() {
+        return None;
+    }
+    let endpoint = server.task().handles.look_up_source(handle)?.get();
+    let waiters = endpoint.try_waiters()?;
+    if waiters.is_busy() {
+        return None;
+    }
+    Some((endpoint, waiters))
 }
 
 /// The tag of a message that goes from registers to registers or from buffer to buffer and nothing

@@ -1,6 +1,7 @@
 //! Interrupts and faults, by the fast path: to a thread that waits for them. The registers of the thread that
 //! they came to are saved.
 
+use super::call::waiting_server;
 use super::signal::take_waiter;
 use super::{Fast, NO_RESULTS, Turn, finish, take_over, urgency_here};
 use crate::cpu::Cpu;
@@ -61,11 +62,7 @@ impl<P: Platform> Kernel<P> {
     ) -> Option<Fast> {
         urgency_here(cpu, thread.terms())?;
         let (endpoint, badge) = thread.task().fault_target()?;
-        let mut waiters = endpoint.get().try_waiters()?;
-        let server = waiters.receivers.front()?;
-        if waiters.is_busy() {
-            return None;
-        }
+        let (mut waiters, server) = waiting_server(endpoint.get())?;
         let turn = take_over(cpu, thread, server, server.terms(), || server.take())?;
         waiters.receivers.pop_known(server);
         let words = fault_words(thread, vector, address);

@@ -48,6 +48,31 @@ pub(super) fn run_on_all(cpus: usize, work: impl Fn(usize) + Sync) {
     });
 }
 
+/// Lets `pace` nanoseconds pass and takes what is pending on a CPU: a kick, if there were others than those
+/// `seen`, or the timer. True if the kernel was entered. For tests that play several CPUs at once.
+pub(super) fn interrupted(
+    kernel: TestKernel,
+    cpu: &'static Cpu,
+    seen: &mut u64,
+    pace: u64,
+) -> bool {
+    let fake = &kernel.platform.cpus[cpu.index];
+    let kicks = fake.kicks.load(Ordering::SeqCst);
+    if kicks != *seen {
+        *seen = kicks;
+        kernel.kicked(cpu);
+        return true;
+    }
+    let now = kernel.platform.time.fetch_add(pace, Ordering::SeqCst);
+    let due = fake.timer.load(Ordering::SeqCst);
+    if due != 0 && due <= now {
+        fake.timer.store(u64::MAX, Ordering::SeqCst);
+        kernel.timer(cpu);
+        return true;
+    }
+    false
+}
+
 fn relax() {
     if let Some(kernel) = SERVED.get() {
         assert!(

@@ -2,7 +2,9 @@
 //! and CPUs change: every call gets its own answer, no thread is on two CPUs, none is lost, and one that
 //! is urgent does not wait while another runs.
 
-use super::bench::{TestKernel, become_cpu, enter, give, kernel, run_on_all, task, thread};
+use super::bench::{
+    TestKernel, become_cpu, enter, give, interrupted, kernel, run_on_all, task, thread,
+};
 use crate::cpu::Cpu;
 use crate::object::Object;
 use crate::random::Random;
@@ -137,7 +139,7 @@ impl Worker<'_> {
             if over || kernel.platform.failed.load(Ordering::Relaxed) {
                 return self.wait_for_the_others();
             }
-            if self.interrupted() || self.disturbed() {
+            if interrupted(kernel, cpu, &mut self.kicks, 300) || self.disturbed() {
                 current = self.leave();
                 continue;
             }
@@ -164,26 +166,6 @@ impl Worker<'_> {
             kernel.serve_flush(self.cpu);
             std::thread::yield_now();
         }
-    }
-
-    /// Takes what is pending; true if the kernel was entered.
-    fn interrupted(&mut self) -> bool {
-        let kernel = self.world.kernel;
-        let fake = &kernel.platform.cpus[self.cpu.index];
-        let kicks = fake.kicks.load(Ordering::SeqCst);
-        if kicks != self.kicks {
-            self.kicks = kicks;
-            kernel.kicked(self.cpu);
-            return true;
-        }
-        let now = kernel.platform.time.fetch_add(300, Ordering::SeqCst);
-        let due = fake.timer.load(Ordering::SeqCst);
-        if due != 0 && due <= now {
-            fake.timer.store(u64::MAX, Ordering::SeqCst);
-            kernel.timer(self.cpu);
-            return true;
-        }
-        false
     }
 
     /// Now and then changes a thread's priority or CPUs; true if the kernel was entered.

@@ -7,7 +7,7 @@
 //! With one CPU a run depends on its seed only. `KERNEL_STRESS_STEPS` and `KERNEL_STRESS_SEED` make
 //! longer and other runs.
 
-use super::bench::{TestKernel, become_cpu, enter, kernel, run_on_all};
+use super::bench::{TestKernel, become_cpu, enter, interrupted, kernel, run_on_all};
 use crate::cpu::Cpu;
 use crate::create::ThreadStart;
 use crate::handles::Held;
@@ -373,27 +373,6 @@ impl Worker<'_> {
         self.world.kernel.interrupt(self.cpu, vector);
     }
 
-    /// Takes what is pending; true if the kernel was entered.
-    fn interrupts(&mut self, idle: bool) -> bool {
-        let kernel = self.world.kernel;
-        let fake = &kernel.platform.cpus[self.cpu.index];
-        let kicks = fake.kicks.load(Ordering::SeqCst);
-        if kicks != self.kicks {
-            self.kicks = kicks;
-            kernel.kicked(self.cpu);
-            return true;
-        }
-        let pace = if idle { 5_000 } else { 300 };
-        let now = kernel.platform.time.fetch_add(pace, Ordering::SeqCst);
-        let due = fake.timer.load(Ordering::SeqCst);
-        if due != 0 && due <= now {
-            fake.timer.store(u64::MAX, Ordering::SeqCst);
-            kernel.timer(self.cpu);
-            return true;
-        }
-        false
-    }
-
     /// Makes a task with some threads and everything that tasks can have; inside the kernel.
     fn populate(&mut self) {
         let kernel = self.world.kernel;
@@ -615,7 +594,8 @@ impl Worker<'_> {
                 None
             };
             // Interrupts are taken before the first instruction of ring 3.
-            entered = self.interrupts(thread.is_none());
+            let pace = if thread.is_none() { 5_000 } else { 300 };
+            entered = interrupted(kernel, self.cpu, &mut self.kicks, pace);
             match thread {
                 Some(thread) if !entered => {
                     self.run(thread);

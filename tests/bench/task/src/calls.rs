@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use ipc::client::{Deadline, Request, Transport};
+use ipc::client::Deadline;
 use ipc::interface::echo::{self, EchoClient};
 use ipc::message::Transfer;
 use ipc::{Error, Handle, Label, Rights, Tag};
@@ -13,6 +13,7 @@ use runtime::transport::Kernel;
 use runtime::words::call;
 
 use crate::counter::{ROUNDS, WARM_UP, measure as count, report};
+use crate::handed::hand;
 use crate::{ECHO, RAW, TAKER, servers};
 
 /// Bytes of each call. Longer ones than 32 get an empty reply.
@@ -71,16 +72,8 @@ fn with_handle() -> Result<u64, Error> {
     let mut handles = handles.iter();
     count(|_| {
         let handle = handles.next().ok_or(Error::InvalidHandle)?;
-        let request = Request {
-            endpoint: taker,
-            label: Label(1),
-            deadline: Deadline::NEVER,
-            handles: &[(*handle, Transfer::moved(Rights::ALL))],
-            accept: 0,
-        };
-        let called = Kernel.call(request, |_| Ok(0), |label, _, _| label == Label(1));
-        match called {
-            Ok(true) => Ok(()),
+        match hand(taker, &[(*handle, Transfer::moved(Rights::ALL))])? {
+            Label(1) => Ok(()),
             _ => Err(Error::InvalidArgument),
         }
     })

@@ -4,24 +4,24 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use ipc::client::{Deadline, Request, Transport};
+use ipc::client::Deadline;
 use ipc::layout::PAGE_BYTES;
 use ipc::message::Transfer;
 use ipc::ring::SharedMemory;
 use ipc::server::Outgoing;
 use ipc::startup::names;
-use ipc::{Error, Handle, Label, Rights, Tag};
+use ipc::{Error, Handle, Rights, Tag};
 use registers::Ports;
 use registers::hardware::PortWindow;
-use runtime::endpoint::{Event, receive, reply};
+use runtime::endpoint::reply;
 use runtime::mapping::Access;
 use runtime::notification::wait;
 use runtime::ports::IoPorts;
-use runtime::transport::Kernel;
 use runtime::words::call;
 use runtime::{Mapping, Memory};
 
 use crate::counter::{read, report};
+use crate::handed::{hand_to, take};
 
 /// The public endpoints of the driver, and of the task that has the timer's ports.
 pub(crate) const DRIVER: &str = "driver";
@@ -50,22 +50,8 @@ const PERIOD: u16 = 1193;
 pub(crate) fn measure() -> Result<(), Error> {
     let memory = Memory::create(PAGE_BYTES)?;
     let mapping = Mapping::whole(&memory, Access::Write)?;
-    let driver = runtime::startup()
-        .handle(DRIVER)
-        .ok_or(Error::InvalidHandle)?;
-    let handles = [(
-        memory.handle(),
-        Transfer::copied(Rights::READ | Rights::WRITE),
-    )];
-    let request = Request {
-        endpoint: driver,
-        label: Label(1),
-        deadline: Deadline::NEVER,
-        handles: &handles,
-        accept: 0,
-    };
-    let called = Kernel.call(request, |_| Ok(0), |_, _, _| ());
-    called.map_err(|_| Error::InvalidArgument)?;
+    let shared = Transfer::copied(Rights::READ | Rights::WRITE);
+    hand_to(DRIVER, &[(memory.handle(), shared)])?;
     let timer = runtime::startup()
         .handle(TIMER)
         .ok_or(Error::InvalidHandle)?;
@@ -86,20 +72,12 @@ fn word(mapping: &Mapping, index: usize) -> Result<&AtomicU32, Error> {
 
 /// Waits for the timer's interrupts, and compares the time with what was noted.
 pub(crate) fn driver() -> Result<(), Error> {
-    let public = runtime::start::serves(DRIVER).ok_or(Error::InvalidHandle)?;
     let signals = runtime::startup()
         .handle(names::INTERRUPTS)
         .ok_or(Error::InvalidHandle)?;
-    let mut bytes = [0; ipc::message::MAX_BYTES];
-    let Event::Message(message) = receive(public, Deadline::NEVER, &mut bytes)? else {
-        return Err(Error::InvalidArgument);
-    };
-    let [memory] = *message.handles.remaining() else {
-        return Err(Error::InvalidArgument);
-    };
+    let [memory] = take(DRIVER)?;
     let memory = Memory::from_handle(memory);
     let mapping = Mapping::whole(&memory, Access::Write)?;
-    reply(Handle::NONE, &Outgoing::new(&mut [0; 8]))?;
     let noted = word(&mapping, NOTED)?;
     let mut largest = 0;
     let mut seen = 0;

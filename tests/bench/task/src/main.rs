@@ -13,6 +13,7 @@ mod calls;
 mod children;
 mod counter;
 mod growth;
+mod handed;
 mod interleave;
 mod interrupts;
 mod pairs;

@@ -30,6 +30,8 @@ pub(crate) enum Feature {
     InvariantTsc = 1 << 9,
     /// RDTSCP and the TSC_AUX register.
     Rdtscp = 1 << 10,
+    /// Process-context identifiers, and INVPCID to flush what bears one.
+    Pcid = 1 << 11,
 }
 
 static FEATURES: AtomicU32 = AtomicU32::new(0);
@@ -70,6 +72,11 @@ pub(crate) fn detect() -> Result<(), &'static str> {
         note(Feature::X2Apic, leaf.has_x2apic());
         note(Feature::TscDeadline, leaf.has_tsc_deadline());
     }
+    note(
+        Feature::Pcid,
+        basic.as_ref().is_some_and(|leaf| leaf.has_pcid())
+            && structured.as_ref().is_some_and(|leaf| leaf.has_invpcid()),
+    );
     if let Some(leaf) = &extended {
         note(Feature::GiganticPages, leaf.has_1gib_pages());
         note(Feature::Rdtscp, leaf.has_rdtscp());

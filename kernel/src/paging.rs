@@ -21,8 +21,9 @@ use kernel_core::frames::Frame;
 use kernel_core::page_table::WRITE_COMBINING_PAT_ENTRY;
 use kernel_core::platform::{FRAME_WORDS, FrameWords};
 use kernel_core::sync::{AtomicU64, Ordering};
+use kernel_core::tlb::SpaceTag;
 use spin::Once;
-use x86_64::instructions::tlb;
+use x86_64::instructions::tlb::{self, InvPcidCommand, Pcid};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags, Efer, EferFlags};
 use x86_64::registers::model_specific::Msr;
 
@@ -66,6 +67,10 @@ const REGISTERS: u64 = DATA | WRITE_THROUGH | CACHE_DISABLE;
 const IA32_PAT: u32 = 0x277;
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 const PAT_WRITE_COMBINING: u64 = 1;
+
+/// Bit 63 of what is moved to CR3, with process-context identifiers: entries with the identifier stay
+/// (Intel SDM volume 3A, section 4.10.4.1).
+const KEEP_ENTRIES: u64 = 1 << 63;
 
 /// Entries of a root that belong to the kernel.
 const KERNEL_HALF: core::ops::Range<usize> = FRAME_WORDS / 2..FRAME_WORDS;
@@ -246,7 +251,8 @@ fn table(address: u64) -> &'static FrameWords {
 }
 
 /// Turns on, on this CPU, what the tables rely on and what protects the kernel from ring 3: NX, write
-/// protection in ring 0, global pages, SMEP, SMAP, UMIP where there, the page attribute table.
+/// protection in ring 0, global pages, SMEP, SMAP, UMIP, process-context identifiers where there, the page
+/// attribute table.
 pub(crate) fn enable_protection() {
     let shift = WRITE_COMBINING_PAT_ENTRY * 8;
     let attributes = PAT_RESET & !(0xff << shift) | PAT_WRITE_COMBINING << shift;
@@ -259,6 +265,8 @@ pub(crate) fn enable_protection() {
         (Feature::Smap, Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION),
         (Feature::Umip, Cr4Flags::USER_MODE_INSTRUCTION_PREVENTION),
         (Feature::FsGsBase, Cr4Flags::FSGSBASE),
+        // In 64-bit mode, and with a CR3 that names no identifier (section 4.10.1): both are so at boot.
+        (Feature::Pcid, Cr4Flags::PCID),
     ] {
         flags.set(flag, cpuid::has(feature));
     }
@@ -279,18 +287,46 @@ pub(crate) fn root() -> Frame {
     Frame((ROOT.load(Ordering::Relaxed) / PAGE) as u32)
 }
 
-/// Loads a root on this CPU: flushes its TLB but for global entries.
+/// What CR3 takes for a root and the tag of its TLB entries, which are kept as it is loaded if they are no
+/// other space's: the tag is the process-context identifier.
+pub(crate) fn tagged(root: Frame, tag: SpaceTag) -> u64 {
+    if tag == SpaceTag::SHARED || !cpuid::has(Feature::Pcid) {
+        return root.address();
+    }
+    root.address() | u64::from(tag.number()) | KEEP_ENTRIES
+}
+
+/// Loads a root on this CPU, as [`tagged`] gave it or the address of the kernel's. TLB entries are flushed
+/// but for global ones: all, or with process-context identifiers those of the root's, if at all.
 #[inline]
 pub(crate) fn load(root: u64) {
     // SAFETY: roots come from the core and have the kernel's half from `install_kernel_half` on, or
-    // are the kernel's own; what the user half maps is of no concern to Rust. The address is one of a
-    // frame, so that no flag is set (Intel SDM volume 3A, section 2.5).
+    // are the kernel's own; what the user half maps is of no concern to Rust. Beside the address there is
+    // nothing but what `tagged` says, which sets no flag where processors lack the feature (Intel SDM
+    // volume 3A, section 2.5), and the same kernel half is in every root.
     unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
 }
 
-/// Drops this CPU's TLB entries but for global ones.
-pub(crate) fn flush() {
-    tlb::flush_all();
+/// Drops this CPU's TLB entries that bear a tag, but for global ones; without process-context identifiers
+/// all but global ones.
+pub(crate) fn flush(tag: SpaceTag) {
+    if !cpuid::has(Feature::Pcid) {
+        tlb::flush_all();
+        return;
+    }
+    let pcid = Pcid::new(tag.number()).expect("a tag has 12 bits");
+    // SAFETY: the processor has INVPCID, or `has` would be false; to drop entries is always right.
+    unsafe { tlb::flush_pcid(InvPcidCommand::Single(pcid)) };
+}
+
+/// Drops all of this CPU's TLB entries but for global ones.
+pub(crate) fn flush_all() {
+    if !cpuid::has(Feature::Pcid) {
+        tlb::flush_all();
+        return;
+    }
+    // SAFETY: as in `flush`.
+    unsafe { tlb::flush_pcid(InvPcidCommand::AllExceptGlobal) };
 }
 
 /// Copies the kernel's half into a task's root.

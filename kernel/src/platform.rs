@@ -11,6 +11,7 @@ use kernel_core::frames::Frame;
 use kernel_core::platform::{FrameWords, LineMode, Platform, PortRange, PowerAction};
 use kernel_core::registers::Registers;
 use kernel_core::sync::Ordering;
+use kernel_core::tlb::SpaceTag;
 
 /// This machine.
 #[derive(Debug)]
@@ -74,13 +75,21 @@ impl Platform for X86 {
         paging::install_kernel_half(root);
     }
 
+    fn tagged_root(&self, root: Frame, tag: SpaceTag) -> u64 {
+        paging::tagged(root, tag)
+    }
+
     #[inline(always)]
     fn load_root(&self, root: u64) {
         paging::load(root);
     }
 
-    fn flush(&self) {
-        paging::flush();
+    fn flush(&self, tag: SpaceTag) {
+        paging::flush(tag);
+    }
+
+    fn flush_all(&self) {
+        paging::flush_all();
     }
 
     #[inline(always)]

@@ -6,6 +6,7 @@
 )]
 
 use crate::boot_memory::BootMemory;
+use crate::cpuid::Feature;
 use crate::paging::{self, Tables};
 use crate::uart::{self, say};
 use crate::{
@@ -201,8 +202,13 @@ fn start_processors(
             true
         }
     };
+    let tags = if cpuid::has(Feature::Pcid) {
+        ", PCID"
+    } else {
+        ""
+    };
     say!(
-        "CPUs: {} of {}, {}, {inputs} interrupt lines",
+        "CPUs: {} of {}, {}{tags}, {inputs} interrupt lines",
         smp::count(),
         listed.max(1),
         apic::mode()

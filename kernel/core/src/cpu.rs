@@ -8,6 +8,7 @@ use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Guard, Lock, Ordering, Rank}
 use crate::task::Task;
 use crate::thread::{NOBODY_AT_HOME, PRIORITIES, QUEUE, Thread};
 use crate::timers::TimerQueue;
+use crate::tlb::Mailbox;
 use core::hint::cold_path;
 
 /// A set of CPUs.
@@ -359,10 +360,8 @@ pub struct Cpu {
     pub reschedule: AtomicBool,
     /// The epoch that this CPU saw when it last left the kernel by [`Kernel::leave`](crate::Kernel::leave); `u64::MAX` while idle or offline.
     pub seen_epoch: AtomicU64,
-    /// Shootdown requests made of this CPU.
-    pub flush_requested: AtomicU64,
-    /// Shootdown requests that it has served.
-    pub flush_served: AtomicU64,
+    /// What it is asked to forget.
+    pub mailbox: Mailbox,
     /// The run queue's top, for those who look without its lock.
     top: AtomicU32,
     run_queue: Lock<RunQueue>,
@@ -393,8 +392,7 @@ impl Cpu {
             running: AtomicU32::new(0),
             reschedule: AtomicBool::new(false),
             seen_epoch: AtomicU64::new(u64::MAX),
-            flush_requested: AtomicU64::new(0),
-            flush_served: AtomicU64::new(0),
+            mailbox: Mailbox::new(),
             top: AtomicU32::new(0),
             run_queue: Lock::new(Rank::RunQueue, RunQueue::new(index)),
             timers: Lock::new(Rank::Timers, TimerQueue::new(index)),

@@ -95,7 +95,7 @@ impl<P: Platform> Kernel<P> {
         };
         let task = self.tasks.allocate(self, maker).inspect_err(undo)?;
         self.platform.install_kernel_half(root);
-        task.reset(root, quota, max_priority);
+        task.reset(self.tagged_root(task, root), quota, max_priority);
         if let Some(fault) = fault {
             if let Some(slot) = fault.slot() {
                 slot.reference();

@@ -8,9 +8,11 @@ use crate::platform::{
 };
 use crate::registers::Registers;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::tlb::SpaceTag;
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard};
 
 thread_local! {
     static CPU: Cell<usize> = const { Cell::new(0) };
@@ -37,6 +39,10 @@ pub struct FakeCpu {
     pub timer_sets: AtomicU64,
     /// Number of the root's frame that it runs on; 0 if none was loaded.
     pub root: AtomicU64,
+    /// The tag that it was loaded with.
+    pub tag: AtomicU64,
+    /// What its TLB and its caches of tables hold: filled by the tests of the TLB rules.
+    pub tlb: Mutex<BTreeMap<TlbEntry, Range<u32>>>,
     /// Times a root was loaded.
     pub root_loads: AtomicU64,
     /// Times its TLB was flushed.
@@ -54,6 +60,32 @@ pub struct FakeCpu {
     /// Its I/O ports.
     pub ports: Mutex<Vec<PortRange>>,
 }
+
+impl FakeCpu {
+    /// What its TLB holds.
+    pub fn tlb(&self) -> MutexGuard<'_, BTreeMap<TlbEntry, Range<u32>>> {
+        self.tlb.lock().unwrap()
+    }
+}
+
+/// Where in an address space, and with which tag, a CPU remembers some frames: those of a page (level 1),
+/// of a large page (level 2) or of a table (one level more than what it points to).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TlbEntry {
+    /// Its tag.
+    pub tag: u16,
+    /// Which kind.
+    pub level: u32,
+    /// First address.
+    pub address: u64,
+}
+
+/// After how many loads of a root a CPU once remembers all of the space that it leaves.
+const REMEMBERS: u64 = 7;
+
+/// Of a root as it is loaded: the tag; and that entries with the tag are kept.
+const TAG: u64 = 0xfff;
+const KEEP: u64 = 1 << 63;
 
 /// One I/O APIC input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,12 +231,38 @@ impl Platform for Fake {
         self.words(root)[FRAME_WORDS - 1].store(KERNEL_HALF, Ordering::SeqCst);
     }
 
-    fn load_root(&self, root: u64) {
-        self.cpu().root.store(root / 4096, Ordering::SeqCst);
-        count(&self.cpu().root_loads);
+    fn tagged_root(&self, root: Frame, tag: SpaceTag) -> u64 {
+        let keep = if tag == SpaceTag::SHARED { 0 } else { KEEP };
+        root.address() | u64::from(tag.number()) | keep
     }
 
-    fn flush(&self) {
+    fn load_root(&self, root: u64) {
+        let (tag, cpu) = ((root & TAG) as u16, self.cpu());
+        // A processor may fill its TLB up to the last moment. To try it each time takes too long.
+        if cpu
+            .root_loads
+            .load(Ordering::SeqCst)
+            .is_multiple_of(REMEMBERS)
+        {
+            crate::tests::tlb::remember_loaded();
+        }
+        cpu.root.store(root % KEEP / 4096, Ordering::SeqCst);
+        cpu.tag.store(u64::from(tag), Ordering::SeqCst);
+        if root & KEEP == 0 {
+            cpu.tlb().retain(|entry, _| entry.tag != tag);
+        }
+        count(&cpu.root_loads);
+    }
+
+    fn flush(&self, tag: SpaceTag) {
+        self.cpu()
+            .tlb()
+            .retain(|entry, _| entry.tag != tag.number());
+        count(&self.cpu().flushes);
+    }
+
+    fn flush_all(&self) {
+        self.cpu().tlb().clear();
         count(&self.cpu().flushes);
     }
 

@@ -237,6 +237,8 @@ impl FrameTable {
     /// # Panics
     /// If one of the frames is not allocated or holds kernel objects.
     pub fn free_range(&self, first: Frame, count: u64) {
+        #[cfg(test)]
+        crate::tests::tlb::check_forgotten(self, first, count);
         let mut lists = self.lists.lock();
         self.assert_allocated(first.0, count);
         for (number, order) in blocks(first.0, count) {

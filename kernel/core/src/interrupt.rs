@@ -286,7 +286,7 @@ impl<P: Platform> Kernel<P> {
         }
         self.ports_generation.fetch_add(1, Ordering::SeqCst);
         // A CPU that lets ports through leaves the kernel once, and looks at the generation then.
-        self.request_flush(|cpu| cpu.ports_open.load(Ordering::Relaxed));
+        self.request_flush(None, |cpu| cpu.ports_open.load(Ordering::Relaxed));
     }
 }
 

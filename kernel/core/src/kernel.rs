@@ -18,6 +18,7 @@ use crate::slab::Slab;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::task::Task;
 use crate::thread::{NOBODY_AT_HOME, Thread, home_terms};
+use crate::tlb::Tags;
 use crate::trace::TraceRing;
 use crate::tunables::{Tunable, Tunables};
 use ipc::Error;
@@ -84,6 +85,8 @@ pub struct Kernel<P: Platform> {
     pub(crate) dma_epoch: AtomicU64,
     pub(crate) quarantined: AtomicU64,
     pub(crate) ports_generation: AtomicU64,
+    /// Tags of address spaces.
+    pub(crate) tags: Tags,
     /// Handles open in all tasks.
     pub(crate) open_handles: AtomicU64,
     /// Number of init, whose end is the kernel's.
@@ -128,6 +131,7 @@ impl<P: Platform> Kernel<P> {
             vectors: Vectors::new(),
             dma_epoch: AtomicU64::new(1),
             quarantined: AtomicU64::new(0),
+            tags: Tags::new(),
             ports_generation: AtomicU64::new(0),
             open_handles: AtomicU64::new(0),
             init_number: AtomicU64::new(0),

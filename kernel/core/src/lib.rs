@@ -40,6 +40,7 @@ pub mod sync;
 pub mod task;
 pub mod thread;
 pub mod timers;
+pub mod tlb;
 pub mod trace;
 pub mod tunables;
 

@@ -5,7 +5,6 @@
 //! unmapped is gone from every CPU before its frame can be used for anything else: the shootdown is
 //! part of the removal. A mapping counts a reference to its memory.
 
-use crate::cpu::Cpu;
 use crate::frames::Frame;
 use crate::kernel::{Kernel, Next, Outcome};
 use crate::memory::Memory;
@@ -17,7 +16,7 @@ use crate::queue::{Linked, Links, Queue};
 use crate::slab::{Slot, Slotted};
 use crate::static_ref::AtomicRef;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
-use crate::task::{Task, TaskState};
+use crate::task::Task;
 use crate::thread::Thread;
 use crate::tunables::Tunable;
 use ipc::Error;
@@ -458,67 +457,6 @@ impl<P: Platform> Kernel<P> {
             self.remove_step(task, mapping);
         }
         false
-    }
-
-    /// Makes every CPU that may hold TLB entries of a task's address space forget them, and waits
-    /// until they have. No lock may be held.
-    pub fn shoot_down(&'static self, task: &'static Task) {
-        if mutant::active(Mutant::Shootdown) {
-            self.platform.flush();
-            return;
-        }
-        // The cleared entries are visible before the set of CPUs is read: a CPU that is not in it
-        // yet loads the root later, and walks the tables as they are then.
-        crate::sync::fence(Ordering::SeqCst);
-        self.platform.flush();
-        self.request_flush(|cpu| task.cpus.contains(cpu.index));
-    }
-
-    /// Asks other CPUs to flush, and waits for them while serving this CPU's own mailbox.
-    pub fn request_flush(&'static self, wanted: impl Fn(&Cpu) -> bool) {
-        let this = self.platform.this_cpu();
-        let mut waiting = crate::cpu::LocalCpuSet::new();
-        let mut tickets = [0u64; crate::platform::MAX_CPUS];
-        for cpu in self.cpus() {
-            if cpu.index != this && cpu.online.load(Ordering::Relaxed) && wanted(cpu) {
-                tickets[cpu.index] = cpu.flush_requested.fetch_add(1, Ordering::SeqCst) + 1;
-                waiting.add(cpu.index);
-                self.platform.kick(cpu.index);
-            }
-        }
-        for cpu in self.cpus() {
-            if waiting.contains(cpu.index) {
-                while cpu.flush_served.load(Ordering::Acquire) < tickets[cpu.index] {
-                    crate::sync::relax();
-                }
-            }
-        }
-    }
-
-    /// Serves this CPU's shootdown mailbox: called from every entry but the fast path's and from every spin loop.
-    pub fn serve_flush(&'static self, cpu: &'static Cpu) {
-        let requested = cpu.flush_requested.load(Ordering::Acquire);
-        if requested == cpu.flush_served.load(Ordering::Relaxed) {
-            return;
-        }
-        let leave = cpu
-            .loaded
-            .get()
-            .is_some_and(|task| task.state() != TaskState::Alive)
-            && cpu.current.get().is_none_or(|thread| {
-                !cpu.loaded
-                    .get()
-                    .is_some_and(|task| core::ptr::eq(thread.task(), task))
-            });
-        if leave {
-            self.platform
-                .load_root(self.platform.kernel_root().address());
-            cpu.loaded.set(None);
-        } else {
-            self.platform.flush();
-        }
-        cpu.counters.shootdowns.add(1);
-        cpu.flush_served.store(requested, Ordering::Release);
     }
 }
 

@@ -10,6 +10,7 @@
 use crate::frames::Frame;
 use crate::registers::Registers;
 use crate::sync::AtomicU64;
+use crate::tlb::SpaceTag;
 
 /// Quadwords in a frame.
 pub const FRAME_WORDS: usize = 512;
@@ -115,11 +116,21 @@ pub trait Platform: Sync + Sized + 'static {
     /// Fills the kernel half of a new page-table root whose user half is zero.
     fn install_kernel_half(&self, root: Frame);
 
-    /// Loads a page-table root, by its physical address, on this CPU; its non-global TLB entries are gone afterwards.
+    /// What [`Platform::load_root`] takes for a root whose TLB entries bear a tag: its physical address in
+    /// bits 12 to 43, and whatever the processor wants beside it, if it has tags, in bits 0 to 11 and from
+    /// 44 on.
+    fn tagged_root(&self, root: Frame, tag: SpaceTag) -> u64;
+
+    /// Loads a page-table root on this CPU, as [`Platform::tagged_root`] gave it, or the address of the
+    /// kernel's. Its non-global TLB entries with the root's tag are gone afterwards if that is the shared
+    /// one; and where the processor has no tags, all.
     fn load_root(&self, root: u64);
 
-    /// Drops this CPU's non-global TLB entries.
-    fn flush(&self);
+    /// Drops this CPU's non-global TLB entries that bear a tag; where the processor has no tags, all.
+    fn flush(&self, tag: SpaceTag);
+
+    /// Drops all of this CPU's non-global TLB entries.
+    fn flush_all(&self);
 
     /// Number of this CPU.
     fn this_cpu(&self) -> usize;

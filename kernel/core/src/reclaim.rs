@@ -310,20 +310,6 @@ impl<P: Platform> Kernel<P> {
         false
     }
 
-    /// Moves every CPU off the address space of a task without threads.
-    fn move_off(&'static self, cpu: &'static Cpu, task: &'static Task) {
-        if cpu
-            .loaded
-            .get()
-            .is_some_and(|loaded| core::ptr::eq(loaded, task))
-        {
-            cpu.loaded.set(None);
-            self.platform
-                .load_root(self.platform.kernel_root().address());
-        }
-        self.request_flush(|cpu| task.cpus.contains(cpu.index));
-    }
-
     fn tear_down_step(&'static self, task: &'static Task, budget: u64) -> bool {
         let mut freed = 0;
         let mut free = |frame: Frame| {

@@ -483,7 +483,7 @@ impl<P: Platform> Kernel<P> {
         // First into the set, then the root: a shootdown that misses this CPU in the set changed
         // the tables before this CPU walks them.
         task.cpus.add(cpu.index);
-        self.platform.load_root(task.root_address());
+        self.platform.load_root(task.tagged_root());
     }
 
     /// The same for the task of a thread that is at home on this CPU: it is in the space's set, which
@@ -493,7 +493,7 @@ impl<P: Platform> Kernel<P> {
         debug_assert!(task.cpus.contains(cpu.index));
         if !cpu.loaded.is(task) {
             cpu.loaded.set(Some(task));
-            self.platform.load_root(task.root_address());
+            self.platform.load_root(task.tagged_root());
         }
     }
 

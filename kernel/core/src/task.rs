@@ -16,7 +16,7 @@ use crate::queue::{Linked, Links, Queue};
 use crate::quota::Quota;
 use crate::slab::{Slot, Slotted};
 use crate::static_ref::AtomicRef;
-use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Guard, Lock, Ordering, Rank};
+use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Guard, Lock, Ordering, Rank};
 use crate::thread::{IN_TASK, QUEUE, Thread};
 use ipc::Error;
 use ipc::layout::{IPC_BUFFER_STRIDE, IPC_BUFFERS, MAX_THREADS_PER_TASK, PAGE_BYTES};
@@ -80,8 +80,11 @@ impl PortsRef {
 /// A task.
 #[repr(align(64))]
 pub struct Task {
-    /// Address of the page-table root.
+    /// The page-table root as CPUs load it: its address, and the tag's bits.
     root: AtomicU64,
+    /// Tag of the TLB entries of its address space, and of those of all tasks that have this place in the
+    /// slab, one after the other; 0 before the first.
+    pub(crate) tag: AtomicU16,
     state: AtomicU8,
     /// Largest priority of its threads.
     pub max_priority: AtomicU8,
@@ -138,6 +141,7 @@ impl Task {
     const fn new() -> Task {
         Task {
             root: AtomicU64::new(0),
+            tag: AtomicU16::new(0),
             state: AtomicU8::new(TaskState::Dead as u8),
             max_priority: AtomicU8::new(0),
             reclaim_phase: AtomicU8::new(0),
@@ -166,10 +170,10 @@ impl Linked<0> for Task {
 }
 
 impl Task {
-    /// Makes a task handed out by the slab an empty, living one.
-    pub fn reset(&'static self, root: Frame, quota: &'static Quota, max_priority: u8) {
+    /// Makes a task handed out by the slab an empty, living one with this root, as CPUs load it.
+    pub(crate) fn reset(&'static self, root: u64, quota: &'static Quota, max_priority: u8) {
         let number = self.slot.number();
-        self.root.store(root.address(), Ordering::Relaxed);
+        self.root.store(root, Ordering::Relaxed);
         self.max_priority.store(max_priority, Ordering::Relaxed);
         self.reclaim_phase.store(0, Ordering::Relaxed);
         self.reclaim_position.store(0, Ordering::Relaxed);
@@ -220,12 +224,13 @@ impl Task {
     /// The page-table root.
     #[inline]
     pub fn root(&self) -> Frame {
-        Frame((self.root_address() / PAGE_BYTES) as u32)
+        // Its address fits a frame's number; what is beside it, in the lowest and the highest bits, does not.
+        Frame((self.tagged_root() / PAGE_BYTES) as u32)
     }
 
-    /// Its physical address.
+    /// The page-table root as CPUs load it.
     #[inline(always)]
-    pub(crate) fn root_address(&self) -> u64 {
+    pub(crate) fn tagged_root(&self) -> u64 {
         self.root.load(Ordering::Relaxed)
     }
 

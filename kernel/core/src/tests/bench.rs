@@ -73,6 +73,11 @@ pub(super) fn interrupted(
     false
 }
 
+/// The kernel whose CPU the calling thread has become.
+pub(super) fn served() -> Option<TestKernel> {
+    SERVED.get()
+}
+
 fn relax() {
     if let Some(kernel) = SERVED.get() {
         assert!(

@@ -12,3 +12,4 @@ mod memory;
 mod model;
 mod scheduling;
 mod stress;
+pub(crate) mod tlb;

@@ -8,6 +8,7 @@
 //! longer and other runs.
 
 use super::bench::{TestKernel, become_cpu, enter, interrupted, kernel, run_on_all};
+use super::tlb::remember_all;
 use crate::cpu::Cpu;
 use crate::create::ThreadStart;
 use crate::handles::Held;
@@ -596,6 +597,9 @@ impl Worker<'_> {
             // Interrupts are taken before the first instruction of ring 3.
             let pace = if thread.is_none() { 5_000 } else { 300 };
             entered = interrupted(kernel, self.cpu, &mut self.kicks, pace);
+            if self.chance(5) {
+                remember_all(kernel, self.cpu.index);
+            }
             match thread {
                 Some(thread) if !entered => {
                     self.run(thread);

@@ -1,8 +1,9 @@
 //! The guest's console as a person sees it: text to wait for, lines to type. Which machine it belongs
 //! to is `machine`'s.
 
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ const TAIL: usize = 3000;
 /// The console of a running guest.
 #[derive(Debug)]
 pub struct Console {
-    stream: UnixStream,
+    stream: File,
     screen: Arc<Screen>,
     /// How much of the text was waited for already.
     seen: usize,
@@ -48,7 +49,8 @@ struct Text {
 
 impl Console {
     /// The console behind this socket.
-    pub(crate) fn new(stream: UnixStream) -> Result<Self> {
+    pub(crate) fn new(socket: impl Into<OwnedFd>) -> Result<Self> {
+        let stream = File::from(socket.into());
         let screen = Arc::new(Screen::default());
         let (reader, shared) = (stream.try_clone()?, Arc::clone(&screen));
         std::thread::spawn(move || collect(reader, &shared));
@@ -169,6 +171,16 @@ impl Console {
         grew
     }
 
+    /// Leaves what was printed in a file named after the test, to be read after a failure.
+    pub(crate) fn keep(&self) {
+        let folder = iso::workspace::root().join("target/uzura/consoles");
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("test").replace("::", "-");
+        // Only the record is lost where it cannot be written.
+        std::fs::create_dir_all(&folder).ok();
+        std::fs::write(folder.join(format!("{name}.log")), self.text()).ok();
+    }
+
     /// Everything printed so far.
     pub fn text(&self) -> String {
         self.screen.lock().plain.clone()
@@ -182,7 +194,7 @@ impl Screen {
 }
 
 /// Reads the console to its end.
-fn collect(mut stream: UnixStream, screen: &Screen) {
+fn collect(mut stream: File, screen: &Screen) {
     let mut bytes = [0; 4096];
     loop {
         let count = stream.read(&mut bytes).unwrap_or(0);
@@ -231,6 +243,8 @@ fn tail(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]

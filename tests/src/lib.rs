@@ -2,6 +2,7 @@
 //! talks to it as a person and as a network client would. The tests themselves are in `tests/tests`;
 //! what they boot is the rest of the workspace.
 
+pub mod bochs;
 pub mod case;
 pub mod console;
 pub mod counts;
@@ -15,6 +16,7 @@ pub mod shell;
 mod slots;
 pub mod suite;
 
+pub use bochs::Bochs;
 pub use case::case;
 pub use console::Console;
 pub use machine::{Machine, Setup};

@@ -206,16 +206,6 @@ impl Machine {
         Ok(())
     }
 
-    /// Leaves what the console showed in a file named after the test, to be read after a failure.
-    fn keep_console(&self) {
-        let folder = iso::workspace::root().join("target/uzura/consoles");
-        let thread = std::thread::current();
-        let name = thread.name().unwrap_or("test").replace("::", "-");
-        // Only the record is lost where it cannot be written.
-        std::fs::create_dir_all(&folder).ok();
-        std::fs::write(folder.join(format!("{name}.log")), self.console.text()).ok();
-    }
-
     /// Whether QEMU still runs.
     pub fn runs(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
@@ -232,7 +222,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        self.keep_console();
+        self.console.keep();
         // Nothing in the guest is worth waiting for; QEMU may be gone already.
         self.child.kill().ok();
         self.child.wait().ok();

@@ -40,7 +40,7 @@ fn page_is_served_meanwhile() {
                 }
                 Ok(())
             });
-            let report = suite::run(&mut machine);
+            let report = suite::run(&mut machine.console);
             over.store(true, Ordering::Relaxed);
             client
                 .join()

@@ -53,7 +53,7 @@ fn mutants_are_killed() {
     case("mutants_are_killed", what, || {
         let mut survivors = Vec::new();
         for (mutant, test) in KILLERS {
-            suite::run(&mut machine(&format!("suite={test}"))?)?.all_passed()?;
+            suite::run(&mut machine(&format!("suite={test}"))?.console)?.all_passed()?;
             let mut broken = machine(&format!("suite={test} mutant={mutant}"))?;
             let failure = format!("FAIL {test}");
             let printed = broken.console.wait_for_any(&[&failure, " passed, "])?;

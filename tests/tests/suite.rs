@@ -4,11 +4,11 @@
 use anyhow::Result;
 use iso::cli::Accel;
 use tests::images::{Kind, image};
-use tests::{Setup, case, suite};
+use tests::{Bochs, Setup, case, suite};
 
 fn passes(kind: Kind, change: impl FnOnce(Setup) -> Setup) -> Result<()> {
     let mut machine = change(Setup::new(image(kind)?)).start()?;
-    suite::run(&mut machine)?.all_passed()
+    suite::run(&mut machine.console)?.all_passed()
 }
 
 /// One test for each number of processors.
@@ -63,6 +63,17 @@ models! {
     suite_qemu64: "qemu64";
     suite_nehalem: "Nehalem";
     suite_haswell: "Haswell-noTSX";
+}
+
+#[test]
+fn suite_bochs() {
+    let what = "the suite in Bochs, on 2 CPUs with x2APIC, TSC deadline timer, PCID and INVPCID";
+    case("suite_bochs", what, || {
+        let mut machine = Bochs::start(&image(Kind::Suite)?, 2, "")?;
+        machine.console.wait_for("timer: TSC deadline\n")?;
+        machine.console.wait_for("CPUs: 2 of 2, x2APIC, PCID, ")?;
+        suite::run(&mut machine.console)?.all_passed()
+    });
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub mod tunables;
 pub use kernel::Kernel;
 
 #[cfg(test)]
+pub mod explore;
+#[cfg(test)]
 pub mod fake;
 pub mod fast;
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Repeatable random numbers for the tests.
 
 /// Marsaglia's xorshift64* generator: the same seed gives the same test.
-pub(crate) struct Random(u64);
+#[derive(Clone, Debug)]
+pub struct Random(u64);
 
 impl Random {
     pub(crate) fn new(seed: u64) -> Random {

@@ -1,10 +1,15 @@
-//! Atomics and the spin lock. Everything in the core takes them from here, so that a model checker
-//! can take their place.
+//! Atomics and the spin lock. Everything in the core takes them from here, so that in the tests of the core
+//! an explorer can take their place.
 //!
 //! Lock order: each lock has a [`Rank`]; a CPU takes locks in rising rank only. Debug builds check
 //! it at every acquisition. A CPU that spins for a lock serves its own shootdown mailbox meanwhile
 //! (see [`Hooks::relax`]): the holder may be waiting for exactly that.
 
+#[cfg(test)]
+pub use crate::explore::atomics::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
+#[cfg(not(test))]
 pub use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
@@ -126,6 +131,8 @@ impl<T> Lock<T> {
     pub fn lock(&self) -> Guard<'_, T> {
         #[cfg(debug_assertions)]
         let held = self.check_order();
+        #[cfg(test)]
+        crate::explore::before_lock(&self.inner);
         Guard {
             inner: self.inner.lock(),
             #[cfg(debug_assertions)]
@@ -138,6 +145,8 @@ impl<T> Lock<T> {
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         #[cfg(debug_assertions)]
         let held = self.check_order();
+        #[cfg(test)]
+        crate::explore::before_lock(&self.inner);
         self.inner.try_lock().map(|inner| Guard {
             inner,
             #[cfg(debug_assertions)]
@@ -184,6 +193,8 @@ impl<T> core::ops::DerefMut for Guard<'_, T> {
 #[cfg(debug_assertions)]
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
+        #[cfg(test)]
+        crate::explore::drain();
         if let Some((word, bit)) = self.held {
             word.store(word.load(Ordering::Relaxed) & !bit, Ordering::Relaxed);
         }

@@ -86,7 +86,14 @@ fn relax() {
         );
         kernel.serve_flush(&kernel.cpus()[this_cpu()]);
     }
-    std::thread::yield_now();
+    pause();
+}
+
+/// Lets the others go on.
+pub(super) fn pause() {
+    if !crate::explore::pause() {
+        std::thread::yield_now();
+    }
 }
 
 /// A kernel with this many CPUs online and 16 MiB of RAM.

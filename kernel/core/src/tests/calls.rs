@@ -3,9 +3,10 @@
 //! is urgent does not wait while another runs.
 
 use super::bench::{
-    TestKernel, become_cpu, enter, give, interrupted, kernel, run_on_all, task, thread,
+    TestKernel, become_cpu, enter, give, interrupted, kernel, pause, run_on_all, task, thread,
 };
 use crate::cpu::Cpu;
+use crate::explore::{Exploration, Policy, Stores};
 use crate::object::Object;
 use crate::random::Random;
 use crate::sync::{AtomicUsize, Ordering};
@@ -145,7 +146,7 @@ impl Worker<'_> {
             }
             self.check_urgency(current);
             let Some(thread) = current else {
-                std::thread::yield_now();
+                pause();
                 continue;
             };
             world.run(cpu, thread);
@@ -164,7 +165,7 @@ impl Worker<'_> {
             && !kernel.platform.failed.load(Ordering::Relaxed)
         {
             kernel.serve_flush(self.cpu);
-            std::thread::yield_now();
+            pause();
         }
     }
 
@@ -206,33 +207,57 @@ impl Worker<'_> {
     }
 }
 
+/// Plays a world of a seed with so many calls of each client to its end, its CPUs as `run` says. Adds up how
+/// often the fast path was taken.
+fn play(seed: u64, calls: u64, taken: &mut [u64; 2], run: impl FnOnce(&(dyn Fn(usize) + Sync))) {
+    let world = World::new(calls);
+    let kernel = world.kernel;
+    run(&|index| {
+        become_cpu(kernel, index);
+        let mut worker = Worker {
+            world: &world,
+            cpu: &kernel.cpus()[index],
+            random: Random::new(seed * 16 + index as u64),
+            kicks: 0,
+            overdue_since: None,
+        };
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.work()));
+        if let Err(panic) = worked {
+            kernel.platform.failed.store(true, Ordering::Relaxed);
+            std::panic::resume_unwind(panic);
+        }
+    });
+    for (sum, taken) in taken.iter_mut().zip(&kernel.platform.taken) {
+        *sum += taken.load(Ordering::Relaxed);
+    }
+    for server in &world.threads[..SERVERS] {
+        assert!(server.is_waiting(), "a server is lost");
+    }
+}
+
 #[test]
 fn every_call_gets_its_answer() {
     let mut taken = [0, 0];
     for seed in 0..10 {
-        let world = World::new(2_000);
-        let kernel = world.kernel;
-        run_on_all(CPUS, |index| {
-            become_cpu(kernel, index);
-            let mut worker = Worker {
-                world: &world,
-                cpu: &kernel.cpus()[index],
-                random: Random::new(seed * 16 + index as u64),
-                kicks: 0,
-                overdue_since: None,
-            };
-            let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.work()));
-            if let Err(panic) = worked {
-                kernel.platform.failed.store(true, Ordering::Relaxed);
-                std::panic::resume_unwind(panic);
-            }
+        play(seed, 2_000, &mut taken, |work| run_on_all(CPUS, work));
+    }
+    assert!(
+        taken.iter().all(|taken| *taken > 0),
+        "the fast path was taken {taken:?} times"
+    );
+}
+
+#[test]
+fn every_call_gets_its_answer_whoever_goes_on() {
+    let mut taken = [0, 0];
+    for seed in 0..60 {
+        let stores = [Stores::Late, Stores::AtOnce][seed as usize % 2];
+        let pace = [5, 30, 200][seed as usize % 3];
+        println!("seed {seed}, {stores:?}, pace {pace}");
+        let policy = Policy::Random(Random::new(seed), pace);
+        play(seed, 10, &mut taken, |work| {
+            Exploration::new(CPUS).run(policy, stores, work);
         });
-        for (sum, taken) in taken.iter_mut().zip(&kernel.platform.taken) {
-            *sum += taken.load(Ordering::Relaxed);
-        }
-        for server in &world.threads[..SERVERS] {
-            assert!(server.is_waiting(), "a server is lost");
-        }
     }
     assert!(
         taken.iter().all(|taken| *taken > 0),

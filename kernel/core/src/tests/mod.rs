@@ -4,7 +4,9 @@
 mod bench;
 
 mod calls;
+mod cast;
 mod death;
+mod explored;
 mod fast;
 mod hostile;
 mod ipc;

@@ -7,7 +7,7 @@
 //! With one CPU a run depends on its seed only. `KERNEL_STRESS_STEPS` and `KERNEL_STRESS_SEED` make
 //! longer and other runs.
 
-use super::bench::{TestKernel, become_cpu, enter, interrupted, kernel, run_on_all};
+use super::bench::{TestKernel, become_cpu, enter, interrupted, kernel, pause, run_on_all};
 use super::tlb::remember_all;
 use crate::cpu::Cpu;
 use crate::create::ThreadStart;
@@ -605,7 +605,7 @@ impl Worker<'_> {
                     self.run(thread);
                     entered = true;
                 }
-                _ => std::thread::yield_now(),
+                _ => pause(),
             }
         }
     }

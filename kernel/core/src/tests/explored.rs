@@ -1,0 +1,396 @@
+//! Small dramas on two or three CPUs, each in every order with one preemption, and in many with more: what
+//! two CPUs do to one wait, endpoint, reply, notification, thread or address space at once.
+
+use super::bench::{TestKernel, give, kernel};
+use super::cast::{Cast, Outcome, ask};
+use crate::explore::{Exploration, Policy, Stores};
+use crate::object::Object;
+use crate::random::Random;
+use crate::sync::Ordering;
+use crate::task::Task;
+use ipc::info::ThreadParameter;
+use ipc::{Error, Label, Operation as O, Rights, Tag};
+use std::sync::atomic::{AtomicU64, Ordering as Order};
+use std::sync::{Arc, Mutex};
+
+/// Schedules of the survey.
+const SURVEY: u64 = 40;
+/// Schedules at random of each drama, beside those with one preemption.
+const RANDOM: u64 = 300;
+/// Of those, after how many accesses somebody else goes on.
+const PACES: [usize; 3] = [3, 15, 60];
+
+type Log<T> = Arc<Mutex<Vec<T>>>;
+
+/// Plays a drama, which `cast` casts with a check of what came of it, in all these orders. What it leaves
+/// behind is counted.
+fn explore(cpus: usize, cast: impl Fn(TestKernel, &mut Cast) -> Box<dyn Fn()>) {
+    let kernel = kernel(cpus);
+    let exploration = Exploration::new(cpus);
+    let mut left = None;
+    let mut attempt = |policy: Policy, stores: Stores| {
+        let mut threads = Cast::new(kernel);
+        let check = cast(kernel, &mut threads);
+        let run = threads.play(&exploration, policy, stores);
+        check();
+        let now = [
+            kernel.tasks.live(),
+            kernel.threads.live(),
+            kernel.endpoints.live(),
+            kernel.notifications.live(),
+            kernel.memories.live(),
+            kernel.replies.live(),
+            kernel.open_handles.load(Ordering::Relaxed),
+        ];
+        assert_eq!(*left.get_or_insert(now), now, "something is left behind");
+        run
+    };
+    for seed in 0..SURVEY {
+        attempt(Policy::Random(Random::new(seed), 20), Stores::AtOnce);
+    }
+    exploration.end_survey();
+    let tried = exploration.every_schedule(preemptions(), &mut attempt);
+    println!("{tried} schedules");
+    assert!(tried > 100, "there was nothing to explore: {tried}");
+    for seed in 0..RANDOM {
+        let stores = if seed % 3 == 0 {
+            Stores::AtOnce
+        } else {
+            Stores::Late
+        };
+        let pace = PACES[seed as usize % PACES.len()];
+        println!("seed {seed}, {stores:?}, pace {pace}");
+        attempt(Policy::Random(Random::new(seed), pace), stores);
+    }
+}
+
+/// Preemptions of all schedules that are tried: with 2, a drama takes an hour rather than seconds.
+fn preemptions() -> usize {
+    let given = std::env::var("KERNEL_EXPLORE_PREEMPTIONS").ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// A message of one word.
+fn tag() -> u64 {
+    Tag::new(Label(5), 8, 0).0
+}
+
+#[test]
+fn wait_is_ended_once() {
+    explore(2, |kernel, cast| {
+        let made = kernel.make_notification(&kernel.root_quota).unwrap();
+        let object = Object::Notification(made);
+        let (one, two) = (cast.home(), cast.home());
+        let wait = give(kernel, one, object, Rights::ALL).0;
+        let signal = give(kernel, two, object, Rights::ALL).0;
+        kernel.drop_reference(object);
+        let deadline = kernel.platform.time.load(Ordering::Relaxed) + 1_500;
+        let seen = Arc::new(AtomicU64::new(0));
+        let (mut waits, bits) = (0, Arc::clone(&seen));
+        cast.add(one, 10, 0b01, move |outcome| {
+            match outcome {
+                None => {}
+                Some(Ok([taken, ..])) => {
+                    assert_ne!(taken, 0, "a wait without bits");
+                    assert_eq!(bits.fetch_or(taken, Order::SeqCst) & taken, 0, "twice");
+                }
+                Some(Err(error)) => assert_eq!(error, Error::TimedOut),
+            }
+            waits += 1;
+            let all = bits.load(Order::SeqCst) == 3;
+            let last = if waits == 1 { deadline } else { u64::MAX };
+            (!all).then(|| ask(O::Wait, &[wait]).until(last))
+        });
+        let mut bits = [1, 2].into_iter();
+        cast.add(two, 10, 0b10, move |outcome| {
+            assert!(outcome.is_none_or(|outcome| outcome.is_ok()));
+            bits.next().map(|bit| ask(O::Signal, &[signal, bit]))
+        });
+        Box::new(move || assert_eq!(seen.load(Order::SeqCst), 3))
+    });
+}
+
+/// A server of one task, with an endpoint from which it has the right to receive, and which the others get
+/// the right to send to. It answers each message with its complement, and ends when it has answered
+/// `goodbyes` that are 0.
+fn serve(
+    kernel: TestKernel,
+    cast: &mut Cast,
+    clients: &[&'static Task],
+    cpus: u64,
+    mut goodbyes: u64,
+) -> Vec<u64> {
+    let made = kernel.make_endpoint(&kernel.root_quota).unwrap();
+    let object = Object::Endpoint(made);
+    let server = cast.home();
+    let receive = give(kernel, server, object, Rights::RECEIVE).0;
+    let sends = clients
+        .iter()
+        .map(|client| give(kernel, client, object, Rights::SEND).0);
+    let sends = sends.collect();
+    kernel.drop_reference(object);
+    let mut replying = false;
+    cast.add(server, 11, cpus, move |outcome| match outcome {
+        None => Some(ask(O::Receive, &[receive, tag()])),
+        Some(_) if replying => None,
+        Some(outcome) => {
+            let [_, _, word, ..] = outcome.expect("a message");
+            goodbyes -= u64::from(word == 0);
+            replying = goodbyes == 0;
+            match replying {
+                true => Some(ask(O::Reply, &[0, tag(), !word])),
+                false => Some(ask(O::ReplyReceive, &[receive, tag(), !word])),
+            }
+        }
+    });
+    sends
+}
+
+/// A client that calls with these words, one after the other, and gets each answered.
+fn client(
+    send: u64,
+    words: impl IntoIterator<Item = u64, IntoIter: Send + 'static>,
+) -> impl FnMut(Option<Outcome>) -> Option<super::cast::Ask> + Send + 'static {
+    let (mut words, mut last) = (words.into_iter(), 0);
+    move |outcome| {
+        if let Some(outcome) = outcome {
+            assert_eq!(outcome.expect("an answer")[2], !last, "another's answer");
+        }
+        last = words.next()?;
+        Some(ask(O::Call, &[send, tag(), last]))
+    }
+}
+
+#[test]
+fn two_callers_get_their_own_answers() {
+    // The server where one of them is, where neither is, and wherever there is room.
+    for (cpus, server) in [(2, 0b001), (3, 0b100), (3, 0b111)] {
+        explore(cpus, |kernel, cast| {
+            let clients = [cast.home(), cast.home()];
+            let sends = serve(kernel, cast, &clients, server, 2);
+            cast.add(clients[0], 10, 0b001, client(sends[0], [5, 0]));
+            cast.add(clients[1], 10, 0b010, client(sends[1], [6, 0]));
+            Box::new(|| {})
+        });
+    }
+}
+
+#[test]
+fn reply_and_deadline_end_a_call_once() {
+    explore(2, |kernel, cast| {
+        let caller = cast.home();
+        let sends = serve(kernel, cast, &[caller], 0b10, 1);
+        let deadline = kernel.platform.time.load(Ordering::Relaxed) + 1_500;
+        let mut calls = 0;
+        cast.add(caller, 10, 0b01, move |outcome| {
+            calls += 1;
+            match (calls, outcome) {
+                (1, None) => Some(ask(O::Call, &[sends[0], tag(), 7]).until(deadline)),
+                (2, Some(Ok([_, _, word, ..]))) => {
+                    assert_eq!(word, !7);
+                    Some(ask(O::Call, &[sends[0], tag(), 0]))
+                }
+                (2, Some(Err(error))) => {
+                    let timely = [Error::NotDelivered, Error::Abandoned];
+                    assert!(timely.contains(&error), "{error:?}");
+                    Some(ask(O::Call, &[sends[0], tag(), 0]))
+                }
+                (3, Some(outcome)) => {
+                    assert_eq!(outcome.expect("an answer")[2], !0);
+                    None
+                }
+                other => panic!("{other:?}"),
+            }
+        });
+        Box::new(|| {})
+    });
+}
+
+#[test]
+fn signal_and_call_both_reach_a_bound_receiver() {
+    explore(3, |kernel, cast| {
+        let endpoint = Object::Endpoint(kernel.make_endpoint(&kernel.root_quota).unwrap());
+        let bell = Object::Notification(kernel.make_notification(&kernel.root_quota).unwrap());
+        let [server, caller, ringer] = [0; 3].map(|_| cast.home());
+        let receive = give(kernel, server, endpoint, Rights::RECEIVE).0;
+        let bind = give(kernel, server, bell, Rights::ALL).0;
+        let send = give(kernel, caller, endpoint, Rights::SEND).0;
+        let ring = give(kernel, ringer, bell, Rights::SIGNAL).0;
+        kernel.drop_reference(endpoint);
+        kernel.drop_reference(bell);
+        let log: Log<&str> = Log::default();
+        let (events, mut step) = (Arc::clone(&log), 0);
+        cast.add(server, 11, 0b001, move |outcome| {
+            step += 1;
+            let Some(Ok([_, found, word, ..])) = outcome.filter(|_| step > 2) else {
+                return Some(match step {
+                    1 => ask(O::NotificationBind, &[bind]),
+                    _ => ask(O::Receive, &[receive, tag()]),
+                });
+            };
+            let mut events = events.lock().unwrap();
+            if step == 5 {
+                return None;
+            }
+            if Tag(found).label() == Label::SIGNAL {
+                assert_eq!(word, 4);
+                events.push("signal");
+                return Some(match events.len() {
+                    1 => ask(O::Receive, &[receive, tag()]),
+                    _ => ask(O::Yield, &[]),
+                });
+            }
+            assert_eq!(word, 9);
+            events.push("call");
+            Some(match events.len() {
+                1 => ask(O::ReplyReceive, &[receive, tag(), !word]),
+                _ => ask(O::Reply, &[0, tag(), !word]),
+            })
+        });
+        cast.add(caller, 10, 0b010, client(send, [9]));
+        let mut rung = false;
+        cast.add(ringer, 10, 0b100, move |_| {
+            let first = !std::mem::replace(&mut rung, true);
+            first.then(|| ask(O::Signal, &[ring, 4]))
+        });
+        Box::new(move || {
+            let mut events = log.lock().unwrap().clone();
+            events.sort_unstable();
+            assert_eq!(events, ["call", "signal"]);
+        })
+    });
+}
+
+#[test]
+fn end_of_an_endpoint_ends_every_wait_for_it_once() {
+    explore(3, |kernel, cast| {
+        let object = Object::Endpoint(kernel.make_endpoint(&kernel.root_quota).unwrap());
+        let [server, caller, ender] = [0; 3].map(|_| cast.home());
+        let receive = give(kernel, server, object, Rights::RECEIVE).0;
+        let send = give(kernel, caller, object, Rights::SEND).0;
+        let end = give(kernel, ender, object, Rights::ALL).0;
+        kernel.drop_reference(object);
+        let log: Log<Outcome> = Log::default();
+        let (answers, mut calls) = (Arc::clone(&log), 0);
+        cast.add(caller, 10, 0b001, move |outcome| {
+            calls += 1;
+            answers.lock().unwrap().extend(outcome);
+            (calls < 2).then(|| ask(O::Call, &[send, tag(), 8]))
+        });
+        let mut answered = false;
+        cast.add(server, 10, 0b010, move |outcome| match outcome {
+            None => Some(ask(O::Receive, &[receive, tag()])),
+            Some(Ok([_, _, word, ..])) if !answered => {
+                assert_eq!(word, 8);
+                answered = true;
+                Some(ask(O::ReplyReceive, &[receive, tag(), !word]))
+            }
+            Some(outcome) => {
+                let gone = [Error::Destroyed, Error::InvalidHandle];
+                let error = outcome.expect_err("nobody calls a second time");
+                assert!(gone.contains(&error), "{error:?}");
+                None
+            }
+        });
+        let mut ended = false;
+        cast.add(ender, 10, 0b100, move |_| {
+            let first = !std::mem::replace(&mut ended, true);
+            first.then(|| ask(O::Destroy, &[end]))
+        });
+        Box::new(move || match log.lock().unwrap().as_slice() {
+            [Ok([_, _, word, ..])] => assert_eq!(*word, !8),
+            [Err(error)] => {
+                let gone = [
+                    Error::NotDelivered,
+                    Error::Abandoned,
+                    Error::Closed,
+                    Error::InvalidHandle,
+                ];
+                assert!(gone.contains(error), "{error:?}");
+            }
+            other => panic!("{other:?}"),
+        })
+    });
+}
+
+#[test]
+fn task_destroyed_while_it_is_woken_ends_once() {
+    explore(3, |kernel, cast| {
+        let object = Object::Notification(kernel.make_notification(&kernel.root_quota).unwrap());
+        let [waiter, ringer, ender] = [0; 3].map(|_| cast.home());
+        let wait = give(kernel, waiter, object, Rights::ALL).0;
+        let ring = give(kernel, ringer, object, Rights::ALL).0;
+        let end = give(kernel, ender, Object::Task(waiter), Rights::ALL).0;
+        kernel.drop_reference(object);
+        cast.add(waiter, 10, 0b001, move |outcome| {
+            assert!(outcome.is_none_or(|outcome| outcome.is_ok_and(|taken| taken[0] == 1)));
+            Some(ask(O::Wait, &[wait]))
+        });
+        let mut times = 0..2;
+        cast.add(ringer, 10, 0b010, move |_| {
+            times.next().map(|_| ask(O::Signal, &[ring, 1]))
+        });
+        let mut ended = false;
+        cast.add(ender, 10, 0b100, move |_| {
+            let first = !std::mem::replace(&mut ended, true);
+            first.then(|| ask(O::Destroy, &[end]))
+        });
+        Box::new(|| {})
+    });
+}
+
+#[test]
+fn thread_that_is_moved_runs_on_one_cpu() {
+    explore(2, |kernel, cast| {
+        let [mover, moved] = [0; 2].map(|_| cast.home());
+        let mut turns = 0..3;
+        let thread = cast.add(moved, 10, 0b11, move |_| {
+            turns.next().map(|_| ask(O::Yield, &[]))
+        });
+        let handle = give(kernel, mover, Object::Thread(thread), Rights::ALL).0;
+        let set = |parameter, value| ask(O::ThreadSet, &[handle, parameter as u64, value]);
+        let mut steps = [
+            set(ThreadParameter::Affinity, 0b10),
+            set(ThreadParameter::Priority, 9),
+            set(ThreadParameter::Affinity, 0b01),
+        ]
+        .into_iter();
+        cast.add(mover, 10, 0b01, move |outcome| {
+            let ended = [Error::InvalidHandle, Error::Destroyed];
+            if let Some(Err(error)) = outcome {
+                assert!(ended.contains(&error), "{error:?}");
+            }
+            steps.next()
+        });
+        Box::new(|| {})
+    });
+}
+
+#[test]
+fn page_is_forgotten_before_its_frame_is_free() {
+    explore(2, |kernel, cast| {
+        cast.remembers = true;
+        let space = cast.home();
+        let own = give(kernel, space, Object::Task(space), Rights::ALL).0;
+        let (mut step, mut memory) = (0, 0);
+        cast.add(space, 10, 0b01, move |outcome| {
+            step += 1;
+            let results = outcome.map_or([0; 6], |outcome| outcome.expect("it is done"));
+            if step == 2 {
+                memory = results[0];
+            }
+            match step {
+                1 => Some(ask(O::MemoryCreate, &[4096, 0])),
+                2 => Some(ask(O::MemoryMap, &[own, memory, 0x40_0000, 0, 4096, 1])),
+                3 => Some(ask(O::Close, &[memory])),
+                4 => Some(ask(O::MemoryUnmap, &[own, 0x40_0000])),
+                _ => None,
+            }
+        });
+        let mut turns = 0..3;
+        cast.add(space, 10, 0b10, move |_| {
+            turns.next().map(|_| ask(O::Yield, &[]))
+        });
+        Box::new(|| {})
+    });
+}

@@ -22,6 +22,9 @@ const AFTER: u64 = AGAIN + 2;
 /// Turns after which a CPU is taken to wait in vain: several slices of time.
 const MOST_TURNS: u32 = 20_000;
 
+/// How often the other CPUs go on until each is done with what it had begun.
+const ROUNDS: u32 = 50;
+
 /// What a thread's last system call gave.
 pub(super) type Outcome = Result<[u64; 6], Error>;
 
@@ -168,6 +171,9 @@ impl Cast {
                 pause();
                 continue;
             };
+            if !self.is_right(cpu, thread, kicks) {
+                continue;
+            }
             if self.remembers {
                 explore::without_turns(|| remember_all(kernel, cpu.index));
             }
@@ -183,6 +189,26 @@ impl Cast {
             kernel.serve_flush(cpu);
             pause();
         }
+    }
+
+    /// Whether this CPU still runs the right thread, in the end: that one may run here, nobody more urgent is
+    /// ready here, and others take the CPU for as busy as it is. If not, whoever changed it kicks the CPU: then
+    /// false.
+    fn is_right(&self, cpu: &'static Cpu, thread: &'static Thread, seen: u64) -> bool {
+        let kernel = self.kernel;
+        let is_kicked = || kernel.platform.cpus[cpu.index].kicks.load(Ordering::SeqCst) != seen;
+        for _ in 0..ROUNDS {
+            let urgency = thread.urgency();
+            let is_right = thread.may_run_on(cpu.index)
+                && cpu.run_queue().top() <= urgency
+                && cpu.running.load(Ordering::Relaxed) == urgency
+                && !thread.is_doomed();
+            if is_right || is_kicked() {
+                return is_right;
+            }
+            pause();
+        }
+        panic!("nobody tells CPU {} that something has changed", cpu.index);
     }
 
     /// The thread's time in ring 3, up to its next system call.

@@ -1,8 +1,8 @@
 //! Small dramas on two or three CPUs, each in every order with one preemption, and in many with more: what
 //! two CPUs do to one wait, endpoint, reply, notification, thread or address space at once.
 
-use super::bench::{TestKernel, give, kernel};
-use super::cast::{Cast, Outcome, ask};
+use super::bench::{TestKernel, give, kernel, pause};
+use super::cast::{Ask, Cast, Outcome, ask};
 use crate::explore::{Exploration, Policy, Stores};
 use crate::object::Object;
 use crate::random::Random;
@@ -150,7 +150,7 @@ fn serve(
 fn client(
     send: u64,
     words: impl IntoIterator<Item = u64, IntoIter: Send + 'static>,
-) -> impl FnMut(Option<Outcome>) -> Option<super::cast::Ask> + Send + 'static {
+) -> impl FnMut(Option<Outcome>) -> Option<Ask> + Send + 'static {
     let (mut words, mut last) = (words.into_iter(), 0);
     move |outcome| {
         if let Some(outcome) = outcome {
@@ -343,7 +343,7 @@ fn task_destroyed_while_it_is_woken_ends_once() {
 fn thread_that_is_moved_runs_on_one_cpu() {
     explore(2, |kernel, cast| {
         let [mover, moved] = [0; 2].map(|_| cast.home());
-        let mut turns = 0..3;
+        let mut turns = 0..6;
         let thread = cast.add(moved, 10, 0b11, move |_| {
             turns.next().map(|_| ask(O::Yield, &[]))
         });
@@ -353,9 +353,13 @@ fn thread_that_is_moved_runs_on_one_cpu() {
             set(ThreadParameter::Affinity, 0b10),
             set(ThreadParameter::Priority, 9),
             set(ThreadParameter::Affinity, 0b01),
+            set(ThreadParameter::Priority, 11),
+            set(ThreadParameter::Affinity, 0b11),
+            set(ThreadParameter::Priority, 10),
         ]
         .into_iter();
-        cast.add(mover, 10, 0b01, move |outcome| {
+        cast.add(mover, 12, 0b01, move |outcome| {
+            pause();
             let ended = [Error::InvalidHandle, Error::Destroyed];
             if let Some(Err(error)) = outcome {
                 assert!(ended.contains(&error), "{error:?}");
@@ -367,30 +371,91 @@ fn thread_that_is_moved_runs_on_one_cpu() {
 }
 
 #[test]
-fn page_is_forgotten_before_its_frame_is_free() {
+fn urgent_thread_does_not_wait_while_others_call_each_other() {
     explore(2, |kernel, cast| {
+        let bell = Object::Notification(kernel.make_notification(&kernel.root_quota).unwrap());
+        let [caller, urgent, ringer] = [0; 3].map(|_| cast.home());
+        let sends = serve(kernel, cast, &[caller], 0b01, 1);
+        let wait = give(kernel, urgent, bell, Rights::ALL).0;
+        let ring = give(kernel, ringer, bell, Rights::ALL).0;
+        kernel.drop_reference(bell);
+        cast.add(caller, 10, 0b01, client(sends[0], [1, 2, 3, 0]));
+        let mut heard = 0;
+        cast.add(urgent, 20, 0b01, move |outcome| {
+            heard |= outcome.map_or(0, |outcome| outcome.expect("bits")[0]);
+            (heard != 3).then(|| ask(O::Wait, &[wait]))
+        });
+        let mut rings = 0..4;
+        cast.add(ringer, 10, 0b10, move |_| {
+            rings.next().map(|time| match time % 2 {
+                0 => ask(O::Yield, &[]),
+                _ => ask(O::Signal, &[ring, 1 + time / 2]),
+            })
+        });
+        Box::new(|| {})
+    });
+}
+
+/// How far the threads of an address space are.
+#[derive(Clone, Default)]
+struct Stage(Arc<AtomicU64>);
+
+impl Stage {
+    fn next(&self, stage: u64) {
+        self.0.store(stage, Order::SeqCst);
+    }
+
+    fn wait_for(&self, stage: u64) {
+        while self.0.load(Order::SeqCst) < stage {
+            pause();
+        }
+    }
+}
+
+/// A thread that maps a page of memory that nobody else has, and unmaps it when another one has seen it.
+fn unmap(own: u64, stage: Stage) -> impl FnMut(Option<Outcome>) -> Option<Ask> + Send + 'static {
+    let (mut step, mut memory) = (0, 0);
+    move |outcome| {
+        step += 1;
+        let results = outcome.map_or([0; 6], |outcome| outcome.expect("it is done"));
+        if step == 2 {
+            memory = results[0];
+        }
+        match step {
+            1 => Some(ask(O::MemoryCreate, &[4096, 0])),
+            2 => Some(ask(O::MemoryMap, &[own, memory, 0x40_0000, 0, 4096, 1])),
+            3 => Some(ask(O::Close, &[memory])),
+            4 => {
+                stage.next(1);
+                stage.wait_for(2);
+                Some(ask(O::MemoryUnmap, &[own, 0x40_0000]))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn pages_are_forgotten_before_their_frames_are_free() {
+    explore(3, |kernel, cast| {
         cast.remembers = true;
-        let space = cast.home();
-        let own = give(kernel, space, Object::Task(space), Rights::ALL).0;
-        let (mut step, mut memory) = (0, 0);
-        cast.add(space, 10, 0b01, move |outcome| {
-            step += 1;
-            let results = outcome.map_or([0; 6], |outcome| outcome.expect("it is done"));
-            if step == 2 {
-                memory = results[0];
-            }
-            match step {
-                1 => Some(ask(O::MemoryCreate, &[4096, 0])),
-                2 => Some(ask(O::MemoryMap, &[own, memory, 0x40_0000, 0, 4096, 1])),
-                3 => Some(ask(O::Close, &[memory])),
-                4 => Some(ask(O::MemoryUnmap, &[own, 0x40_0000])),
-                _ => None,
-            }
-        });
-        let mut turns = 0..3;
-        cast.add(space, 10, 0b10, move |_| {
-            turns.next().map(|_| ask(O::Yield, &[]))
-        });
+        // Two spaces, of which the last CPU runs both.
+        for cpus in [0b001, 0b010] {
+            let space = cast.home();
+            let own = give(kernel, space, Object::Task(space), Rights::ALL).0;
+            let stage = Stage::default();
+            cast.add(space, 10, cpus, unmap(own, stage.clone()));
+            let mut turn = 0;
+            cast.add(space, 10, 0b100, move |_| {
+                turn += 1;
+                match turn {
+                    1 => stage.wait_for(1),
+                    2 => stage.next(2),
+                    _ => return None,
+                }
+                Some(ask(O::Yield, &[]))
+            });
+        }
         Box::new(|| {})
     });
 }

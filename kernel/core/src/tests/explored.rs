@@ -1,9 +1,10 @@
 //! Small dramas on two or three CPUs, each in every order with one preemption, and in many with more: what
 //! two CPUs do to one wait, endpoint, reply, notification, thread or address space at once.
 
-use super::bench::{TestKernel, give, kernel, pause};
+use super::bench::{TestKernel, become_cpu, give, interrupted, kernel, pause, task};
 use super::cast::{Ask, Cast, Outcome, ask};
 use crate::explore::{Exploration, Policy, Stores};
+use crate::fake::TlbEntry;
 use crate::object::Object;
 use crate::random::Random;
 use crate::sync::Ordering;
@@ -343,6 +344,12 @@ fn task_destroyed_while_it_is_woken_ends_once() {
 fn thread_that_is_moved_runs_on_one_cpu() {
     explore(2, |kernel, cast| {
         let [mover, moved] = [0; 2].map(|_| cast.home());
+        // While there is one more, the thread waits where it can be stolen from.
+        let mut more = 0..2;
+        let filler = cast.home();
+        cast.add(filler, 12, 0b10, move |_| {
+            more.next().map(|_| ask(O::Yield, &[]))
+        });
         let mut turns = 0..6;
         let thread = cast.add(moved, 10, 0b11, move |_| {
             turns.next().map(|_| ask(O::Yield, &[]))
@@ -379,7 +386,8 @@ fn urgent_thread_does_not_wait_while_others_call_each_other() {
         let wait = give(kernel, urgent, bell, Rights::ALL).0;
         let ring = give(kernel, ringer, bell, Rights::ALL).0;
         kernel.drop_reference(bell);
-        cast.add(caller, 10, 0b01, client(sends[0], [1, 2, 3, 0]));
+        // The one who calls is more urgent than the one who is woken, but who is called is not.
+        cast.add(caller, 30, 0b01, client(sends[0], [1, 2, 3, 0]));
         let mut heard = 0;
         cast.add(urgent, 20, 0b01, move |outcome| {
             heard |= outcome.map_or(0, |outcome| outcome.expect("bits")[0]);
@@ -458,4 +466,48 @@ fn pages_are_forgotten_before_their_frames_are_free() {
         }
         Box::new(|| {})
     });
+}
+
+#[test]
+fn mailbox_of_a_cpu_loses_no_request() {
+    let kernel = kernel(3);
+    let tasks = [0; 2].map(|_| task(kernel, 1 << 20));
+    let exploration = Exploration::new(3);
+    let mut attempt = |policy: Policy, stores: Stores| {
+        let over = AtomicU64::new(0);
+        for task in tasks {
+            task.cpus.add(2);
+            let entry = TlbEntry {
+                tag: task.tag.load(Ordering::Relaxed),
+                level: 1,
+                address: 0x40_0000,
+            };
+            kernel.platform.cpus[2].tlb().insert(entry, 100..101);
+        }
+        exploration.run(policy, stores, |index| {
+            become_cpu(kernel, index);
+            let Some(task) = tasks.get(index) else {
+                let mut kicks = 0;
+                while over.load(Order::SeqCst) < 2 {
+                    if !interrupted(kernel, &kernel.cpus()[index], &mut kicks, 0) {
+                        pause();
+                    }
+                }
+                return;
+            };
+            kernel.shoot_down(task);
+            let tag = task.tag.load(Ordering::Relaxed);
+            let tlb = kernel.platform.cpus[2].tlb();
+            assert!(tlb.keys().all(|entry| entry.tag != tag), "not forgotten");
+            drop(tlb);
+            over.fetch_add(1, Order::SeqCst);
+        })
+    };
+    for seed in 0..SURVEY {
+        attempt(Policy::Random(Random::new(seed), 3), Stores::AtOnce);
+    }
+    exploration.end_survey();
+    let tried = exploration.every_schedule(2, &mut attempt);
+    println!("{tried} schedules");
+    assert!(tried > 1000, "there was nothing to explore: {tried}");
 }

@@ -361,15 +361,16 @@ pub fn calm() {
     explored(|explorer, _| explorer.lock().is_calm = true);
 }
 
-/// Another CPU may go on here; then a lock is taken.
-pub fn before_lock<T>(lock: &T) {
+/// Another CPU may go on here; then the lock at this address is taken, or given back, and what this CPU has
+/// stored is seen. (A processor may let others see late that it is given back.)
+pub fn before_lock_changes(lock: usize) {
     explored(|explorer, me| {
-        explorer.point(me, core::ptr::from_ref(lock).addr());
+        explorer.point(me, lock);
         explorer.lock().buffers[me].clear();
     });
 }
 
-/// What this CPU has stored is seen from now on: for fences, and before a lock is given back.
+/// What this CPU has stored is seen from now on: for fences.
 pub fn drain() {
     explored(|explorer, me| explorer.lock().buffers[me].clear());
 }

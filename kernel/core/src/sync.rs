@@ -109,6 +109,8 @@ pub struct Guard<'a, T> {
     inner: spin::mutex::SpinMutexGuard<'a, T, Relax>,
     #[cfg(debug_assertions)]
     held: Option<(&'static AtomicU64, u64)>,
+    #[cfg(test)]
+    lock: usize,
 }
 
 impl<T> Lock<T> {
@@ -132,11 +134,13 @@ impl<T> Lock<T> {
         #[cfg(debug_assertions)]
         let held = self.check_order();
         #[cfg(test)]
-        crate::explore::before_lock(&self.inner);
+        crate::explore::before_lock_changes(self.address());
         Guard {
             inner: self.inner.lock(),
             #[cfg(debug_assertions)]
             held: held.map(note),
+            #[cfg(test)]
+            lock: self.address(),
         }
     }
 
@@ -146,12 +150,19 @@ impl<T> Lock<T> {
         #[cfg(debug_assertions)]
         let held = self.check_order();
         #[cfg(test)]
-        crate::explore::before_lock(&self.inner);
+        crate::explore::before_lock_changes(self.address());
         self.inner.try_lock().map(|inner| Guard {
             inner,
             #[cfg(debug_assertions)]
             held: held.map(note),
+            #[cfg(test)]
+            lock: self.address(),
         })
+    }
+
+    #[cfg(test)]
+    fn address(&self) -> usize {
+        core::ptr::from_ref(self).addr()
     }
 
     /// This CPU's word of ranks and the lock's own, which is above them.
@@ -194,7 +205,7 @@ impl<T> core::ops::DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
         #[cfg(test)]
-        crate::explore::drain();
+        crate::explore::before_lock_changes(self.lock);
         if let Some((word, bit)) = self.held {
             word.store(word.load(Ordering::Relaxed) & !bit, Ordering::Relaxed);
         }

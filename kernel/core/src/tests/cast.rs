@@ -22,8 +22,10 @@ const AFTER: u64 = AGAIN + 2;
 /// Turns after which a CPU is taken to wait in vain: several slices of time.
 const MOST_TURNS: u32 = 20_000;
 
-/// How often the other CPUs go on until each is done with what it had begun.
-const ROUNDS: u32 = 50;
+/// How often the other CPUs go on, each up to where it waits, until it is done with what it had begun.
+const ROUNDS: usize = 8;
+/// Accesses of a system call, about.
+const ACCESSES: usize = 2_000;
 
 /// What a thread's last system call gave.
 pub(super) type Outcome = Result<[u64; 6], Error>;
@@ -137,13 +139,18 @@ impl Cast {
         for home in &self.homes {
             self.kernel.drop_reference(Object::Task(home));
         }
+        // At random a CPU goes on a few accesses at a time.
+        let rounds = match policy {
+            Policy::List(_) => ROUNDS,
+            Policy::Random(_, pace) => ROUNDS + ACCESSES / pace,
+        };
         on.run(policy, stores, |index| {
             become_cpu(self.kernel, index);
-            self.work(&self.kernel.cpus()[index]);
+            self.work(&self.kernel.cpus()[index], rounds);
         })
     }
 
-    fn work(&self, cpu: &'static Cpu) {
+    fn work(&self, cpu: &'static Cpu, rounds: usize) {
         let (kernel, mut kicks) = (self.kernel, 0);
         let mut current = kernel.leave(cpu);
         for turn in 0.. {
@@ -171,7 +178,7 @@ impl Cast {
                 pause();
                 continue;
             };
-            if !self.is_right(cpu, thread, kicks) {
+            if !self.is_right(cpu, thread, kicks, rounds) {
                 continue;
             }
             if self.remembers {
@@ -192,12 +199,18 @@ impl Cast {
     }
 
     /// Whether this CPU still runs the right thread, in the end: that one may run here, nobody more urgent is
-    /// ready here, and others take the CPU for as busy as it is. If not, whoever changed it kicks the CPU: then
-    /// false.
-    fn is_right(&self, cpu: &'static Cpu, thread: &'static Thread, seen: u64) -> bool {
+    /// ready here, and others take the CPU for as busy as it is. If not, whoever changed it kicks the CPU within
+    /// so many rounds: then false.
+    fn is_right(
+        &self,
+        cpu: &'static Cpu,
+        thread: &'static Thread,
+        seen: u64,
+        rounds: usize,
+    ) -> bool {
         let kernel = self.kernel;
         let is_kicked = || kernel.platform.cpus[cpu.index].kicks.load(Ordering::SeqCst) != seen;
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             let urgency = thread.urgency();
             let is_right = thread.may_run_on(cpu.index)
                 && cpu.run_queue().top() <= urgency

@@ -387,17 +387,24 @@ fn urgent_thread_does_not_wait_while_others_call_each_other() {
         let ring = give(kernel, ringer, bell, Rights::ALL).0;
         kernel.drop_reference(bell);
         // The one who calls is more urgent than the one who is woken, but who is called is not.
-        cast.add(caller, 30, 0b01, client(sends[0], [1, 2, 3, 0]));
+        let mut calls = client(sends[0], [1, 2, 3, 0]);
+        cast.add(caller, 30, 0b01, move |outcome| {
+            pause();
+            calls(outcome)
+        });
         let mut heard = 0;
         cast.add(urgent, 20, 0b01, move |outcome| {
             heard |= outcome.map_or(0, |outcome| outcome.expect("bits")[0]);
             (heard != 3).then(|| ask(O::Wait, &[wait]))
         });
-        let mut rings = 0..4;
+        // Its end would make other CPUs look again: not before they had to.
+        let mut turns = 0..12;
         cast.add(ringer, 10, 0b10, move |_| {
-            rings.next().map(|time| match time % 2 {
-                0 => ask(O::Yield, &[]),
-                _ => ask(O::Signal, &[ring, 1 + time / 2]),
+            pause();
+            turns.next().map(|turn| match turn {
+                1 => ask(O::Signal, &[ring, 1]),
+                3 => ask(O::Signal, &[ring, 2]),
+                _ => ask(O::Yield, &[]),
             })
         });
         Box::new(|| {})

@@ -208,6 +208,53 @@ fn reply_and_deadline_end_a_call_once() {
 }
 
 #[test]
+fn stashed_reply_is_given_or_abandoned_once() {
+    explore(3, |kernel, cast| {
+        let object = Object::Endpoint(kernel.make_endpoint(&kernel.root_quota).unwrap());
+        let [server, caller] = [0; 2].map(|_| cast.home());
+        let receive = give(kernel, server, object, Rights::RECEIVE).0;
+        let send = give(kernel, caller, object, Rights::SEND).0;
+        kernel.drop_reference(object);
+        let log: Log<Outcome> = Log::default();
+        let answers = Arc::clone(&log);
+        cast.add(caller, 10, 0b001, move |outcome| {
+            answers.lock().unwrap().extend(outcome);
+            let first = outcome.is_none();
+            first.then(|| ask(O::Call, &[send, tag(), 7]))
+        });
+        let stashed = Stage::default();
+        let (right, mut step) = (stashed.clone(), 0);
+        cast.add(server, 11, 0b010, move |outcome| {
+            step += 1;
+            Some(match (step, outcome) {
+                (1, None) => ask(O::Receive, &[receive, tag()]),
+                (2, Some(Ok([_, _, 7, ..]))) => ask(O::Stash, &[]),
+                (3, Some(Ok([handle, ..]))) => {
+                    right.next(handle);
+                    ask(O::Reply, &[handle, tag(), !7])
+                }
+                (4, Some(Ok(_) | Err(Error::InvalidHandle))) => return None,
+                other => panic!("{other:?}"),
+            })
+        });
+        // Another thread of the server closes the right that is about to be used.
+        cast.add(server, 11, 0b100, move |outcome| match outcome {
+            None => {
+                stashed.wait_for(1);
+                Some(ask(O::Close, &[stashed.now()]))
+            }
+            Some(Ok(_) | Err(Error::InvalidHandle)) => None,
+            Some(other) => panic!("{other:?}"),
+        });
+        Box::new(move || match log.lock().unwrap().as_slice() {
+            [Ok([_, _, word, ..])] => assert_eq!(*word, !7),
+            [Err(error)] => assert_eq!(*error, Error::Abandoned),
+            other => panic!("{other:?}"),
+        })
+    });
+}
+
+#[test]
 fn signal_and_call_both_reach_a_bound_receiver() {
     explore(3, |kernel, cast| {
         let endpoint = Object::Endpoint(kernel.make_endpoint(&kernel.root_quota).unwrap());
@@ -420,8 +467,12 @@ impl Stage {
         self.0.store(stage, Order::SeqCst);
     }
 
+    fn now(&self) -> u64 {
+        self.0.load(Order::SeqCst)
+    }
+
     fn wait_for(&self, stage: u64) {
-        while self.0.load(Order::SeqCst) < stage {
+        while self.now() < stage {
             pause();
         }
     }

@@ -3,12 +3,14 @@
 //! Each CPU is a thread of the host, but only one of them goes on at a time. Before each access to an atomic
 //! of the core that several CPUs access, locks included, a [`Policy`] chooses who goes on: by a list, so that
 //! all schedules with few preemptions can be tried one after the other ([`Exploration::every_schedule`]), or
-//! at random from a seed. What several CPUs access a first survey tells. A schedule that failed is printed.
+//! at random from a seed. What several CPUs access a first survey tells. A schedule that failed is printed;
+//! the same test comes to it again.
 //!
 //! The machine is x86: a store stays in its CPU's store buffer, where others do not see it, until a locked
 //! instruction, a fence, or the end of what the CPU does (Intel SDM volume 3A, section 8.2.2). Here it stays
-//! there as long as it may ([`Stores::Late`]), or not at all. What the compiler may reorder is not explored:
-//! that is for the orderings in the source.
+//! there until then ([`Stores::Late`]), or not at all; but no longer than until a lock is given back, so that a
+//! fence that is missing behind one does not show. What the compiler may reorder is not explored: that is
+//! for the orderings in the source.
 //!
 //! A crate for this (loom, shuttle) would need the core's atomics not to be in statics, or its CPUs to be
 //! coroutines of one thread; neither has store buffers.
@@ -81,6 +83,8 @@ struct State {
     buffers: Vec<Vec<Buffered>>,
     /// Who made each access that counts.
     trace: Vec<u8>,
+    /// Turns that the policy has given to another CPU than would have gone on.
+    preemptions: usize,
     /// Turns are taken where CPUs pause only.
     is_calm: bool,
     /// Accesses since then.
@@ -112,8 +116,10 @@ fn explored<R>(work: impl FnOnce(&Explorer, usize) -> R) -> Option<R> {
 /// What a run came to.
 #[derive(Debug)]
 pub struct Run {
-    /// Who made each access that counts.
+    /// Who made each access that counts, and each pause.
     pub trace: Vec<u8>,
+    /// Turns that the policy has given to another CPU than would have gone on.
+    pub preemptions: usize,
 }
 
 /// Runs of the same CPUs and the same objects.
@@ -157,6 +163,7 @@ impl Exploration {
                 stores,
                 buffers: (0..cpus).map(|_| Vec::new()).collect(),
                 trace: Vec::new(),
+                preemptions: 0,
                 is_calm: false,
                 calm_steps: 0,
                 failed: false,
@@ -177,11 +184,14 @@ impl Exploration {
         *self.places() = std::mem::take(&mut state.places);
         Run {
             trace: std::mem::take(&mut state.trace),
+            preemptions: state.preemptions,
         }
     }
 
-    /// Tries every schedule of at most `preemptions` preemptions, with stores at once and late: each time a
-    /// new attempt, which `attempt` makes and runs with the policy. Returns how many were tried.
+    /// Tries every schedule of at most `preemptions` preemptions: before each access that counts another CPU
+    /// goes on, or where one pauses another than the next, in the order in which they are numbered. With stores
+    /// at once and late, each time a new attempt, which `attempt` makes and runs with the policy. Returns how
+    /// many were tried.
     pub fn every_schedule(
         &self,
         preemptions: usize,
@@ -203,9 +213,13 @@ impl Exploration {
         attempt: &mut dyn FnMut(Policy, Stores) -> Run,
     ) -> usize {
         let tell = Tell(list.clone(), stores);
-        let trace = attempt(Policy::List(list.clone()), stores).trace;
+        let Run {
+            trace,
+            preemptions: made,
+        } = attempt(Policy::List(list.clone()), stores);
         std::mem::forget(tell);
-        let mut tried = 1;
+        // A place may have gone with an earlier preemption, and who was to go on may have ended.
+        let mut tried = usize::from(made == list.len());
         if preemptions == 0 {
             return tried;
         }
@@ -270,24 +284,29 @@ impl State {
         assert!(steps < MOST_STEPS, "it has no end");
     }
 
-    fn chosen(&mut self, me: usize) -> usize {
+    /// Who goes on by the list, if this is the access for it.
+    fn listed(&mut self) -> Option<usize> {
         let step = self.trace.len() as u64;
-        let cpus = self.live.len();
-        let chosen = match &mut self.policy {
-            Policy::List(list) => match list.first() {
-                Some((at, cpu)) if *at == step => {
-                    let cpu = *cpu;
-                    list.remove(0);
-                    cpu
-                }
-                _ => me,
-            },
-            Policy::Random(random, one_in) => match random.below(*one_in) {
-                0 => random.below(cpus),
-                _ => me,
-            },
+        let Policy::List(list) = &mut self.policy else {
+            return None;
         };
-        if self.live[chosen] { chosen } else { me }
+        list.first().filter(|(at, _)| *at == step)?;
+        let (_, cpu) = list.remove(0);
+        self.live[cpu].then_some(cpu)
+    }
+
+    fn chosen(&mut self, me: usize) -> usize {
+        let cpus = self.live.len();
+        let by_chance = match &mut self.policy {
+            Policy::Random(random, one_in) => {
+                (random.below(*one_in) == 0).then(|| random.below(cpus))
+            }
+            Policy::List(_) => None,
+        };
+        let by_chance = by_chance.filter(|cpu| self.live[*cpu]);
+        let chosen = by_chance.or_else(|| self.listed()).unwrap_or(me);
+        self.preemptions += usize::from(chosen != me);
+        chosen
     }
 }
 
@@ -337,9 +356,12 @@ impl Explorer {
     fn pause(&self, me: usize) {
         let mut state = self.lock();
         state.buffers[me].clear();
+        let usual = state.after(me).unwrap_or(me);
+        let listed = state.listed().filter(|cpu| *cpu != usual);
+        state.preemptions += usize::from(listed.is_some());
+        let next = listed.unwrap_or(usual);
         // Counts, so that waiting for what never comes has an end.
         state.count(me);
-        let next = state.after(me).unwrap_or(me);
         self.hand_over(state, me, next);
     }
 }

@@ -7,11 +7,12 @@ use crate::platform::{
     Access, Caching, FRAME_WORDS, FrameWords, LineMode, MAX_CPUS, Platform, PortRange, PowerAction,
 };
 use crate::registers::Registers;
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::Ordering;
 use crate::tlb::SpaceTag;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, MutexGuard};
 
 thread_local! {
@@ -121,6 +122,8 @@ pub struct Fake {
     pub time: AtomicU64,
     /// A CPU of a test with several threads has panicked: the others are not to wait for it.
     pub failed: AtomicBool,
+    /// Whether every CPU remembers all of each space that it loads, when it does and when it leaves it.
+    pub remembers: AtomicBool,
     /// Whether system calls try the fast path.
     pub fast: AtomicBool,
     /// How many took it, and ran the partner at once; how many took it, and queued it.
@@ -145,6 +148,7 @@ impl Fake {
             cpus: std::array::from_fn(|_| FakeCpu::default()),
             time: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            remembers: AtomicBool::new(false),
             fast: AtomicBool::new(true),
             taken: Default::default(),
             log: Mutex::default(),
@@ -206,13 +210,16 @@ impl Platform for Fake {
     }
 
     fn kick(&self, cpu: usize) {
+        crate::explore::drain();
         count(&self.cpus[cpu].kicks);
     }
 
     fn words(&self, frame: Frame) -> &'static FrameWords {
         assert!(frame < self.ram_end, "{frame:?} is no RAM");
         let make = || -> &'static FrameWords {
-            Box::leak(Box::new([const { AtomicU64::new(0) }; FRAME_WORDS]))
+            Box::leak(Box::new(
+                [const { crate::sync::AtomicU64::new(0) }; FRAME_WORDS],
+            ))
         };
         self.frames
             .lock()
@@ -237,13 +244,17 @@ impl Platform for Fake {
     }
 
     fn load_root(&self, root: u64) {
+        // To load CR3 is serialising (Intel SDM volume 3A, section 8.3).
+        crate::explore::drain();
         let (tag, cpu) = ((root & TAG) as u16, self.cpu());
-        // A processor may fill its TLB up to the last moment. To try it each time takes too long.
-        if cpu
-            .root_loads
-            .load(Ordering::SeqCst)
-            .is_multiple_of(REMEMBERS)
-        {
+        // A processor may fill its TLB up to the last moment, and from the first on. To try it each time takes
+        // too long for most tests.
+        let remembers = self.remembers.load(Ordering::Relaxed)
+            || cpu
+                .root_loads
+                .load(Ordering::SeqCst)
+                .is_multiple_of(REMEMBERS);
+        if remembers {
             crate::tests::tlb::remember_loaded();
         }
         cpu.root.store(root % KEEP / 4096, Ordering::SeqCst);
@@ -252,6 +263,9 @@ impl Platform for Fake {
             cpu.tlb().retain(|entry, _| entry.tag != tag);
         }
         count(&cpu.root_loads);
+        if remembers {
+            crate::tests::tlb::remember_loaded();
+        }
     }
 
     fn flush(&self, tag: SpaceTag) {

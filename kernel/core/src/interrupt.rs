@@ -281,9 +281,8 @@ impl Slotted for IoPorts {
 impl<P: Platform> Kernel<P> {
     /// Ends a port range: on return no CPU lets it through. No lock may be held.
     pub(crate) fn close_ports(&'static self, ports: &'static IoPorts) {
-        if !ports.slot.kill() {
-            return;
-        }
+        // Also when another CPU has begun with it: it may not be done.
+        ports.slot.kill();
         self.ports_generation.fetch_add(1, Ordering::SeqCst);
         // A CPU that lets ports through leaves the kernel once, and looks at the generation then.
         self.request_flush(None, |cpu| cpu.ports_open.load(Ordering::Relaxed));

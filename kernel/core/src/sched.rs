@@ -237,12 +237,16 @@ impl<P: Platform> Kernel<P> {
         self.serve_flush(cpu);
         self.reclaim_some(cpu);
         let thread = self.choose(cpu);
-        match thread {
-            Some(thread) => self.load(cpu, thread.task()),
-            None => cpu.slice_end.store(NEVER, Ordering::Relaxed),
+        if thread.is_none() {
+            cpu.slice_end.store(NEVER, Ordering::Relaxed);
         }
         if cpu.timer_dirty.load(Ordering::Relaxed) || self.reclaim.is_pending() {
             self.program_timer(cpu, thread.is_none());
+        }
+        // Nothing waits for a lock from here on: a request that is served after the look at the ports would be
+        // served too early.
+        if let Some(thread) = thread {
+            self.load(cpu, thread.task());
         }
         self.see_epoch(cpu, thread.is_none());
         thread
@@ -498,9 +502,13 @@ impl<P: Platform> Kernel<P> {
     }
 
     fn load_ports(&self, cpu: &Cpu, task: &Task) {
+        // Whoever closes a range marks it closed and looks at this afterwards; here it is the other way round,
+        // so that one of the two sees the other.
+        let were_open = cpu.ports_open.swap(true, Ordering::SeqCst);
         let mut ranges = [PortRange::default(); MAX_PORT_RANGES];
         let count = task.port_ranges(&mut ranges);
         if count == 0 && mutant::active(Mutant::PortSwitch) {
+            cpu.ports_open.store(were_open, Ordering::Relaxed);
             return;
         }
         self.platform.set_ports(&ranges[..count]);

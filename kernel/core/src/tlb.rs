@@ -190,7 +190,10 @@ impl<P: Platform> Kernel<P> {
         if requested == mailbox.served.load(Ordering::Relaxed) {
             return;
         }
-        // First off a dying space, then the flush: what is loaded can come back into the TLB at any time.
+        // First what is to be forgotten, then whether the space that is loaded is to be left: whoever asks for
+        // a space that is to be left has marked it before. And only then the flush: what is loaded can come
+        // back into the TLB at any time.
+        let stale = mailbox.stale.swap(NOTHING, Ordering::SeqCst);
         let is_left = |task: &'static Task| {
             let runs = |thread: &Thread| core::ptr::eq(thread.task(), task);
             task.state() != TaskState::Alive && !cpu.current.get().is_some_and(runs)
@@ -198,7 +201,7 @@ impl<P: Platform> Kernel<P> {
         if cpu.loaded.get().is_some_and(is_left) {
             self.load_kernel_root(cpu);
         }
-        match mailbox.stale.swap(NOTHING, Ordering::SeqCst) {
+        match stale {
             NOTHING => {}
             SEVERAL => self.platform.flush_all(),
             number => self.platform.flush(SpaceTag(number as u16)),

@@ -132,6 +132,8 @@ impl Cast {
 
     /// Lets them all play, on all CPUs, until each has ended and all that they had is reclaimed.
     pub(super) fn play(&self, on: &Exploration, policy: Policy, stores: Stores) -> Run {
+        let remembers = &self.kernel.platform.remembers;
+        remembers.store(self.remembers, std::sync::atomic::Ordering::SeqCst);
         for actor in &self.actors {
             assert!(self.kernel.start_thread(actor.thread));
             self.kernel.drop_reference(Object::Thread(actor.thread));

@@ -1,7 +1,7 @@
-//! Small dramas on two or three CPUs, each in every order with one preemption, and in many with more: what
-//! two CPUs do to one wait, endpoint, reply, notification, thread or address space at once.
+//! Small dramas on two or three CPUs, each with one preemption before each access that counts, and at random
+//! with more: what two CPUs do to one wait, endpoint, reply, notification, thread or address space at once.
 
-use super::bench::{TestKernel, become_cpu, give, interrupted, kernel, pause, task};
+use super::bench::{TestKernel, become_cpu, give, interrupted, kernel, pause, settle, task};
 use super::cast::{Ask, Cast, Outcome, ask};
 use crate::explore::{Exploration, Policy, Stores};
 use crate::fake::TlbEntry;
@@ -47,6 +47,7 @@ fn explore(cpus: usize, cast: impl Fn(TestKernel, &mut Cast) -> Box<dyn Fn()>) {
         run
     };
     for seed in 0..SURVEY {
+        println!("survey, seed {seed}");
         attempt(Policy::Random(Random::new(seed), 20), Stores::AtOnce);
     }
     exploration.end_survey();
@@ -559,6 +560,55 @@ fn mailbox_of_a_cpu_loses_no_request() {
             assert!(tlb.keys().all(|entry| entry.tag != tag), "not forgotten");
             drop(tlb);
             over.fetch_add(1, Order::SeqCst);
+        })
+    };
+    for seed in 0..SURVEY {
+        attempt(Policy::Random(Random::new(seed), 3), Stores::AtOnce);
+    }
+    exploration.end_survey();
+    let tried = exploration.every_schedule(2, &mut attempt);
+    println!("{tried} schedules");
+    assert!(tried > 1000, "there was nothing to explore: {tried}");
+}
+
+#[test]
+fn dying_space_is_left_before_it_is_forgotten() {
+    let kernel = kernel(3);
+    let other = task(kernel, 1 << 20);
+    other.cpus.add(2);
+    let exploration = Exploration::new(3);
+    let mut attempt = |policy: Policy, stores: Stores| {
+        let dying = task(kernel, 1 << 20);
+        let (stage, over) = (Stage::default(), AtomicU64::new(0));
+        kernel.platform.remembers.store(true, Order::SeqCst);
+        exploration.run(policy, stores, |index| {
+            become_cpu(kernel, index);
+            let cpu = &kernel.cpus()[index];
+            match index {
+                0 => {
+                    stage.wait_for(1);
+                    kernel.destroy_task(dying);
+                    // Frees its tables, which no TLB may remember.
+                    settle(kernel);
+                    kernel.drop_reference(Object::Task(dying));
+                    over.fetch_add(1, Order::SeqCst);
+                }
+                1 => {
+                    stage.wait_for(1);
+                    kernel.shoot_down(other);
+                    over.fetch_add(1, Order::SeqCst);
+                }
+                _ => {
+                    kernel.load_space(cpu, dying);
+                    stage.next(1);
+                    let mut kicks = 0;
+                    while over.load(Order::SeqCst) < 2 {
+                        if !interrupted(kernel, cpu, &mut kicks, 0) {
+                            pause();
+                        }
+                    }
+                }
+            }
         })
     };
     for seed in 0..SURVEY {

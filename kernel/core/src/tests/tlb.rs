@@ -36,7 +36,7 @@ pub(super) fn remember_all(kernel: TestKernel, cpu: usize) {
 /// The same for the CPU that the calling thread has become.
 pub(crate) fn remember_loaded() {
     if let Some(kernel) = served() {
-        remember_all(kernel, this_cpu());
+        crate::explore::without_turns(|| remember_all(kernel, this_cpu()));
     }
 }
 
@@ -140,13 +140,13 @@ fn unmapped_page_is_forgotten_also_where_another_space_runs() {
     become_cpu(kernel, 0);
     let [one, two] = [0; 2].map(|_| thread(kernel, task(kernel, 1 << 20), 10));
     let own = map_page(kernel, one, 0x40_0000);
-    let done = AtomicBool::new(false);
+    let (ready, done) = (AtomicBool::new(false), AtomicBool::new(false));
     // CPU 1 has had the first space, and has the second.
     run_on_all(2, |index| {
         become_cpu(kernel, index);
         let cpu = &kernel.cpus()[index];
         if index == 0 {
-            while remembered(kernel, 1, two) == 0 {
+            while !ready.load(Ordering::SeqCst) {
                 std::thread::yield_now();
             }
             let others = remembered(kernel, 1, two);
@@ -161,6 +161,7 @@ fn unmapped_page_is_forgotten_also_where_another_space_runs() {
             kernel.load_space(cpu, thread.task());
             remember_all(kernel, index);
         }
+        ready.store(true, Ordering::SeqCst);
         while !done.load(Ordering::SeqCst) {
             kernel.serve_flush(cpu);
             std::thread::yield_now();

@@ -1,10 +1,9 @@
 //! Small dramas on two or three CPUs, each with one preemption before each access that counts, and at random
 //! with more: what two CPUs do to one wait, endpoint, reply, notification, thread or address space at once.
 
-use super::bench::{TestKernel, become_cpu, give, interrupted, kernel, pause, settle, task};
+use super::bench::{TestKernel, give, kernel, pause};
 use super::cast::{Ask, Cast, Outcome, ask};
-use crate::explore::{Exploration, Policy, Stores};
-use crate::fake::TlbEntry;
+use crate::explore::{Exploration, Policy, Run, Stores};
 use crate::object::Object;
 use crate::random::Random;
 use crate::sync::Ordering;
@@ -13,6 +12,8 @@ use ipc::info::ThreadParameter;
 use ipc::{Error, Label, Operation as O, Rights, Tag};
 use std::sync::atomic::{AtomicU64, Ordering as Order};
 use std::sync::{Arc, Mutex};
+
+mod machine;
 
 /// Schedules of the survey.
 const SURVEY: u64 = 40;
@@ -46,14 +47,7 @@ fn explore(cpus: usize, cast: impl Fn(TestKernel, &mut Cast) -> Box<dyn Fn()>) {
         assert_eq!(*left.get_or_insert(now), now, "something is left behind");
         run
     };
-    for seed in 0..SURVEY {
-        println!("survey, seed {seed}");
-        attempt(Policy::Random(Random::new(seed), 20), Stores::AtOnce);
-    }
-    exploration.end_survey();
-    let tried = exploration.every_schedule(preemptions(), &mut attempt);
-    println!("{tried} schedules");
-    assert!(tried > 100, "there was nothing to explore: {tried}");
+    try_all(&exploration, preemptions(), 20, &mut attempt);
     for seed in 0..RANDOM {
         let stores = if seed % 3 == 0 {
             Stores::AtOnce
@@ -64,6 +58,23 @@ fn explore(cpus: usize, cast: impl Fn(TestKernel, &mut Cast) -> Box<dyn Fn()>) {
         println!("seed {seed}, {stores:?}, pace {pace}");
         attempt(Policy::Random(Random::new(seed), pace), stores);
     }
+}
+
+/// A survey, in which somebody else goes on once in `pace` accesses, then every schedule of so many preemptions.
+fn try_all(
+    exploration: &Exploration,
+    preemptions: usize,
+    pace: usize,
+    attempt: &mut dyn FnMut(Policy, Stores) -> Run,
+) {
+    for seed in 0..SURVEY {
+        println!("survey, seed {seed}, pace {pace}");
+        attempt(Policy::Random(Random::new(seed), pace), Stores::AtOnce);
+    }
+    exploration.end_survey();
+    let tried = exploration.every_schedule(preemptions, attempt);
+    println!("{tried} schedules");
+    assert!(tried > 100, "there was nothing to explore: {tried}");
 }
 
 /// Preemptions of all schedules that are tried: with 2, a drama takes an hour rather than seconds.
@@ -477,145 +488,4 @@ impl Stage {
             pause();
         }
     }
-}
-
-/// A thread that maps a page of memory that nobody else has, and unmaps it when another one has seen it.
-fn unmap(own: u64, stage: Stage) -> impl FnMut(Option<Outcome>) -> Option<Ask> + Send + 'static {
-    let (mut step, mut memory) = (0, 0);
-    move |outcome| {
-        step += 1;
-        let results = outcome.map_or([0; 6], |outcome| outcome.expect("it is done"));
-        if step == 2 {
-            memory = results[0];
-        }
-        match step {
-            1 => Some(ask(O::MemoryCreate, &[4096, 0])),
-            2 => Some(ask(O::MemoryMap, &[own, memory, 0x40_0000, 0, 4096, 1])),
-            3 => Some(ask(O::Close, &[memory])),
-            4 => {
-                stage.next(1);
-                stage.wait_for(2);
-                Some(ask(O::MemoryUnmap, &[own, 0x40_0000]))
-            }
-            _ => None,
-        }
-    }
-}
-
-#[test]
-fn pages_are_forgotten_before_their_frames_are_free() {
-    explore(3, |kernel, cast| {
-        cast.remembers = true;
-        // Two spaces, of which the last CPU runs both.
-        for cpus in [0b001, 0b010] {
-            let space = cast.home();
-            let own = give(kernel, space, Object::Task(space), Rights::ALL).0;
-            let stage = Stage::default();
-            cast.add(space, 10, cpus, unmap(own, stage.clone()));
-            let mut turn = 0;
-            cast.add(space, 10, 0b100, move |_| {
-                turn += 1;
-                match turn {
-                    1 => stage.wait_for(1),
-                    2 => stage.next(2),
-                    _ => return None,
-                }
-                Some(ask(O::Yield, &[]))
-            });
-        }
-        Box::new(|| {})
-    });
-}
-
-#[test]
-fn mailbox_of_a_cpu_loses_no_request() {
-    let kernel = kernel(3);
-    let tasks = [0; 2].map(|_| task(kernel, 1 << 20));
-    let exploration = Exploration::new(3);
-    let mut attempt = |policy: Policy, stores: Stores| {
-        let over = AtomicU64::new(0);
-        for task in tasks {
-            task.cpus.add(2);
-            let entry = TlbEntry {
-                tag: task.tag.load(Ordering::Relaxed),
-                level: 1,
-                address: 0x40_0000,
-            };
-            kernel.platform.cpus[2].tlb().insert(entry, 100..101);
-        }
-        exploration.run(policy, stores, |index| {
-            become_cpu(kernel, index);
-            let Some(task) = tasks.get(index) else {
-                let mut kicks = 0;
-                while over.load(Order::SeqCst) < 2 {
-                    if !interrupted(kernel, &kernel.cpus()[index], &mut kicks, 0) {
-                        pause();
-                    }
-                }
-                return;
-            };
-            kernel.shoot_down(task);
-            let tag = task.tag.load(Ordering::Relaxed);
-            let tlb = kernel.platform.cpus[2].tlb();
-            assert!(tlb.keys().all(|entry| entry.tag != tag), "not forgotten");
-            drop(tlb);
-            over.fetch_add(1, Order::SeqCst);
-        })
-    };
-    for seed in 0..SURVEY {
-        attempt(Policy::Random(Random::new(seed), 3), Stores::AtOnce);
-    }
-    exploration.end_survey();
-    let tried = exploration.every_schedule(2, &mut attempt);
-    println!("{tried} schedules");
-    assert!(tried > 1000, "there was nothing to explore: {tried}");
-}
-
-#[test]
-fn dying_space_is_left_before_it_is_forgotten() {
-    let kernel = kernel(3);
-    let other = task(kernel, 1 << 20);
-    other.cpus.add(2);
-    let exploration = Exploration::new(3);
-    let mut attempt = |policy: Policy, stores: Stores| {
-        let dying = task(kernel, 1 << 20);
-        let (stage, over) = (Stage::default(), AtomicU64::new(0));
-        kernel.platform.remembers.store(true, Order::SeqCst);
-        exploration.run(policy, stores, |index| {
-            become_cpu(kernel, index);
-            let cpu = &kernel.cpus()[index];
-            match index {
-                0 => {
-                    stage.wait_for(1);
-                    kernel.destroy_task(dying);
-                    // Frees its tables, which no TLB may remember.
-                    settle(kernel);
-                    kernel.drop_reference(Object::Task(dying));
-                    over.fetch_add(1, Order::SeqCst);
-                }
-                1 => {
-                    stage.wait_for(1);
-                    kernel.shoot_down(other);
-                    over.fetch_add(1, Order::SeqCst);
-                }
-                _ => {
-                    kernel.load_space(cpu, dying);
-                    stage.next(1);
-                    let mut kicks = 0;
-                    while over.load(Order::SeqCst) < 2 {
-                        if !interrupted(kernel, cpu, &mut kicks, 0) {
-                            pause();
-                        }
-                    }
-                }
-            }
-        })
-    };
-    for seed in 0..SURVEY {
-        attempt(Policy::Random(Random::new(seed), 3), Stores::AtOnce);
-    }
-    exploration.end_survey();
-    let tried = exploration.every_schedule(2, &mut attempt);
-    println!("{tried} schedules");
-    assert!(tried > 1000, "there was nothing to explore: {tried}");
 }

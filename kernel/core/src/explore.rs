@@ -50,24 +50,51 @@ struct Buffered {
     before: u64,
 }
 
+/// What an access does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Load,
+    Store,
+    /// Both at once: a locked instruction.
+    Exchange,
+}
+
+/// What was done to an address in this run.
+struct Place {
+    /// Who was the first.
+    cpu: usize,
+    by_others: bool,
+    loaded: bool,
+    stored: bool,
+}
+
 /// Addresses that CPUs access.
 #[derive(Default)]
 struct Places {
-    /// Those that more than one did in the same run.
+    /// Those where it matters who is first: that several CPUs accessed in the same run, not only to load and
+    /// not only to store.
     shared: HashSet<usize>,
-    /// Who did first, in this run.
-    first: HashMap<usize, usize>,
+    seen: HashMap<usize, Place>,
     /// Nothing is added any more, and only those that are shared count.
     is_surveyed: bool,
 }
 
 impl Places {
     /// Notes an access; whether it counts.
-    fn note(&mut self, address: usize, cpu: usize) -> bool {
+    fn note(&mut self, address: usize, cpu: usize, access: Access) -> bool {
         if self.is_surveyed {
             return self.shared.contains(&address);
         }
-        if *self.first.entry(address).or_insert(cpu) != cpu {
+        let place = self.seen.entry(address).or_insert(Place {
+            cpu,
+            by_others: false,
+            loaded: false,
+            stored: false,
+        });
+        place.by_others |= place.cpu != cpu;
+        place.loaded |= access != Access::Store;
+        place.stored |= access != Access::Load;
+        if place.by_others && place.loaded && place.stored {
             self.shared.insert(address);
         }
         true
@@ -153,7 +180,7 @@ impl Exploration {
     pub fn run(&self, policy: Policy, stores: Stores, work: impl Fn(usize) + Sync) -> Run {
         let cpus = self.cpus;
         let mut places = std::mem::take(&mut *self.places());
-        places.first.clear();
+        places.seen.clear();
         let explorer = Arc::new(Explorer {
             state: Mutex::new(State {
                 turn: 0,
@@ -338,14 +365,14 @@ impl Explorer {
     }
 
     /// Before an access to this address: another CPU may go on, if it counts.
-    fn point(&self, me: usize, address: usize) {
+    fn point(&self, me: usize, address: usize, access: Access) {
         if IS_ONE_STEP.get() {
             return;
         }
         let mut state = self.lock();
         if state.is_calm {
             state.count(me);
-        } else if state.places.note(address, me) {
+        } else if state.places.note(address, me, access) {
             let next = state.chosen(me);
             state.count(me);
             self.hand_over(state, me, next);
@@ -387,7 +414,7 @@ pub fn calm() {
 /// stored is seen. (A processor may let others see late that it is given back.)
 pub fn before_lock_changes(lock: usize) {
     explored(|explorer, me| {
-        explorer.point(me, lock);
+        explorer.point(me, lock, Access::Exchange);
         explorer.lock().buffers[me].clear();
     });
 }

@@ -1,7 +1,7 @@
 //! Atomics in place of the processor's: each access is a place where another CPU of an explored test may go
 //! on, and stores are seen late if the test says so. Elsewhere they do what the processor's do.
 
-use super::{Buffered, Stores, drain, explored};
+use super::{Access, Buffered, Stores, drain, explored};
 use core::ptr::with_exposed_provenance_mut;
 use core::sync::atomic;
 
@@ -22,7 +22,7 @@ fn before_store(address: usize, order: Ordering, before: impl FnOnce() -> u64) {
         return;
     }
     explored(|explorer, me| {
-        explorer.point(me, address);
+        explorer.point(me, address, Access::Store);
         let mut state = explorer.lock();
         if state.stores == Stores::AtOnce {
             return;
@@ -44,7 +44,7 @@ fn before_store(address: usize, order: Ordering, before: impl FnOnce() -> u64) {
 /// Another CPU may go on; then a locked instruction on `address`.
 fn before_exchange(address: usize) {
     explored(|explorer, me| {
-        explorer.point(me, address);
+        explorer.point(me, address, Access::Exchange);
         let mut state = explorer.lock();
         for (cpu, buffer) in state.buffers.iter_mut().enumerate() {
             if cpu == me || buffer.iter().any(|store| store.address == address) {
@@ -57,7 +57,7 @@ fn before_exchange(address: usize) {
 /// Another CPU may go on; then a load from `address`. Returns what another CPU's buffered store hides.
 fn before_load(address: usize) -> Option<u64> {
     explored(|explorer, me| {
-        explorer.point(me, address);
+        explorer.point(me, address, Access::Load);
         let state = explorer.lock();
         let others = state
             .buffers

@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::cli::{TestKind, TestOptions};
 use crate::{process, say, workspace};
@@ -21,7 +21,17 @@ pub fn command(options: &TestOptions) -> Result<()> {
             &["--package", "tests", "--test", "mutants"],
             "the suite against every breakage",
         ),
-        TestKind::Matrix => bail!("test matrix is not yet available; there is: full, mutants"),
+        TestKind::Matrix => cargo(
+            &[
+                "--package",
+                "tests",
+                "--test",
+                "matrix",
+                "--",
+                "--nocapture",
+            ],
+            "every machine, and Linux beside",
+        ),
     }
 }
 

@@ -9,11 +9,14 @@ pub mod counts;
 pub mod gdb;
 pub mod http;
 pub mod images;
+pub mod linux;
 pub mod machine;
+pub mod machines;
 pub mod peer;
 pub mod qmp;
 pub mod shell;
 mod slots;
+pub mod stopwatch;
 pub mod suite;
 
 pub use bochs::Bochs;

@@ -1,0 +1,148 @@
+//! Every machine that README says Uzura boots on, and how it compares with a Linux guest on the same one. Left
+//! out of `cargo test`, which has a slice of it; `cargo run -- test matrix` runs it.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use iso::qemu::Medium;
+use tests::case::say;
+use tests::images::{Kind, image};
+use tests::linux::{self, Linux};
+use tests::stopwatch::{Guest, Times};
+use tests::{case, machines};
+
+/// How often each of the two guests is started: one after the other, so that what else the computer does
+/// meets both.
+const ROUNDS: usize = 5;
+/// When a guest is given up.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Amounts of memory to try, in MiB, falling.
+const MEMORY: [u32; 14] = [160, 144, 128, 112, 96, 80, 64, 48, 40, 32, 28, 24, 20, 18];
+
+#[test]
+fn matrix() {
+    case(
+        "matrix",
+        "every machine boots, serves, restarts and ends",
+        || {
+            let mut failed = Vec::new();
+            for machine in machines::ALL {
+                let result = machine.check();
+                let verdict = if result.is_ok() { "PASS" } else { "FAIL" };
+                say(&format!(
+                    "  {verdict}  {:<24} {}",
+                    machine.name, machine.what
+                ));
+                failed.extend(
+                    result
+                        .err()
+                        .map(|error| format!("{}: {error:#}", machine.name)),
+                );
+            }
+            ensure!(failed.is_empty(), "{}", failed.join("\n"));
+            Ok(())
+        },
+    );
+}
+
+fn uzura() -> Result<Guest> {
+    let image = image(Kind::System)?;
+    Ok(Guest {
+        medium: Medium::Files {
+            kernel: image.kernel,
+            archive: image.archive,
+        },
+        append: String::new(),
+        runs: tests::console::PROMPT,
+        serves: "web: serving port 80",
+    })
+}
+
+fn peer() -> Result<Guest> {
+    Ok(Guest {
+        medium: Linux::build()?.medium(),
+        append: linux::COMMAND_LINE.to_owned(),
+        runs: linux::RUNS,
+        serves: linux::SERVES,
+    })
+}
+
+/// The middle one.
+fn median(times: &[Times], of: impl Fn(&Times) -> Duration) -> f64 {
+    let mut sorted: Vec<Duration> = times.iter().map(of).collect();
+    sorted.sort();
+    sorted[sorted.len() / 2].as_secs_f64()
+}
+
+#[test]
+fn beside_linux() {
+    case(
+        "beside_linux",
+        "first HTTP answer in at most 1/9 of Linux's time",
+        || {
+            let guests = [uzura()?, peer()?];
+            let mut times = [Vec::new(), Vec::new()];
+            for _ in 0..ROUNDS {
+                for (guest, times) in guests.iter().zip(&mut times) {
+                    let time = guest.time(256, LIMIT)?;
+                    times.push(time.with_context(|| format!("`{}` never came", guest.serves))?);
+                }
+            }
+            say("  seconds from QEMU's start  Uzura  Linux  ratio");
+            let mut ratio = 0.0;
+            let questions: [(&str, fn(&Times) -> Duration); 2] = [
+                ("to the shell (Linux: to init)", |times| times.runs),
+                ("to the first HTTP answer", |times| times.answered),
+            ];
+            for (what, of) in questions {
+                let [own, linux] = [0, 1].map(|guest: usize| median(&times[guest], of));
+                ratio = own / linux;
+                say(&format!(
+                    "  {what:<30} {own:.3}  {linux:.3}  1/{:.1}",
+                    1.0 / ratio
+                ));
+            }
+            sizes(&guests)?;
+            for (guest, name) in guests.iter().zip(["Uzura", "Linux"]) {
+                let least = smallest(guest)?;
+                say(&format!("  {name} serves HTTP in {least} MiB"));
+            }
+            ensure!(
+                ratio <= 1.0 / 9.0,
+                "that is 1/{:.1} of Linux's time",
+                1.0 / ratio
+            );
+            Ok(())
+        },
+    );
+}
+
+fn sizes(guests: &[Guest]) -> Result<()> {
+    for (guest, name) in guests.iter().zip(["Uzura", "Linux"]) {
+        let Medium::Files { kernel, archive } = &guest.medium else {
+            continue;
+        };
+        let kernel = fs::metadata(kernel)?.len();
+        let archive = archive
+            .as_ref()
+            .map_or(Ok(0), |file| fs::metadata(file).map(|data| data.len()))?;
+        say(&format!(
+            "  {name}: kernel {kernel} bytes, with archive {} bytes",
+            kernel + archive
+        ));
+    }
+    Ok(())
+}
+
+/// The smallest memory, of those tried, in which the guest serves.
+fn smallest(guest: &Guest) -> Result<u32> {
+    let mut least = None;
+    for mib in MEMORY {
+        if guest.time(mib, LIMIT)?.is_none() {
+            break;
+        }
+        least = Some(mib);
+    }
+    least.context("it serves in none of them")
+}

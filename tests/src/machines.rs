@@ -2,9 +2,12 @@
 //! chosen - machine, firmware, medium, processors, memory, card and its place - are spread over the rows.
 //! `cargo test` checks a slice of them, `cargo run -- test matrix` each.
 
+use std::thread;
+
 use anyhow::{Context, Result, ensure};
 use iso::cli::{Boot, Machine as Kind, Nic, RunOptions};
 
+use crate::case::say;
 use crate::console::PROMPT;
 use crate::images::{self, image};
 use crate::{Machine, Setup, http};
@@ -43,6 +46,16 @@ impl Row {
         machine.wait_for_end()
     }
 
+    /// Checks and tells; what went wrong, if something did.
+    fn verdict(&self) -> Option<String> {
+        let result = self.check();
+        let verdict = if result.is_ok() { "PASS" } else { "FAIL" };
+        say(&format!("  {verdict}  {:<24} {}", self.name, self.what));
+        result
+            .err()
+            .map(|error| format!("{}: {error:#}", self.name))
+    }
+
     fn is_up(&self, machine: &mut Machine) -> Result<()> {
         machine.console.wait_for(PROMPT)?;
         if self.has_card {
@@ -54,6 +67,21 @@ impl Row {
         }
         Ok(())
     }
+}
+
+/// Checks all of these machines, as many at a time as there is room for, and tells of each how it went. The
+/// error names those that failed.
+pub fn check<'a>(rows: impl Iterator<Item = &'a Row>) -> Result<()> {
+    let failed: Vec<String> = thread::scope(|scope| {
+        let threads: Vec<_> = rows.map(|row| scope.spawn(|| row.verdict())).collect();
+        let verdicts = threads.into_iter().map(|thread| {
+            let lost = |_| Some("a check of a machine panicked".to_owned());
+            thread.join().unwrap_or_else(lost)
+        });
+        verdicts.flatten().collect()
+    });
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
 }
 
 /// One entry of [`ALL`].

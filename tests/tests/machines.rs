@@ -1,0 +1,11 @@
+//! A slice of the machines that Uzura boots on; `cargo run -- test matrix` has all of them.
+
+use tests::{case, machines};
+
+#[test]
+fn slice_of_the_matrix() {
+    let what = "some machines boot, serve, restart and end by themselves";
+    case("slice_of_the_matrix", what, || {
+        machines::check(machines::ALL.iter().filter(|row| row.is_in_slice))
+    });
+}

@@ -20,6 +20,7 @@ pub mod operation;
 pub mod ring;
 pub mod server;
 pub mod startup;
+pub mod symbols;
 
 pub use client::Deadline;
 pub use error::Error;

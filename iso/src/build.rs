@@ -76,7 +76,8 @@ impl Builder {
         // Cargo does not know that the script matters: its hash in the crate's metadata tells it.
         cargo
             .arg("--")
-            .arg(format!("-Clink-arg=-T{}", script.display()));
+            .arg(format!("-Clink-arg=-T{}", script.display()))
+            .arg("-Clink-arg=--build-id=fast");
         cargo.arg(format!("-Cmetadata={:016x}", hash(&text)));
         say::progress("building the kernel");
         process::run(&mut cargo, BUILD_LIMIT).context("the kernel does not build")?;

@@ -20,6 +20,7 @@ pub mod qemu;
 pub mod run;
 pub mod say;
 pub mod sizes;
+pub mod symbol_table;
 pub mod symbolize;
 pub mod test;
 pub mod toolchain;

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub const FILE: &str = "manifest";
 /// The archive's file that holds init's ELF; init is no task of the manifest.
 pub const INIT_FILE: &str = "init";
+/// How the name of a file ends that is packed (an LZ4 frame): every program but init.
+pub const PACKED: &str = ".lz4";
 /// The name under which init serves, without being named in the manifest: every task may use it.
 pub const INIT_SERVICE: &str = "init";
 /// The version of the packed form; another one is refused.
@@ -40,7 +42,7 @@ pub struct Header {
 pub struct Task<'a> {
     /// What the task is called; no two tasks have the same name.
     pub name: &'a str,
-    /// The archive's file that holds its ELF.
+    /// Its program: the archive's file with this name and [`PACKED`] holds the ELF.
     pub binary: &'a str,
     /// Priority of its first thread and largest priority of all its threads.
     pub priority: u8,

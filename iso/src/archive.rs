@@ -1,37 +1,119 @@
-//! Writes the boot archive: a ustar file whose files' contents begin on pages. What goes into it is
-//! `image`'s; readers are in the kernel and in init.
+//! Writes and reads the boot archive: a ustar file, in which most files are LZ4 frames. What goes into it is
+//! `image`'s; the readers in the guest are in the kernel and in init.
 
-use anyhow::{Context, Result};
+use std::io::{Read, Write};
+
+use anyhow::{Context, Result, ensure};
+use ipc::manifest::PACKED;
+use lz4_flex::frame::{BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 use tar::{Builder, EntryType, Header};
 
-/// The unit of the format.
-const BLOCK: usize = 512;
+/// A file of the boot archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Its name, without the ending of a packed file.
+    pub name: String,
+    /// What is in it.
+    pub contents: Vec<u8>,
+    /// Whether it lies in the archive as it is, for a reader that does not unpack.
+    pub plain: bool,
+}
 
-/// Where files' contents are aligned to.
-const PAGE: usize = ipc::layout::PAGE_BYTES as usize;
+/// A file as it was found in an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The file, unpacked.
+    pub file: File,
+    /// How many bytes of the archive its contents take, without header and filling.
+    pub stored: u64,
+}
 
-/// The name of filling.
-pub const PAD: &str = ".pad";
+impl File {
+    /// A file that lies in the archive as it is.
+    pub fn plain(name: &str, contents: Vec<u8>) -> Self {
+        Self {
+            name: name.to_owned(),
+            contents,
+            plain: true,
+        }
+    }
+
+    /// A file that is packed.
+    pub fn packed(name: &str, contents: Vec<u8>) -> Self {
+        Self {
+            plain: false,
+            ..Self::plain(name, contents)
+        }
+    }
+}
 
 /// Packs `files`, in their order.
-pub fn pack(files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+pub fn pack(files: &[File]) -> Result<Vec<u8>> {
     let mut builder = Builder::new(Vec::new());
-    for (name, content) in files {
-        if let Some(filling) = filling(builder.get_ref().len()) {
-            append(&mut builder, PAD, &vec![0; filling])?;
+    for File {
+        name,
+        contents,
+        plain,
+    } in files
+    {
+        ensure!(
+            !plain || !name.ends_with(PACKED),
+            "`{name}` would be taken for a packed file"
+        );
+        if *plain {
+            append(&mut builder, name, contents)?;
+        } else {
+            append(
+                &mut builder,
+                &format!("{name}{PACKED}"),
+                &compress(contents)?,
+            )?;
         }
-        append(&mut builder, name, content)?;
     }
     builder.into_inner().context("cannot end the boot archive")
 }
 
-/// How much filling, with a header of its own, puts the content after the next header onto a page.
-fn filling(position: usize) -> Option<usize> {
-    if (position + BLOCK).is_multiple_of(PAGE) {
-        return None;
+/// The files of an archive, unpacked, in their order.
+pub fn read(archive: &[u8]) -> Result<Vec<Found>> {
+    let mut files = Vec::new();
+    let mut reader = tar::Archive::new(archive);
+    for entry in reader.entries().context("not a ustar file")? {
+        let mut entry = entry.context("the boot archive is cut short or damaged")?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let mut stored = Vec::new();
+        entry
+            .read_to_end(&mut stored)
+            .with_context(|| format!("`{name}` is cut short"))?;
+        let file = match name.strip_suffix(PACKED) {
+            Some(short) => File::packed(
+                short,
+                decompress(&stored).with_context(|| format!("`{name}` cannot be unpacked"))?,
+            ),
+            None => File::plain(&name, stored.clone()),
+        };
+        files.push(Found {
+            file,
+            stored: stored.len() as u64,
+        });
     }
-    let content = position + 2 * BLOCK;
-    Some(content.next_multiple_of(PAGE) - content)
+    Ok(files)
+}
+
+/// An LZ4 frame of the only kind that init reads (`userland/init/src/packed.rs`).
+fn compress(contents: &[u8]) -> Result<Vec<u8>> {
+    let info = FrameInfo::new()
+        .block_size(BlockSize::Max64KB)
+        .content_size(Some(contents.len() as u64))
+        .content_checksum(true);
+    let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+    encoder.write_all(contents)?;
+    Ok(encoder.finish()?)
+}
+
+fn decompress(stored: &[u8]) -> Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    FrameDecoder::new(stored).read_to_end(&mut contents)?;
+    Ok(contents)
 }
 
 fn append(builder: &mut Builder<Vec<u8>>, name: &str, content: &[u8]) -> Result<()> {
@@ -56,57 +138,65 @@ mod tests {
 
     use super::*;
 
-    fn contents() -> Vec<(String, Vec<u8>)> {
-        [0, 1, 511, 512, 513, 3584, 4095, 4096, 4097, 100_000]
-            .iter()
-            .map(|length| (format!("file-{length}"), vec![0x5a; *length]))
-            .collect()
-    }
-
-    fn packed() -> Vec<u8> {
-        let contents = contents();
-        let files: Vec<_> = contents
-            .iter()
-            .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
-            .collect();
-        pack(&files).unwrap()
+    fn files() -> Vec<File> {
+        let lengths = [0, 1, 511, 512, 513, 65_535, 65_536, 65_537, 300_000];
+        let contents = |length: usize| (0..length).map(|at| (at / 50) as u8).collect();
+        let plain = lengths.map(|length| File::plain(&format!("plain-{length}"), contents(length)));
+        let packed =
+            lengths.map(|length| File::packed(&format!("packed-{length}"), contents(length)));
+        [plain, packed].concat()
     }
 
     #[test]
-    fn reader_of_the_kernel_finds_every_file() {
-        let archive = packed();
-        let found: Vec<_> = TarArchiveRef::new(&archive)
-            .unwrap()
-            .entries()
-            .map(|entry| {
-                (
-                    entry.filename().as_str().unwrap().to_owned(),
-                    entry.data().to_vec(),
-                )
-            })
-            .filter(|(name, _)| name != PAD)
-            .collect();
-        assert_eq!(found, contents());
-    }
-
-    #[test]
-    fn contents_begin_on_pages() {
-        let archive = packed();
-        for entry in tar::Archive::new(archive.as_slice()).entries().unwrap() {
-            let entry = entry.unwrap();
-            if entry.path().unwrap().to_str() != Some(PAD) {
-                assert_eq!(
-                    entry.raw_file_position() % PAGE as u64,
-                    0,
-                    "{:?}",
-                    entry.path()
-                );
-            }
+    fn what_is_packed_is_read() {
+        let archive = pack(&files()).unwrap();
+        let found = read(&archive).unwrap();
+        let read: Vec<File> = found.iter().map(|found| found.file.clone()).collect();
+        assert_eq!(read, files());
+        for Found { file, stored } in found {
+            let whole = file.contents.len() as u64;
+            assert!(
+                if file.plain {
+                    stored == whole
+                } else {
+                    whole < 1000 || stored < whole / 4
+                },
+                "{} takes {stored} bytes",
+                file.name
+            );
         }
     }
 
     #[test]
+    fn reader_of_the_kernel_finds_every_plain_file() {
+        let archive = pack(&files()).unwrap();
+        let reader = TarArchiveRef::new(&archive).unwrap();
+        for file in files().into_iter().filter(|file| file.plain) {
+            let found = reader
+                .entries()
+                .find(|entry| entry.filename().as_str() == Ok(&file.name));
+            assert_eq!(found.unwrap().data(), file.contents);
+        }
+    }
+
+    #[test]
+    fn damage_is_an_error_that_names_the_file() {
+        let archive = pack(&[File::packed("web", vec![7; 5000])]).unwrap();
+        // Behind the header of 512 bytes: the frame's own beginning, 15 bytes, and its first block.
+        let mut damaged = archive.clone();
+        damaged[512 + 20] ^= 1;
+        let error = read(&damaged).unwrap_err();
+        assert!(format!("{error:#}").contains("`web.lz4`"), "{error:#}");
+        assert!(read(&archive[..515]).is_err());
+    }
+
+    #[test]
+    fn a_plain_name_like_a_packed_one_is_refused() {
+        assert!(pack(&[File::plain("web.lz4", Vec::new())]).is_err());
+    }
+
+    #[test]
     fn same_files_give_the_same_archive() {
-        assert_eq!(packed(), packed());
+        assert_eq!(pack(&files()).unwrap(), pack(&files()).unwrap());
     }
 }

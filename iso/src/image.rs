@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::archive::File;
 use crate::build::Builder;
 use crate::cli::{ImageKind, ImageOptions, Profile};
 use crate::manifest::{self, Manifest};
-use crate::{archive, elf, grub, say};
+use crate::{archive, elf, grub, say, symbol_table};
 
 /// The manifest of the system that `run` boots, from the workspace's root.
 pub const SYSTEM: &str = "userland/manifest.toml";
@@ -109,7 +110,7 @@ pub fn assemble(builder: &Builder, recipe: &Recipe<'_>) -> Result<Image> {
     if let (Some(manifest), Some(path)) = (&manifest, &image.archive) {
         write(
             path,
-            &pack(builder, recipe.profile, manifest, &image.symbols)?,
+            &pack(builder, recipe.profile, manifest, &kernel, &image.symbols)?,
         )?;
     }
     Ok(image)
@@ -130,34 +131,48 @@ fn pack(
     builder: &Builder,
     profile: Profile,
     manifest: &Manifest,
+    kernel: &Path,
     symbols: &Path,
 ) -> Result<Vec<u8>> {
-    let mut names = vec![ipc::manifest::INIT_FILE];
-    names.extend(manifest.programs());
-    let packages: Vec<String> = names.iter().map(|name| format!("{name}-task")).collect();
+    let names = manifest.programs();
+    let init = ipc::manifest::INIT_FILE;
+    let packages: Vec<String> = [init]
+        .iter()
+        .chain(&names)
+        .map(|name| format!("{name}-task"))
+        .collect();
     let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
-    let files = builder.tasks(profile, &packages)?;
-    let mut programs = Vec::new();
-    for (name, file) in names.iter().zip(files) {
-        programs.push((*name, strip(&file, &symbols.join(name))?));
-    }
-    for task in &manifest.task {
-        if let Some((_, program)) = programs.iter().find(|(name, _)| *name == task.binary()) {
+    let built = builder.tasks(profile, &packages)?;
+    let (init_file, program_files) = built.split_first().context("nothing was built")?;
+    let packed = manifest.pack().context("the manifest is refused")?;
+    // The kernel reads what is plain and unpacks nothing; the manifest is read where it lies.
+    let mut contents = vec![
+        File::plain(init, strip(init_file, &symbols.join(init))?.bytes),
+        File::plain(ipc::manifest::FILE, packed),
+        File::plain(ipc::symbols::KERNEL_FILE, table(kernel)?),
+    ];
+    for (name, file) in names.iter().zip(program_files) {
+        let program = strip(file, &symbols.join(name))?;
+        for task in manifest.task.iter().filter(|task| task.binary() == *name) {
             task.fits(program.memory)
                 .context("the manifest is refused")?;
         }
+        let symbols_name = format!("{name}{}", ipc::symbols::SUFFIX);
+        contents.push(File::packed(name, program.bytes));
+        contents.push(File::packed(&symbols_name, table(file)?));
     }
-    let packed = manifest.pack().context("the manifest is refused")?;
-    let mut contents: Vec<(&str, &[u8])> = programs
-        .iter()
-        .map(|(name, program)| (*name, program.bytes.as_slice()))
-        .collect();
-    contents.insert(1, (ipc::manifest::FILE, &packed));
     say::progress(&format!(
         "packing the boot archive: {} programs",
-        names.len()
+        packages.len()
     ));
     archive::pack(&contents)
+}
+
+/// The symbol table of a compiled file.
+fn table(file: &Path) -> Result<Vec<u8>> {
+    let whole = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    symbol_table::make(&whole)
+        .with_context(|| format!("cannot take the symbols of {}", file.display()))
 }
 
 /// Reads a compiled file, keeps a copy with its symbols, and returns what a loader needs of it.

@@ -80,7 +80,7 @@ mod tests {
     fn files_are_found_by_their_whole_name() {
         let mut bytes = pack(&[
             ("in", b"no"),
-            (".pad", &[7; 700]),
+            ("other", &[7; 700]),
             (INIT, b"yes"),
             ("initial", b""),
         ]);

@@ -1,7 +1,10 @@
 //! Finds files in the boot archive (a ustar file, `iso/README.md`). What the files mean is for
 //! others to know.
 
+use ipc::manifest::PACKED;
 use tar_no_std::{CorruptDataError, TarArchiveRef};
+
+use crate::packed::{Packed, PackedError};
 
 /// The boot archive.
 #[derive(Clone, Debug)]
@@ -17,6 +20,22 @@ impl<'a> Archive<'a> {
         TarArchiveRef::new(&bytes[..whole]).map(|files| Self { files })
     }
 
+    /// The file that is packed as `name` with `suffix`, to be unpacked; `None` if there is no such file.
+    pub fn find_packed(&self, name: &str, suffix: &str) -> Option<Result<Packed<'a>, PackedError>> {
+        let whole = [name, suffix, PACKED];
+        let named = |file: &str| {
+            let mut rest = Some(file);
+            for part in whole {
+                rest = rest.and_then(|rest| rest.strip_prefix(part));
+            }
+            rest == Some("")
+        };
+        let mut files = self.files.entries();
+        files
+            .find(|file| file.filename().as_str().is_ok_and(named))
+            .map(|file| Packed::read(file.data()))
+    }
+
     /// The contents of the file with this name.
     pub fn find(&self, name: &str) -> Option<&'a [u8]> {
         self.files
@@ -29,6 +48,7 @@ impl<'a> Archive<'a> {
 #[cfg(test)]
 mod tests {
     use super::Archive;
+    use crate::packed::PackedError;
 
     /// A ustar archive of these files.
     fn pack(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -56,11 +76,29 @@ mod tests {
 
     #[test]
     fn files_are_found_by_name() {
-        let bytes = pack(&[("init", b"one"), (".pad", &[0; 700]), ("web", b"two")]);
+        let bytes = pack(&[("init", b"one"), ("other", &[0; 700]), ("web", b"two")]);
         let archive = Archive::read(&bytes).unwrap();
         assert_eq!(archive.find("init"), Some(&b"one"[..]));
         assert_eq!(archive.find("web"), Some(&b"two"[..]));
         assert_eq!(archive.find("we"), None);
+    }
+
+    #[test]
+    fn packed_files_are_found_by_name_and_suffix() {
+        let bytes = pack(&[
+            ("web", b"plain"),
+            ("web.symbols.lz4", b"no frame"),
+            ("web.lz4", b"another"),
+        ]);
+        let archive = Archive::read(&bytes).unwrap();
+        for (name, suffix) in [("web", ""), ("web", ".symbols")] {
+            let found = archive.find_packed(name, suffix);
+            assert!(matches!(found, Some(Err(PackedError::NotAFrame))));
+        }
+        for (name, suffix) in [("we", ""), ("web.lz4", ""), ("web", ".symbol"), ("", "web")] {
+            let found = archive.find_packed(name, suffix).is_some();
+            assert_eq!(found, name.is_empty(), "{name}{suffix}");
+        }
     }
 
     #[test]

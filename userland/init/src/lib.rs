@@ -13,6 +13,7 @@ pub mod backtrace;
 pub mod badge;
 pub mod heartbeat;
 pub mod journal;
+pub mod packed;
 pub mod place;
 pub mod program;
 pub mod report;

@@ -4,7 +4,7 @@
 use ipc::layout::PAGE_BYTES;
 use ipc::manifest::Task;
 
-use crate::program::Program;
+use crate::program::{Program, ProgramError};
 
 /// End (exclusive) of programs, which are linked into the bottom two gigabytes.
 pub const PROGRAM_END: u64 = 0x8000_0000;
@@ -20,15 +20,19 @@ pub const fn pages(bytes: u64) -> Option<u64> {
 }
 
 /// What is left of a task's memory for its own quota, when program, stack and heap, which init's
-/// quota pays for, are taken off. 0 if nothing is.
-pub fn quota(task: &Task<'_>, program: &Program<'_>) -> u64 {
+/// quota pays for, are taken off.
+///
+/// # Errors
+/// [`ProgramError::TooLarge`] if they are more than its memory.
+pub fn quota(task: &Task<'_>, program: &Program) -> Result<u64, ProgramError> {
     let segments: u64 = program.segments.iter().map(|segment| segment.bytes).sum();
-    task.memory
-        .saturating_sub(segments)
-        .saturating_sub(task.stack)
-        .saturating_sub(task.heap)
-        / PAGE_BYTES
-        * PAGE_BYTES
+    let rest = task
+        .memory
+        .checked_sub(segments)
+        .and_then(|rest| rest.checked_sub(task.stack))
+        .and_then(|rest| rest.checked_sub(task.heap));
+    rest.map(|rest| rest / PAGE_BYTES * PAGE_BYTES)
+        .ok_or(ProgramError::TooLarge)
 }
 
 #[cfg(test)]

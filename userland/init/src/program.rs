@@ -1,5 +1,8 @@
 //! Reads a task's program: a static ELF64 file (System V ABI, chapters 4 and 5; AMD64 supplement).
-//! Everything in the file is taken for hostile; what passes can be loaded without further checks.
+//! Everything in the file is taken for hostile; what passes can be loaded without further checks. Of the file
+//! only the beginning is needed at once: the rest goes into the segments as it is unpacked.
+
+use core::ops::Range;
 
 use elf::ElfBytes;
 use elf::abi::{EM_X86_64, ET_EXEC, PF_W, PF_X, PT_DYNAMIC, PT_INTERP, PT_LOAD, PT_TLS};
@@ -16,24 +19,24 @@ pub const MAX_SEGMENTS: usize = 8;
 
 /// A program, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Program<'a> {
+pub struct Program {
     /// Where it starts; inside an executable segment.
     pub entry: u64,
     /// Its segments; no two share a page.
-    pub segments: Vec<Segment<'a>, MAX_SEGMENTS>,
+    pub segments: Vec<Segment, MAX_SEGMENTS>,
 }
 
 /// A range of pages with what belongs in them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
     /// Address of the first page.
     pub address: u64,
     /// Length in bytes, whole pages.
     pub bytes: u64,
-    /// Where `data` begins, counted from `address`; everything else is zero.
+    /// Where what the file has for it begins, counted from `address`; everything else is zero.
     pub offset: u64,
-    /// What the file has for it.
-    pub data: &'a [u8],
+    /// Which bytes of the file these are.
+    pub file: Range<u64>,
     /// The program may write it.
     pub write: bool,
     /// The program may execute it.
@@ -59,6 +62,8 @@ pub enum ProgramError {
     WriteAndExecute,
     /// The entry is not in an executable segment.
     Entry,
+    /// With stack and heap it is larger than the task's memory.
+    TooLarge,
 }
 
 impl core::fmt::Display for ProgramError {
@@ -72,17 +77,18 @@ impl core::fmt::Display for ProgramError {
             Self::Overlap => "two segments of its binary share a page",
             Self::WriteAndExecute => "a segment of its binary is writable and executable",
             Self::Entry => "its binary's entry is not executable",
+            Self::TooLarge => "its binary, stack and heap are larger than its memory",
         })
     }
 }
 
 impl core::error::Error for ProgramError {}
 
-impl<'a> Program<'a> {
-    /// Reads and checks an ELF file.
-    pub fn read(bytes: &'a [u8]) -> Result<Self, ProgramError> {
+impl Program {
+    /// Reads and checks an ELF file of `length` bytes that begins with `head`, in which all its headers are.
+    pub fn read(head: &[u8], length: u64) -> Result<Self, ProgramError> {
         let file =
-            ElfBytes::<LittleEndian>::minimal_parse(bytes).map_err(|_| ProgramError::NotElf)?;
+            ElfBytes::<LittleEndian>::minimal_parse(head).map_err(|_| ProgramError::NotElf)?;
         let head = &file.ehdr;
         if head.class != Class::ELF64 || head.e_machine != EM_X86_64 || head.e_type != ET_EXEC {
             return Err(ProgramError::Unsuitable);
@@ -92,7 +98,7 @@ impl<'a> Program<'a> {
             match header.p_type {
                 PT_INTERP | PT_DYNAMIC | PT_TLS => return Err(ProgramError::NeedsLoader),
                 PT_LOAD if header.p_memsz > 0 => {
-                    let segment = read_segment(&file, &header)?;
+                    let segment = read_segment(&header, length)?;
                     segments.push(segment).map_err(|_| ProgramError::Segments)?;
                 }
                 _ => {}
@@ -128,17 +134,25 @@ impl<'a> Program<'a> {
     }
 }
 
-impl Segment<'_> {
+impl Segment {
     /// Address after the last page.
     pub const fn end(&self) -> u64 {
         self.address + self.bytes
     }
+
+    /// Which of `contents`, the file's bytes from `position` on, belong to this segment, and where in it, counted
+    /// from `address`.
+    pub fn part<'c>(&self, position: u64, contents: &'c [u8]) -> Option<(u64, &'c [u8])> {
+        let start = self.file.start.max(position);
+        let end = self.file.end.min(position + contents.len() as u64);
+        let from = usize::try_from(start - position).ok()?;
+        let to = usize::try_from(end.checked_sub(position)?).ok()?;
+        let part = contents.get(from..to).filter(|part| !part.is_empty())?;
+        Some((self.offset + (start - self.file.start), part))
+    }
 }
 
-fn read_segment<'a>(
-    file: &ElfBytes<'a, LittleEndian>,
-    header: &ProgramHeader,
-) -> Result<Segment<'a>, ProgramError> {
+fn read_segment(header: &ProgramHeader, length: u64) -> Result<Segment, ProgramError> {
     let end = header
         .p_vaddr
         .checked_add(header.p_memsz)
@@ -153,13 +167,16 @@ fn read_segment<'a>(
     if write && execute {
         return Err(ProgramError::WriteAndExecute);
     }
+    let data_end = header
+        .p_offset
+        .checked_add(header.p_filesz)
+        .filter(|end| *end <= length)
+        .ok_or(ProgramError::NotElf)?;
     Ok(Segment {
         address,
         bytes: end.next_multiple_of(PAGE_BYTES) - address,
         offset: header.p_vaddr - address,
-        data: file
-            .segment_data(header)
-            .map_err(|_| ProgramError::NotElf)?,
+        file: header.p_offset..data_end,
         write,
         execute,
     })
@@ -232,14 +249,18 @@ mod tests {
         bytes
     }
 
+    fn read(bytes: &[u8]) -> Result<Program, ProgramError> {
+        Program::read(bytes, bytes.len() as u64)
+    }
+
     fn refused(headers: &[Header]) -> ProgramError {
-        Program::read(&file(0x20_1010, headers)).unwrap_err()
+        read(&file(0x20_1010, headers)).unwrap_err()
     }
 
     #[test]
     fn a_sound_program_is_read() {
         let bytes = file(0x20_1010, &[TEXT, DATA]);
-        let program = Program::read(&bytes).unwrap();
+        let program = read(&bytes).unwrap();
         assert_eq!(program.entry, 0x20_1010);
         let [text, data] = program.segments.as_slice() else {
             panic!("two segments");
@@ -248,19 +269,53 @@ mod tests {
             (text.address, text.bytes, text.offset),
             (0x20_1000, 0x1000, 0)
         );
-        assert!(text.execute && !text.write && text.data.len() == 0x234);
+        assert!(text.execute && !text.write && text.file == (0x1000..0x1234));
         assert_eq!(
             (data.address, data.bytes, data.offset),
             (0x20_2000, 0x3000, 0x234)
         );
-        assert!(data.write && !data.execute && data.data.len() == 0x10);
+        assert!(data.write && !data.execute && data.file == (0x1234..0x1244));
     }
 
     #[test]
     fn every_truncation_is_refused() {
         let bytes = file(0x20_1010, &[TEXT, DATA]);
         for length in 0..0x1244 {
-            assert!(Program::read(&bytes[..length]).is_err(), "{length} bytes");
+            assert!(read(&bytes[..length]).is_err(), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn the_headers_are_all_that_is_needed_at_once() {
+        let bytes = file(0x20_1010, &[TEXT, DATA]);
+        let length = bytes.len() as u64;
+        let whole = Program::read(&bytes, length);
+        assert_eq!(Program::read(&bytes[..64 + 2 * 56], length), whole);
+        for cut in 0..64 + 2 * 56 {
+            assert!(Program::read(&bytes[..cut], length).is_err(), "{cut} bytes");
+        }
+    }
+
+    #[test]
+    fn every_byte_goes_where_it_belongs_however_the_file_is_cut() {
+        let mut bytes = file(0x20_1010, &[TEXT, DATA]);
+        for (position, byte) in bytes.iter_mut().enumerate().skip(0x1000) {
+            *byte = (position % 251) as u8;
+        }
+        let program = read(&bytes).unwrap();
+        for step in [1, 7, 0x234, 0x1000, 0x2000] {
+            for segment in &program.segments {
+                let mut memory = vec![0; segment.bytes as usize];
+                for (count, chunk) in bytes.chunks(step).enumerate() {
+                    if let Some((at, part)) = segment.part((count * step) as u64, chunk) {
+                        memory[at as usize..][..part.len()].copy_from_slice(part);
+                    }
+                }
+                let file = segment.file.start as usize..segment.file.end as usize;
+                let mut expected = vec![0; segment.bytes as usize];
+                expected[segment.offset as usize..][..file.len()].copy_from_slice(&bytes[file]);
+                assert!(memory == expected, "steps of {step}");
+            }
         }
     }
 
@@ -271,14 +326,17 @@ mod tests {
             for value in [0x00, 0x01, 0x7f, 0x80, 0xff] {
                 let mut bytes = good.clone();
                 bytes[position] = value;
-                let Ok(program) = Program::read(&bytes) else {
+                let Ok(program) = read(&bytes) else {
                     continue;
                 };
                 for segment in &program.segments {
                     assert!(!(segment.write && segment.execute));
                     assert!(segment.address >= ipc::layout::USER_START);
                     assert!(segment.end() <= place::PROGRAM_END);
-                    assert!(segment.offset + segment.data.len() as u64 <= segment.bytes);
+                    assert!(segment.file.end <= bytes.len() as u64);
+                    assert!(
+                        segment.offset + (segment.file.end - segment.file.start) <= segment.bytes
+                    );
                 }
             }
         }
@@ -342,7 +400,7 @@ mod tests {
     #[test]
     fn an_entry_outside_the_text_is_refused() {
         let bytes = file(0x20_2300, &[TEXT, DATA]);
-        assert_eq!(Program::read(&bytes), Err(ProgramError::Entry));
+        assert_eq!(read(&bytes), Err(ProgramError::Entry));
     }
 
     #[test]
@@ -354,6 +412,6 @@ mod tests {
         assert_eq!(refused(&[]), ProgramError::Segments);
         let mut other = file(0x20_1010, &[TEXT]);
         other[18] = 3;
-        assert_eq!(Program::read(&other), Err(ProgramError::Unsuitable));
+        assert_eq!(read(&other), Err(ProgramError::Unsuitable));
     }
 }

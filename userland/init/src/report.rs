@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use ipc::info::FaultMessage;
 
+use crate::packed::PackedError;
 use crate::program::ProgramError;
 
 /// Why a task died or could not be started.
@@ -22,6 +23,8 @@ pub enum Cause<'a> {
     Companion(&'a str),
     /// Its program cannot be loaded.
     Program(ProgramError),
+    /// Its program's file cannot be unpacked.
+    Packed(PackedError),
     /// The archive has no such program.
     NoProgram,
     /// An operation was refused while it was made.
@@ -31,7 +34,7 @@ pub enum Cause<'a> {
 impl Cause<'_> {
     /// Whether another try cannot help.
     pub const fn is_permanent(&self) -> bool {
-        matches!(self, Self::Program(_) | Self::NoProgram)
+        matches!(self, Self::Program(_) | Self::Packed(_) | Self::NoProgram)
     }
 }
 
@@ -44,6 +47,7 @@ impl Display for Cause<'_> {
             Self::Silent => formatter.write_str("fell silent"),
             Self::Companion(name) => write!(formatter, "restarted with {name}"),
             Self::Program(error) => error.fmt(formatter),
+            Self::Packed(error) => write!(formatter, "its binary in the boot archive is {error}"),
             Self::NoProgram => formatter.write_str("its binary is not in the boot archive"),
             Self::Refused(error) => write!(formatter, "cannot be made: {error}"),
         }

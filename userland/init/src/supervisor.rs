@@ -236,7 +236,9 @@ impl<'a> Supervisor<'a> {
         let lived = now.saturating_sub(since);
         // A failed start was no life at all, however long ago the last one began.
         let lived = match cause {
-            Cause::Refused(_) | Cause::NoProgram | Cause::Program(_) => Duration::ZERO,
+            Cause::Refused(_) | Cause::NoProgram | Cause::Packed(_) | Cause::Program(_) => {
+                Duration::ZERO
+            }
             _ => lived,
         };
         let verdict = match (entry.restart, cause.is_permanent()) {
@@ -303,6 +305,7 @@ const fn kind(cause: &Cause<'_>) -> Kind {
         | Cause::Ended
         | Cause::Silent
         | Cause::Program(_)
+        | Cause::Packed(_)
         | Cause::NoProgram
         | Cause::Refused(_) => Kind::Failure,
     }

@@ -9,6 +9,7 @@ mod desk;
 mod logs;
 mod maker;
 mod system;
+mod unpacking;
 
 use alloc::vec::Vec;
 

@@ -26,6 +26,7 @@ use runtime::thread::{Beginning, Thread};
 use runtime::{Memory, Notification, OwnedHandle};
 
 use crate::logs::Log;
+use crate::unpacking::Unpacking;
 
 /// What init keeps of a living task.
 #[derive(Debug)]
@@ -68,11 +69,11 @@ impl Maker<'_> {
         life: Life,
         restarts: u32,
     ) -> Result<Alive, Cause<'static>> {
-        let file = self.archive.find(entry.binary).ok_or(Cause::NoProgram)?;
-        let program = Program::read(file).map_err(Cause::Program)?;
+        let mut file = Unpacking::begin(self.archive, entry.binary, "")?;
+        let program = Program::read(file.part(), file.length()).map_err(Cause::Program)?;
         let faults = mint(self.endpoint, life.badge()).map_err(Cause::Refused)?;
         let faults = OwnedHandle::new(faults);
-        let quota = place::quota(entry, &program);
+        let quota = place::quota(entry, &program).map_err(Cause::Program)?;
         let task = Task::create(
             init_handles::TASK,
             quota,
@@ -83,6 +84,9 @@ impl Maker<'_> {
         // From here on the task alone holds the badge: when the kernel has reclaimed it, init hears.
         drop(faults);
         let unfinished = Unfinished(Some(task));
+        let target = unfinished.task().map_err(Cause::Refused)?.handle();
+        load(target, &program, &mut file)?;
+        drop(file);
         self.fill(unfinished, entry, &program, life, restarts)
             .map_err(Cause::Refused)
     }
@@ -91,15 +95,12 @@ impl Maker<'_> {
         &self,
         mut unfinished: Unfinished,
         entry: &Entry<'static>,
-        program: &Program<'_>,
+        program: &Program,
         life: Life,
         restarts: u32,
     ) -> Result<Alive, Error> {
         let task = unfinished.task()?;
         let target = task.handle();
-        for segment in &program.segments {
-            load(target, segment)?;
-        }
         let stack = Memory::create(entry.stack)?;
         let stack_start = STACK_END - entry.stack;
         map_into(target, &stack, stack_start, 0, entry.stack, Access::Write)?;
@@ -248,21 +249,37 @@ impl Drop for Unfinished {
     }
 }
 
-/// Puts a segment into a task: its bytes are written before the task sees it.
-fn load(task: Handle, segment: &Segment<'_>) -> Result<(), Error> {
-    let memory = Memory::create(segment.bytes)?;
-    let window = Mapping::new(&memory, 0, segment.bytes, Access::Write)?;
-    // It fits, as the program was checked.
-    window
-        .write(segment.offset as usize, segment.data)
-        .ok_or(Error::InvalidArgument)?;
-    drop(window);
-    let access = match (segment.write, segment.execute) {
-        (true, _) => Access::Write,
-        (false, true) => Access::Execute,
-        (false, false) => Access::Read,
-    };
-    map_into(task, &memory, segment.address, 0, segment.bytes, access)
+/// Puts a program into a task: all of it is written, and known to be whole, before the task sees any of it.
+fn load(task: Handle, program: &Program, file: &mut Unpacking) -> Result<(), Cause<'static>> {
+    let mut segments: Vec<(&Segment, Memory, Mapping)> = Vec::new();
+    for segment in &program.segments {
+        let memory = Memory::create(segment.bytes).map_err(Cause::Refused)?;
+        let window = Mapping::whole(&memory, Access::Write).map_err(Cause::Refused)?;
+        segments.push((segment, memory, window));
+    }
+    loop {
+        for (segment, _, window) in &segments {
+            if let Some((offset, part)) = segment.part(file.position(), file.part()) {
+                // It fits, as the program was checked.
+                let written = window.write(offset as usize, part);
+                written.ok_or(Cause::Refused(Error::InvalidArgument))?;
+            }
+        }
+        if !file.go_on()? {
+            break;
+        }
+    }
+    for (segment, memory, window) in segments {
+        drop(window);
+        let access = match (segment.write, segment.execute) {
+            (true, _) => Access::Write,
+            (false, true) => Access::Execute,
+            (false, false) => Access::Read,
+        };
+        map_into(task, &memory, segment.address, 0, segment.bytes, access)
+            .map_err(Cause::Refused)?;
+    }
+    Ok(())
 }
 
 fn map_startup(task: &Task, startup: &Startup<'_>) -> Result<(), Error> {

@@ -212,6 +212,41 @@ record! {
     }
 }
 
+record! {
+    /// The machine's power registers, as the firmware's FADT tells of them (ACPI Specification 6.5,
+    /// section 5.2.9). All are I/O ports; 0 stands for one that is not there.
+    PowerInfo {
+        /// First port of the PM1a event block.
+        pm1a_event,
+        /// First port of the PM1b event block.
+        pm1b_event,
+        /// Ports of each of the two.
+        pm1_event_ports,
+        /// Port of the PM1a control register.
+        pm1a_control,
+        /// First port of the first general-purpose event block.
+        general_0,
+        /// Its ports.
+        general_0_ports,
+        /// First port of the second general-purpose event block.
+        general_1,
+        /// Its ports.
+        general_1_ports,
+        /// Port that switches ACPI mode on.
+        enable_port,
+        /// What to write to it.
+        enable_value,
+        /// I/O APIC input of the events' interrupt.
+        line,
+        /// 1 where it is level-triggered.
+        line_level,
+        /// 1 where it is active low.
+        line_active_low,
+        /// 1 where the power button is among the PM1 events.
+        fixed_button,
+    }
+}
+
 /// First argument of InterruptCreate for a message-signalled interrupt.
 pub const INTERRUPT_MESSAGE: u64 = u64::MAX;
 
@@ -229,6 +264,8 @@ pub enum SystemSelector {
     ClockSource = 3,
     /// Physical address of the ACPI root pointer, 0 where there is none, as a quadword.
     AcpiRoot = 4,
+    /// [`PowerInfo`].
+    Power = 5,
 }
 
 /// What ThreadSet sets.

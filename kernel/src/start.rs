@@ -71,6 +71,7 @@ extern "C" fn kernel_start(magic: u32, info: u32) -> ! {
     let inputs = ioapic::initialise(&mut Tables::again(&mut memory), &firmware.madt);
     let agree = start_processors(&firmware.madt, trampoline, &mut memory, inputs);
     paging::keep(kept_ranges(&info, &firmware.madt));
+    power::map(&mut Tables::again(&mut memory));
     let page = Frame::from_address(memory.take(PAGE)).unwrap_or(Frame(0));
     clock::fill_page(page, agree);
     let command_line = COMMAND_LINE
@@ -80,6 +81,10 @@ extern "C" fn kernel_start(magic: u32, info: u32) -> ! {
         command_line,
         clock_source,
         acpi_root: firmware.root,
+        power: firmware
+            .fadt
+            .map(|fadt| power::describe(&fadt, &firmware.madt))
+            .unwrap_or_default(),
     };
     kernel::start(info, machine, memory)
 }

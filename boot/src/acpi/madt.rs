@@ -35,9 +35,20 @@ pub struct Override {
     pub source: u8,
     /// Global system interrupt.
     pub line: u32,
-    /// Active low.
+    /// Active low, or active high; `None`: as on its bus.
+    pub active_low: Option<bool>,
+    /// Level-triggered, or by edge; `None`: as on its bus.
+    pub level: Option<bool>,
+}
+
+/// How an interrupt reaches the I/O APICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Global system interrupt.
+    pub line: u32,
+    /// Active low, else active high.
     pub active_low: bool,
-    /// Level-triggered.
+    /// Level-triggered, else by edge.
     pub level: bool,
 }
 
@@ -96,14 +107,14 @@ impl Madt {
                 let _ = self.io_apics.push(io_apic);
             }
             OVERRIDE => {
-                // Polarity and trigger (table 5.26): 3 is active low, level; 0 "as the bus", which for
-                // ISA is active high and edge.
+                // Polarity and trigger (table 5.26): 1 is active high, edge; 3 active low, level; 0 as
+                // on the bus; 2 is reserved.
                 let flags = u16_at(entry, 8)?;
                 let entry = Override {
                     source: *entry.get(3)?,
                     line: u32_at(entry, 4)?,
-                    active_low: flags & 3 == 3,
-                    level: flags >> 2 & 3 == 3,
+                    active_low: choice(flags),
+                    level: choice(flags >> 2),
                 };
                 let _ = self.overrides.push(entry);
             }
@@ -111,6 +122,20 @@ impl Madt {
             _ => {}
         }
         Some(())
+    }
+
+    /// How the system control interrupt is wired: level-triggered and active low, one to one, where
+    /// no override says otherwise (table 5.9, SCI_INT).
+    pub fn sci(&self, source: u16) -> Line {
+        let found = self
+            .overrides
+            .iter()
+            .find(|entry| u16::from(entry.source) == source);
+        Line {
+            line: found.map_or(u32::from(source), |entry| entry.line),
+            active_low: found.and_then(|entry| entry.active_low).unwrap_or(true),
+            level: found.and_then(|entry| entry.level).unwrap_or(true),
+        }
     }
 
     fn processor(&mut self, apic: u32, flags: u32) {
@@ -124,9 +149,18 @@ impl Madt {
     }
 }
 
+/// A choice of two in the two lowest bits, of which neither may be made.
+fn choice(bits: u16) -> Option<bool> {
+    match bits & 3 {
+        1 => Some(false),
+        3 => Some(true),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{IoApic, Madt, Override};
+    use super::{IoApic, Line, Madt, Override};
     use crate::acpi::tests::table;
 
     fn body() -> Vec<u8> {
@@ -161,18 +195,34 @@ mod tests {
                 Override {
                     source: 9,
                     line: 9,
-                    active_low: false,
-                    level: true
+                    active_low: Some(false),
+                    level: Some(true)
                 },
                 Override {
                     source: 0,
                     line: 2,
-                    active_low: false,
-                    level: false
+                    active_low: None,
+                    level: None
                 },
             ]
         );
         assert_eq!(madt.local_apic, 0x1_fee0_0000);
+    }
+
+    #[test]
+    fn sci_is_wired_as_an_override_says_and_else_as_pci_s_lines() {
+        let madt = Madt::read(&table("APIC", &body())).unwrap();
+        let line = |line, active_low, level| Line {
+            line,
+            active_low,
+            level,
+        };
+        assert_eq!(madt.sci(9), line(9, false, true));
+        assert_eq!(madt.sci(0), line(2, true, true), "as on the bus");
+        assert_eq!(madt.sci(20), line(20, true, true));
+        let edge = [&[0; 8][..], &[2, 10, 0, 9, 20, 0, 0, 0, 0x5, 0]].concat();
+        let madt = Madt::read(&table("APIC", &edge)).unwrap();
+        assert_eq!(madt.sci(9), line(20, false, false));
     }
 
     #[test]

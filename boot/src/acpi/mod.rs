@@ -7,10 +7,12 @@
 mod fadt;
 mod hpet;
 mod madt;
+mod sleep;
 
-pub use fadt::{Fadt, ResetRegister, Sleep, soft_off};
+pub use fadt::{EventBlock, Fadt, Register};
 pub use hpet::hpet_address;
-pub use madt::{IoApic, MAX_PROCESSORS, Madt, Override};
+pub use madt::{IoApic, Line, MAX_PROCESSORS, Madt, Override};
+pub use sleep::{Sleep, soft_off};
 
 use crate::physical::{Physical, u32_at, u64_at};
 use core::fmt;

@@ -10,7 +10,7 @@ use crate::queue::Linked;
 use crate::sync::Ordering;
 use crate::task::Task;
 use crate::thread::{QUEUE, Thread, Wait};
-use ipc::info::{CpuInfo, SystemInfo, SystemSelector, TaskInfo, ThreadInfo};
+use ipc::info::{CpuInfo, PowerInfo, SystemInfo, SystemSelector, TaskInfo, ThreadInfo};
 use ipc::layout::PAGE_BYTES;
 use ipc::message::MAX_BYTES;
 use ipc::{Error, Rights};
@@ -117,6 +117,7 @@ impl<P: Platform> Kernel<P> {
         const COMMAND_LINE: u64 = SystemSelector::CommandLine as u64;
         const CLOCK_SOURCE: u64 = SystemSelector::ClockSource as u64;
         const ACPI_ROOT: u64 = SystemSelector::AcpiRoot as u64;
+        const POWER: u64 = SystemSelector::Power as u64;
         let buffer = thread.buffer();
         let bytes = match selector {
             SYSTEM => {
@@ -132,6 +133,10 @@ impl<P: Platform> Kernel<P> {
             ACPI_ROOT => {
                 write_words(buffer, &[self.machine.acpi_root]);
                 8
+            }
+            POWER => {
+                write_words(buffer, &self.machine.power.to_words());
+                PowerInfo::WORDS as u64 * 8
             }
             _ => return Err(Error::InvalidArgument),
         };

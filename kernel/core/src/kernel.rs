@@ -22,6 +22,7 @@ use crate::tlb::Tags;
 use crate::trace::TraceRing;
 use crate::tunables::{Tunable, Tunables};
 use ipc::Error;
+use ipc::info::PowerInfo;
 
 /// Who runs next on this CPU: what every operation answers, besides its errors.
 #[must_use]
@@ -54,6 +55,8 @@ pub struct Machine {
     pub clock_source: &'static str,
     /// Physical address of the ACPI root pointer, 0 where there is none.
     pub acpi_root: u64,
+    /// The power registers that the firmware tells of.
+    pub power: PowerInfo,
 }
 
 /// The kernel.

@@ -3,7 +3,7 @@
 
 use crate::buffer::{Buffer, Bytes};
 use crate::syscall::invoke;
-use ipc::info::{CpuInfo, SystemInfo, SystemSelector};
+use ipc::info::{CpuInfo, PowerInfo, SystemInfo, SystemSelector};
 use ipc::message::{MAX_BYTES, NEVER};
 use ipc::{Error, Handle, Operation};
 
@@ -57,6 +57,13 @@ pub fn clock_source(control: Handle, into: &mut [u8]) -> Result<&[u8], Error> {
 pub fn acpi_root(control: Handle) -> Result<u64, Error> {
     let read = |buffer: &Bytes, _| words::<1>(buffer)[0];
     inspect(control, SystemSelector::AcpiRoot, 0, read)
+}
+
+/// The machine's power registers.
+pub fn power_registers(control: Handle) -> Result<PowerInfo, Error> {
+    inspect(control, SystemSelector::Power, 0, |buffer, _| {
+        PowerInfo::from_words(&words(buffer))
+    })
 }
 
 fn text(control: Handle, selector: SystemSelector, into: &mut [u8]) -> Result<&[u8], Error> {

@@ -135,10 +135,13 @@ interface! {
     /// Example: `supervisor.kill(deadline, "virtio-net")?;`
     2 fn kill(name: &str) -> ();
 
-    /// Halts or reboots the machine.
+    /// Halts or reboots the machine, once the tasks are stopped: first those that nobody uses, then
+    /// what only they used, and so on. One that asked for it (`stop_bell`) is told, and has 1.5 s to
+    /// finish; all of them together have 7 s.
     ///
-    /// Arguments: `action`. Result: does not come: the machine stops. Errors: NotPermitted. Cost:
-    /// everything.
+    /// Arguments: `action`. Result: none; the tasks are being stopped, the caller among them, and no
+    /// death of the caller changes that. The first action counts: while the system stops, others do
+    /// nothing. Errors: NotPermitted. Cost: everything.
     ///
     /// Example: `supervisor.power(deadline, PowerAction::Halt)?;`
     3 fn power(action: PowerAction) -> ();
@@ -197,6 +200,24 @@ interface! {
     ///
     /// Example: `let position = supervisor.show_log(deadline, 1, bell)?;`
     9 fn show_log(bits: u64) [bell: copied(Rights::SIGNAL)] -> u64;
+
+    /// Asks to be told before the system stops: init then signals the caller, which finishes what
+    /// must not be cut off and calls `stopped`. A task that did not ask for it is ended without a word.
+    ///
+    /// Arguments: `bits` what to signal. Handles: `bell` the caller's notification; a later one takes
+    /// its place. Result: none. Errors: none of its own. Cost: one call.
+    ///
+    /// Example: `supervisor.stop_bell(deadline, 1, bell)?;`
+    10 fn stop_bell(bits: u64) [bell: copied(Rights::SIGNAL)] -> ();
+
+    /// Says that the caller, which was told to stop, has finished; init ends it then. Before it was
+    /// told this does nothing.
+    ///
+    /// Arguments: none. Result: does not come as a rule: the task is ended. Errors: none of its own.
+    /// Cost: one call and the destruction of the task.
+    ///
+    /// Example: `supervisor.stopped(deadline)?;`
+    11 fn stopped() -> ();
 }
 
 service_errors! {

@@ -18,4 +18,5 @@ pub mod place;
 pub mod program;
 pub mod report;
 pub mod services;
+pub mod shutdown;
 pub mod supervisor;

@@ -7,6 +7,7 @@ use ipc::info::FaultMessage;
 
 use crate::packed::PackedError;
 use crate::program::ProgramError;
+use crate::shutdown::PATIENCE;
 
 /// Why a task died or could not be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Cause<'a> {
     Ended,
     /// It did not answer any more.
     Silent,
+    /// The system stops.
+    Stopped,
     /// This other task, with which it is restarted, died.
     Companion(&'a str),
     /// Its program cannot be loaded.
@@ -45,6 +48,7 @@ impl Display for Cause<'_> {
             Self::Fault(message) => Fault(message).fmt(formatter),
             Self::Ended => formatter.write_str("ended by itself"),
             Self::Silent => formatter.write_str("fell silent"),
+            Self::Stopped => formatter.write_str("stopped"),
             Self::Companion(name) => write!(formatter, "restarted with {name}"),
             Self::Program(error) => error.fmt(formatter),
             Self::Packed(error) => write!(formatter, "its binary in the boot archive is {error}"),
@@ -82,6 +86,23 @@ pub enum Report<'a> {
         /// Why it died.
         cause: Cause<'a>,
     },
+    /// The system stops.
+    Stopping {
+        /// How many tasks live.
+        tasks: usize,
+    },
+    /// It was told to stop and did not.
+    Overdue {
+        /// The task.
+        task: &'a str,
+    },
+    /// All that could be stopped is.
+    Stopped {
+        /// How long it took.
+        time: Duration,
+        /// How many tasks are left.
+        left: usize,
+    },
 }
 
 impl Display for Report<'_> {
@@ -104,6 +125,18 @@ impl Display for Report<'_> {
                 write!(formatter, "init: {task} died ({cause}), given up")
             }
             Self::Gone { task, cause } => write!(formatter, "init: {task} died ({cause})"),
+            Self::Stopping { tasks } => write!(formatter, "init: stopping {tasks} tasks"),
+            Self::Overdue { task } => {
+                let patience = PATIENCE.as_millis();
+                write!(formatter, "init: {task} did not stop in {patience} ms")
+            }
+            Self::Stopped { time, left } => {
+                let time = time.as_millis();
+                match left {
+                    0 => write!(formatter, "init: all tasks stopped in {time} ms"),
+                    left => write!(formatter, "init: {left} tasks did not stop in {time} ms"),
+                }
+            }
         }
     }
 }

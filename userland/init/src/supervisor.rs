@@ -14,6 +14,11 @@ use ipc::manifest::{Restart, Task};
 use crate::back_off::{BackOff, Kind, Verdict};
 use crate::badge::Life;
 use crate::report::{Cause, Report};
+use crate::shutdown::Order;
+
+mod stopping;
+
+use stopping::Shutdown;
 
 /// What is to be done; tasks are named by their position in the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +30,13 @@ pub enum Action<'a> {
     Destroy(Life),
     /// Close what was kept for the task: it will not live again.
     GiveUp(usize),
+    /// Tell the task of this life that it is to stop; then call [`Supervisor::stopped`] if it asked for
+    /// no word of it, else when it says that it has finished.
+    Stop(Life),
     /// Tell this.
     Report(Report<'a>),
+    /// Stop the machine: there is nothing left to wait for.
+    PowerOff,
 }
 
 /// What a task is doing.
@@ -67,6 +77,8 @@ struct Entry<'a> {
     back_off: BackOff,
     life: u32,
     restarts: u32,
+    /// It was told to stop, and may take until then.
+    told: Option<Duration>,
 }
 
 /// What is known about a task.
@@ -85,6 +97,8 @@ pub struct Status<'a> {
 pub struct Supervisor<'a> {
     entries: Vec<Entry<'a>>,
     actions: VecDeque<Action<'a>>,
+    order: Order,
+    shutdown: Option<Shutdown>,
 }
 
 /// Why a task cannot be killed.
@@ -109,11 +123,14 @@ impl<'a> Supervisor<'a> {
                 back_off: BackOff::default(),
                 life: 0,
                 restarts: 0,
+                told: None,
             })
             .collect();
         Self {
             entries,
             actions: VecDeque::new(),
+            order: Order::of(tasks),
+            shutdown: None,
         }
     }
 
@@ -133,6 +150,9 @@ impl<'a> Supervisor<'a> {
 
     /// When [`Supervisor::tick`] is next needed.
     pub fn next_deadline(&self) -> Option<Duration> {
+        if let Some(shutdown) = self.shutdown {
+            return self.next_stop(shutdown);
+        }
         let waiting = self.entries.iter().filter_map(|entry| match entry.state {
             State::Waiting { at } => Some(at),
             _ => None,
@@ -140,8 +160,11 @@ impl<'a> Supervisor<'a> {
         waiting.min()
     }
 
-    /// Starts what is due.
+    /// Starts what is due; once the system stops, stops what is to be stopped next.
     pub fn tick(&mut self, now: Duration) {
+        if self.shutdown.is_some() {
+            return self.stop_next(now);
+        }
         for (task, entry) in self.entries.iter_mut().enumerate() {
             if matches!(entry.state, State::Waiting { at } if at <= now) {
                 entry.state = State::Starting;
@@ -231,6 +254,9 @@ impl<'a> Supervisor<'a> {
 
     /// A task is no more: decides what comes after it.
     fn bury(&mut self, task: usize, cause: Cause<'a>, since: Duration, now: Duration) {
+        if self.shutdown.is_some() {
+            return self.bury_for_good(task, cause, now);
+        }
         let entry = &mut self.entries[task];
         let name = entry.name;
         let lived = now.saturating_sub(since);
@@ -299,7 +325,7 @@ impl Entry<'_> {
 /// Whose doing a death was.
 const fn kind(cause: &Cause<'_>) -> Kind {
     match cause {
-        Cause::Killed => Kind::Request,
+        Cause::Killed | Cause::Stopped => Kind::Request,
         Cause::Companion(_) => Kind::Companion,
         Cause::Fault(_)
         | Cause::Ended
@@ -312,7 +338,7 @@ const fn kind(cause: &Cause<'_>) -> Kind {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{Action, KillError, State, Supervisor};
     use crate::back_off::{FIRST_DELAY, MOST_FAILURES, QUIET};
     use crate::badge::Life;
@@ -323,18 +349,18 @@ mod tests {
     use ipc::info::FaultMessage;
     use ipc::manifest::{Restart, Task};
 
-    const NOW: Duration = Duration::from_secs(1);
+    pub(super) const NOW: Duration = Duration::from_secs(1);
 
-    fn life(task: u16, number: u32) -> Life {
+    pub(super) fn life(task: u16, number: u32) -> Life {
         Life { task, number }
     }
 
-    fn actions<'a>(supervisor: &mut Supervisor<'a>) -> Vec<Action<'a>> {
+    pub(super) fn actions<'a>(supervisor: &mut Supervisor<'a>) -> Vec<Action<'a>> {
         core::iter::from_fn(|| supervisor.next_action()).collect()
     }
 
     /// A supervisor whose tasks all run since `NOW`.
-    fn running<'a>(tasks: &[Task<'a>]) -> Supervisor<'a> {
+    pub(super) fn running<'a>(tasks: &[Task<'a>]) -> Supervisor<'a> {
         let mut supervisor = Supervisor::new(tasks);
         supervisor.tick(NOW);
         for action in actions(&mut supervisor) {

@@ -53,6 +53,8 @@ refuse_all! { supervisor::SupervisorServer, SupervisorError::OutOfRange;
     heartbeat(a: u32) 0 -> ();
     log(a: u64) 0 -> supervisor::LogPiece;
     show_log(a: u64, b: Handle) 1 -> u64;
+    stop_bell(a: u64, b: Handle) 1 -> ();
+    stopped() 0 -> ();
 }
 refuse_all! { console::ConsoleServer, ConsoleError::OutOfRange;
     write(a: &[u8]) 0 -> u32;

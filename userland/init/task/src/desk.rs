@@ -17,6 +17,7 @@ use ipc::manifest::INIT_SERVICE;
 use ipc::server::Caller;
 use runtime::{Notification, clock, system as kernel, task};
 
+use crate::maker::StopBell;
 use crate::system::{Shown, System, counters};
 
 /// Who calls.
@@ -131,9 +132,7 @@ impl SupervisorServer for System {
         action: PowerAction,
     ) -> Result<(), SupervisorError> {
         need(caller, GRANT_POWER)?;
-        let reboot = action == PowerAction::Reboot;
-        // It does not come back.
-        let _ = kernel::power(init_handles::SYSTEM_CONTROL, reboot);
+        self.stop(action);
         Ok(())
     }
 
@@ -210,5 +209,29 @@ impl SupervisorServer for System {
             read,
         });
         Ok(read)
+    }
+
+    fn stop_bell(
+        &mut self,
+        caller: &mut Caller<'_>,
+        bits: u64,
+        bell: Handle,
+    ) -> Result<(), SupervisorError> {
+        // Owned, so that it is closed where the caller is no task of the manifest.
+        let bell = Notification::from_handle(bell);
+        let position = usize::from(client(caller).task).checked_sub(1);
+        let alive = position.and_then(|position| self.alive.get_mut(position));
+        if let Some(Some(alive)) = alive {
+            alive.stop_bell = Some(StopBell { bell, bits });
+        }
+        Ok(())
+    }
+
+    fn stopped(&mut self, caller: &mut Caller<'_>) -> Result<(), SupervisorError> {
+        let position = usize::from(client(caller).task).checked_sub(1);
+        if let Some(life) = position.and_then(|position| self.supervisor.life(position)) {
+            self.supervisor.stopped(life);
+        }
+        Ok(())
     }
 }

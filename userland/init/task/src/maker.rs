@@ -39,6 +39,17 @@ pub(crate) struct Alive {
     pub(crate) log: Log,
     /// Bytes of its memory that init's quota pays for.
     pub(crate) paid_bytes: u64,
+    /// Where it wants to be told that the system stops.
+    pub(crate) stop_bell: Option<StopBell>,
+}
+
+/// What is signalled when a task is to stop.
+#[derive(Debug)]
+pub(crate) struct StopBell {
+    /// The task's notification.
+    pub(crate) bell: Notification,
+    /// With which bits.
+    pub(crate) bits: u64,
 }
 
 /// What the maker needs of its surroundings.
@@ -126,6 +137,7 @@ impl Maker<'_> {
             stack,
             log,
             paid_bytes: segments + entry.stack + entry.heap,
+            stop_bell: None,
         })
     }
 

@@ -13,7 +13,7 @@ use init::services::Services;
 use init::supervisor::{Action, Supervisor};
 use ipc::info::FaultMessage;
 use ipc::interface::service::ConnectError;
-use ipc::interface::supervisor;
+use ipc::interface::supervisor::{self, PowerAction};
 use ipc::layout::init_handles;
 use ipc::manifest::Task as Entry;
 use ipc::ring::SharedMemory;
@@ -52,6 +52,8 @@ pub(crate) struct System {
     pub(crate) shown: Option<Shown>,
     /// Tasks that may have more to say, a bit each as for the bell.
     talkative: u64,
+    /// What is done with the machine when all tasks are stopped.
+    power: PowerAction,
 }
 
 /// A task that shows the log.
@@ -91,6 +93,7 @@ impl System {
             journal: Journal::new(),
             shown: None,
             talkative: 0,
+            power: PowerAction::Halt,
         })
     }
 
@@ -131,9 +134,40 @@ impl System {
                 Action::Start(life) => self.start(life),
                 Action::Destroy(life) => self.destroy(life),
                 Action::GiveUp(task) => self.give_up(task),
+                Action::Stop(life) => self.tell_to_stop(life),
+                Action::PowerOff => self.power_off(),
                 Action::Report(report) => self.say(format_args!("{report}")),
             }
         }
+    }
+
+    /// Begins to stop the system, and in the end the machine. The first action counts.
+    pub(crate) fn stop(&mut self, action: PowerAction) {
+        if !self.supervisor.is_stopping() {
+            self.power = action;
+        }
+        self.supervisor.stop(now());
+    }
+
+    /// Tells a task that it is to stop; one that asked for no word of it is ended at once.
+    fn tell_to_stop(&mut self, life: Life) {
+        let alive = self.alive.get(usize::from(life.task));
+        let bell = alive
+            .and_then(Option::as_ref)
+            .and_then(|alive| alive.stop_bell.as_ref());
+        let told = bell.map(|stop| stop.bell.signal(stop.bits));
+        if !matches!(told, Some(Ok(()))) {
+            self.supervisor.stopped(life);
+        }
+    }
+
+    /// Ends the machine, with the log complete.
+    fn power_off(&mut self) {
+        self.take_log_back();
+        self.listen(u64::MAX);
+        let reboot = self.power == PowerAction::Reboot;
+        // Init has the right to it, so it does not come back.
+        let _ = kernel::power(init_handles::SYSTEM_CONTROL, reboot);
     }
 
     fn start(&mut self, life: Life) {

@@ -79,6 +79,8 @@ pub struct Console<P: Ports, S: Platform> {
     log_news: bool,
     /// The beginning of a log line whose end was not read yet.
     log_line: Vec<u8>,
+    /// The system stops: what is to be shown is shown, and then the task ends.
+    stopping: bool,
 }
 
 impl<P: Ports, S: Platform> Console<P, S> {
@@ -96,6 +98,7 @@ impl<P: Ports, S: Platform> Console<P, S> {
             turn: 0,
             log_news: false,
             log_line: Vec::new(),
+            stopping: false,
         }
     }
 
@@ -167,6 +170,17 @@ impl<P: Ports, S: Platform> Console<P, S> {
     /// There is something new in the joined log.
     pub fn log_has_news(&mut self) {
         self.log_news = true;
+    }
+
+    /// The system stops.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.log_news = true;
+    }
+
+    /// Whether the system stops and everything is shown: to be asked after [`Console::run`].
+    pub fn has_finished(&self) -> bool {
+        self.stopping && !self.log_news && self.output.is_empty()
     }
 
     /// Puts the lines of the joined log into the queue, whole ones only, and as a terminal takes them.

@@ -16,7 +16,7 @@ use registers::hardware::PortWindow;
 use runtime::mapping::SharedMapping;
 use runtime::ports::{Interrupt, IoPorts};
 use runtime::server::{Service, answer, serve};
-use runtime::{Kernel, Mapping, Memory, Notification, handle, notification, start};
+use runtime::{Kernel, Mapping, Memory, Notification, handle, notification, start, stop};
 
 use crate::service::{Console, Platform};
 use crate::uart::{FIRST_PORT, PORTS, Uart};
@@ -34,6 +34,8 @@ const INTERRUPT: u64 = 1 << 0;
 const DOORBELL: u64 = 1 << 1;
 /// Bit that init signals when there is something new in the log.
 const LOG_NEWS: u64 = 1 << 2;
+/// Bit that init signals when the system stops.
+const STOP: u64 = 1 << 3;
 /// Rate of the line in bits a second, where the manifest's argument `rate` says nothing.
 const RATE: u32 = 115_200;
 
@@ -62,6 +64,7 @@ fn set_up(startup: &'static runtime::entry::Startup<'static>, rate: u32) -> Resu
     let ports = PortWindow::attach(IoPorts::from_handle(ports), FIRST_PORT, PORTS)?;
     // Before the chip is set up: from here on only this task writes to it.
     let log = show_log(&signals);
+    stop::listen(signals.handle(), STOP);
     let doorbell = signals.duplicate(ipc::Rights::ALL)?.into_handle();
     let system = System { doorbell, log };
     let console = Console::new(Uart::start(ports, rate), system);
@@ -129,6 +132,9 @@ impl Service for Server {
         if bits & LOG_NEWS != 0 {
             self.console.log_has_news();
         }
+        if bits & STOP != 0 {
+            self.console.stop();
+        }
     }
 
     fn before_wait(&mut self) -> Deadline {
@@ -136,6 +142,9 @@ impl Service for Server {
         if let Some((deferred, typed)) = self.console.answer() {
             // A reader that is gone by now loses what it asked for.
             let _ = answer(deferred, Ok(typed));
+        }
+        if self.console.has_finished() {
+            stop::finished();
         }
         if again { Deadline(0) } else { Deadline(NEVER) }
     }

@@ -85,6 +85,14 @@ impl<C: ConfigSpace, P: Platform> PciBus<C, P> {
         }
     }
 
+    /// The system stops: every session ends, and with it its device's work.
+    pub fn stop(&mut self) {
+        let sessions: Vec<u64> = self.sessions.keys().copied().collect();
+        for badge in sessions {
+            self.closed(badge);
+        }
+    }
+
     /// Stops a function: no access to memory, no interrupt.
     fn quiet(&self, function: &Function) {
         let address = function.header.address;

@@ -13,7 +13,7 @@ use registers::hardware::{MappedWindow, PortWindow};
 use runtime::mapping::Access;
 use runtime::ports::{Interrupt, IoPorts, Trigger};
 use runtime::server::{Service, serve};
-use runtime::{Mapping, Memory, handle, memory, start};
+use runtime::{Mapping, Memory, Notification, handle, memory, start, stop};
 
 use crate::bar::Bar;
 use crate::config::{MECHANISM1_FIRST_PORT, MECHANISM1_PORTS, Mechanism1};
@@ -24,6 +24,8 @@ use crate::service::PciBus;
 const SERVICE: &str = "pci";
 /// The ports of mechanism #1, as the startup block names them.
 const PORT_NAME: &str = "cf8";
+/// Bit that init signals when the system stops.
+const STOP: u64 = 1 << 0;
 /// I/O APIC inputs below this are the ISA interrupts, to which a PC's chipset routes INTx as active
 /// high (its MADT overrides say so; ACPI 6.5, section 5.2.12.5); those above are active low, as PCI
 /// lines are (PCI 3.0, section 2.2.6).
@@ -50,7 +52,9 @@ fn set_up(startup: &'static runtime::entry::Startup<'static>) -> Result<(), Erro
     let freed = memory::dma_reset(control)?;
     report(&bus, freed);
     let priority = runtime::task::info(start::own_task())?.priority as u8;
-    Err(serve(public, None, priority, &mut Server { bus }))
+    let bell = Notification::create()?;
+    stop::listen(bell.handle(), STOP);
+    Err(serve(public, Some(&bell), priority, &mut Server { bus }))
 }
 
 /// Says what is there, and what cannot be used.
@@ -101,6 +105,11 @@ impl Service for Server {
 
     fn closed(&mut self, session: u64) {
         self.bus.closed(session);
+    }
+
+    fn signal(&mut self, _: u64) {
+        self.bus.stop();
+        stop::finished();
     }
 }
 

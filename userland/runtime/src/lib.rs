@@ -29,6 +29,7 @@ pub mod ports;
 pub mod server;
 pub mod service;
 pub mod start;
+pub mod stop;
 pub mod sync;
 pub mod syscall;
 pub mod system;

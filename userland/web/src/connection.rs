@@ -174,6 +174,16 @@ impl Connection {
         }
     }
 
+    /// No further request is served: what was asked is answered, and then the connection ends.
+    pub fn stop(&mut self, now: Nanoseconds) {
+        match &mut self.state {
+            State::Head => self.linger(now),
+            State::Body { keep_alive, .. } => *keep_alive = false,
+            State::Response { close, .. } => *close = true,
+            State::Lingering | State::Done => {}
+        }
+    }
+
     fn take_head(&mut self, now: Nanoseconds, bytes: &[u8], content: &mut impl Content) -> usize {
         if self.head.is_empty() {
             self.deadline = now.saturating_add(HEAD_PATIENCE);

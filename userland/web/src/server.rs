@@ -77,6 +77,8 @@ pub struct Server<N: Network> {
     clients: BTreeMap<Socket, Client<N::Memory>>,
     /// The listener may have connections for which there was no room.
     waiting: bool,
+    /// No new connection and no further request is taken.
+    stopping: bool,
     requests: u64,
     piece: Vec<u8>,
 }
@@ -112,6 +114,7 @@ impl<N: Network> Server<N> {
             events,
             clients: BTreeMap::new(),
             waiting: true,
+            stopping: false,
             requests: 0,
             piece: vec![0; PIECE],
         }
@@ -125,6 +128,13 @@ impl<N: Network> Server<N> {
     /// Connections open.
     pub fn connections(&self) -> usize {
         self.clients.len()
+    }
+
+    /// The system stops: what was asked is answered, and each connection then closed. To be run until
+    /// there is none.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.waiting = false;
     }
 
     /// Does what is to do and says when to run again unless an event or a doorbell comes before, in
@@ -164,7 +174,7 @@ impl<N: Network> Server<N> {
             any = true;
             let event = Event::from(descriptor);
             if event.socket == self.listener && event.ready & READY_ACCEPT != 0 {
-                self.waiting = true;
+                self.waiting = !self.stopping;
             }
             if event.ready & READY_ERROR != 0 {
                 self.drop_client(event.socket)?;
@@ -217,8 +227,17 @@ impl<N: Network> Server<N> {
             connections,
         };
         let more = client.pump(now, &mut pages, &mut self.piece)?;
+        let mut over = client.conversation.is_done();
+        if self.stopping {
+            // What was asked by now was taken.
+            client.conversation.stop(now);
+            client.send(now, &mut self.piece)?;
+            // The network stack sees to it that all of it arrives; there is no time for the client's
+            // own end.
+            over = client.conversation.has_ended();
+        }
         *kick |= client.outgoing.must_wake()? | client.incoming.must_wake()?;
-        if client.conversation.is_done() && !client.conversation.has_output() {
+        if over && !client.conversation.has_output() {
             self.drop_client(socket)?;
             return Ok(false);
         }

@@ -18,7 +18,7 @@ use runtime::endpoint::{self, Endpoint, Event};
 use runtime::entry::Startup;
 use runtime::mapping::SharedMapping;
 use runtime::service::{Session, connect_to};
-use runtime::{Kernel, Mapping, Memory, Notification, clock, handle, notification};
+use runtime::{Kernel, Mapping, Memory, Notification, clock, handle, notification, stop};
 
 use crate::connection::Nanoseconds;
 use crate::page::Snapshot;
@@ -32,6 +32,8 @@ const BACKLOG: u16 = 64;
 const EVENTS: u32 = 256;
 /// What the network stack signals on the bell.
 const BELL_BIT: u64 = 1;
+/// What init signals on it when the system stops.
+const STOP_BIT: u64 = 2;
 /// The first lifeline's badge.
 const LIFELINE: u64 = 1;
 /// How long one call may take before the network stack counts as lost.
@@ -62,6 +64,7 @@ pub fn run(startup: &'static Startup<'static>) {
             return;
         }
     };
+    stop::listen(desk.bell.handle(), STOP_BIT);
     loop {
         match desk.open(port) {
             Ok(mut server) => {
@@ -71,7 +74,9 @@ pub fn run(startup: &'static Startup<'static>) {
             }
             Err(error) => {
                 runtime::log!("not serving yet: {error}");
-                clock::sleep(PAUSE);
+                if matches!(desk.bell.wait(clock::after(PAUSE)), Ok(bits) if bits & STOP_BIT != 0) {
+                    stop::finished();
+                }
             }
         }
     }
@@ -122,10 +127,18 @@ impl Desk {
     /// Serves until the network stack is lost.
     fn serve(&mut self, server: &mut Server<Site>) {
         let mut message = vec![0; ipc::message::MAX_BYTES];
+        let mut stopping = false;
         while let Ok(deadline) = server.run() {
+            if stopping && server.connections() == 0 {
+                stop::finished();
+            }
             let event = endpoint::receive(self.endpoint.handle(), Deadline(deadline), &mut message);
             match event {
                 Ok(Event::Closed(badge)) if badge == self.lifeline => return,
+                Ok(Event::Signal(bits)) if bits & STOP_BIT != 0 => {
+                    stopping = true;
+                    server.stop();
+                }
                 // The network stack has a send right here, and no business with it.
                 Ok(Event::Message(stray)) => {
                     for received in stray.handles.remaining() {

@@ -132,10 +132,13 @@ impl<M: SharedMemory + Clone> Session<M> {
 /// Bit of the server's bell that the driver signals.
 pub(super) const DRIVER_BIT: u64 = 1;
 
-/// The bit of the server's bell that a session's client signals. 63 bits serve all sessions: two that
+/// The bit of the server's bell that init signals when the system stops.
+pub(super) const STOP_BIT: u64 = 2;
+
+/// The bit of the server's bell that a session's client signals. 62 bits serve all sessions: two that
 /// share one are both looked at, which costs time and nothing else.
 pub(super) fn doorbell_bit(session: u64) -> u64 {
-    2 << (session % 63)
+    4 << (session % 62)
 }
 
 /// A badge that no session has: it comes back when a driver with this number dies.

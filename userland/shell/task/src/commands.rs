@@ -21,6 +21,8 @@ use shell::{report, text};
 const NETWORK: &str = "netstack";
 /// How long an answer may take that needs nobody outside.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the system may take to stop.
+const STOPPING: Duration = Duration::from_secs(10);
 /// How often a host is asked.
 const PINGS: u32 = 3;
 /// Bytes of an echo request.
@@ -103,9 +105,11 @@ impl Commands {
         Ok(format!("{task} is killed\r\n"))
     }
 
+    /// The shell is the first that is stopped: no prompt comes before that.
     fn power(&self, action: PowerAction) -> Result<String, String> {
         self.supervisor.power(soon(), action).map_err(said)?;
-        Ok(String::new())
+        clock::sleep(STOPPING);
+        Err(String::from("the system does not stop"))
     }
 
     /// The network stack's stub, of a new session where there is none.

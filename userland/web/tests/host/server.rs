@@ -275,6 +275,39 @@ fn an_idle_connection_is_closed_in_time() {
 }
 
 #[test]
+fn stopping_answers_what_was_asked_and_closes_the_rest() {
+    let mut world = World::new();
+    let (idle, mut asked, mut slow) = (world.dial(), world.dial(), world.dial());
+    slow.ask("GET /bytes/200000 HTTP/1.1\r\nHost: q\r\n\r\n");
+    world.run();
+    assert_eq!(world.server.connections(), 3);
+    asked.ask(GET_PAGE);
+    world.server.stop();
+    world.run();
+    assert_eq!(world.stack.borrow().closed, [idle.socket, asked.socket]);
+    asked.take(10_000);
+    assert!(asked.answer.starts_with(b"HTTP/1.1 200"));
+    assert_eq!(asked.from_server.is_ended(), Ok(true), "and no more");
+    let late = world.dial();
+    world.run();
+    assert_eq!(
+        world.stack.borrow().waiting.len(),
+        1,
+        "{:?} waits",
+        late.socket
+    );
+    while world.server.connections() > 0 {
+        let before = slow.answer.len();
+        slow.take(20_000);
+        world.run();
+        assert!(slow.answer.len() > before, "stands still at {before}");
+    }
+    slow.take(40_000);
+    assert!(slow.answer.len() > 200_000, "the answer is whole");
+    assert_eq!(slow.from_server.is_ended(), Ok(true));
+}
+
+#[test]
 fn a_network_stack_that_is_gone_or_lies_is_lost() {
     let mut world = World::new();
     world.stack.borrow_mut().gone = true;

@@ -14,11 +14,11 @@ use runtime::entry::Startup;
 use runtime::mapping::SharedMapping;
 use runtime::server::{Service, serve};
 use runtime::service::connect;
-use runtime::{Kernel, Mapping, Memory, Notification, clock, endpoint, handle, notification};
+use runtime::{Kernel, Mapping, Memory, Notification, clock, endpoint, handle, notification, stop};
 
 use crate::config::Config;
 use crate::packets::{Packets, Shape};
-use crate::server::{Attachment, Server, System};
+use crate::server::{Attachment, STOP_BIT, Server, System};
 use crate::stack::{Card, Stack};
 use crate::time::Nanoseconds;
 
@@ -56,6 +56,7 @@ pub fn run(startup: &'static Startup<'static>) {
     };
     let mut service = Box::new(service);
     let bell = service.bell();
+    stop::listen(bell.handle(), STOP_BIT);
     let priority = runtime::task::info(runtime::start::own_task()).map_or(0, |info| info.priority);
     let priority = u8::try_from(priority).unwrap_or(0);
     let error = serve(public, Some(&bell), priority, &mut *service);
@@ -262,7 +263,11 @@ impl Service for NetworkService {
     }
 
     fn before_wait(&mut self) -> Deadline {
-        Deadline(self.server.run())
+        let deadline = self.server.run();
+        if self.server.has_stopped() {
+            stop::finished();
+        }
+        Deadline(deadline)
     }
 }
 

@@ -19,6 +19,7 @@ use ipc::interface::network::{
 };
 use ipc::server::{Deferred, LaterOperation, Outgoing};
 
+pub use self::session::STOP_BIT;
 use self::session::{DRIVER_BIT, Endpoint, LIFELINE, NEVER, Session, doorbell_bit};
 pub use self::system::{Attachment, System};
 use crate::config::Config;
@@ -39,6 +40,9 @@ const ROUNDS: usize = 8;
 const SMALLEST_MTU: usize = 576;
 /// Shortest sleep: nothing that is due is due more exactly.
 const TICK: Nanoseconds = 50_000;
+/// How long connections that applications have closed may take to end when the system stops. It is
+/// less than init bears.
+const STOP_PATIENCE: Nanoseconds = SECOND;
 
 /// Where the driver stands.
 enum Driver {
@@ -66,6 +70,8 @@ pub struct Server<S: System> {
     pings: BTreeMap<u16, (u64, Deferred<Ping>)>,
     questions: BTreeMap<QueryId, (u64, Deferred<Resolve>)>,
     dynamic: bool,
+    /// The system stops: until when connections may take to end.
+    stopping: Option<Nanoseconds>,
 }
 
 impl<S: System> Server<S> {
@@ -91,6 +97,7 @@ impl<S: System> Server<S> {
             pings: BTreeMap::new(),
             questions: BTreeMap::new(),
             dynamic: config.is_dynamic(),
+            stopping: None,
         }
     }
 
@@ -129,6 +136,9 @@ impl<S: System> Server<S> {
 
     /// Bits of the bell were signalled.
     pub fn signalled(&mut self, bits: u64) {
+        if bits & STOP_BIT != 0 && self.stopping.is_none() {
+            self.stopping = Some(self.system.now() + STOP_PATIENCE);
+        }
         let rung: Vec<u64> = self
             .sessions
             .iter()
@@ -162,6 +172,16 @@ impl<S: System> Server<S> {
         now
     }
 
+    /// Whether the system stops and every connection has ended, or has had its time: to be asked after
+    /// [`Server::run`].
+    pub fn has_stopped(&mut self) -> bool {
+        let Some(due) = self.stopping else {
+            return false;
+        };
+        let attached = matches!(self.driver, Driver::Attached(_));
+        !attached || self.stack.tcp().connections() == 0 || self.system.now() >= due
+    }
+
     /// Tells the driver what it sleeps for, or lets it go where it broke a ring.
     fn ring_driver(&mut self) {
         let Driver::Attached(attachment) = &self.driver else {
@@ -192,7 +212,8 @@ impl<S: System> Server<S> {
             Driver::Absent(attempt) => Some(attempt),
             Driver::Attached(_) => self.stack.deadline(now),
         };
-        stack.map_or(NEVER, |moment| moment.max(now + TICK))
+        let due = [stack, self.stopping].into_iter().flatten().min();
+        due.map_or(NEVER, |moment| moment.max(now + TICK))
     }
 
     fn find_driver(&mut self) {

@@ -133,7 +133,7 @@ impl<M: SharedMemory + Clone> Session<M> {
 pub(super) const DRIVER_BIT: u64 = 1;
 
 /// The bit of the server's bell that init signals when the system stops.
-pub(super) const STOP_BIT: u64 = 2;
+pub const STOP_BIT: u64 = 2;
 
 /// The bit of the server's bell that a session's client signals. 62 bits serve all sessions: two that
 /// share one are both looked at, which costs time and nothing else.

@@ -15,7 +15,7 @@ use ipc::ring::{PacketConsumer, StreamConsumer, StreamPair, StreamProducer, pack
 use ipc::server::{Answer, Caller, Outgoing, ReplySlot};
 use ipc::{Error, Handle};
 use netstack::packets::{Packets, Shape};
-use netstack::server::{Attachment, Server, System};
+use netstack::server::{Attachment, STOP_BIT, Server, System};
 use netstack::stack::Stack;
 use netstack::tcp::{ConnectionId, End, ListenerId, Phase};
 use netstack::time::SECOND;
@@ -603,6 +603,38 @@ fn a_dead_client_leaves_nothing_behind() {
     world
         .call(6, |server, caller| server.listen(caller, 80, 1))
         .unwrap();
+}
+
+#[test]
+fn stopping_waits_for_connections_to_end_but_not_for_ever() {
+    for peer_ends in [true, false] {
+        let mut world = World::new();
+        let mut app = world.app(5, ALL);
+        let (socket, mut stream, there) = world.accepted(&mut app, 80);
+        stream.to_stack.write(b"the last words").unwrap();
+        world
+            .call(5, |server, caller| server.close(caller, socket))
+            .unwrap();
+        assert!(!world.server.has_stopped(), "nobody said so");
+        world.server.signalled(STOP_BIT);
+        assert!(!world.server.has_stopped(), "the connection has not ended");
+        let begun = world.record.now.get();
+        let mut heard = Vec::new();
+        world.until("the last words and the end", |world| {
+            world.peer.tcp().receive(there, |bytes| {
+                heard.extend_from_slice(bytes);
+                bytes.len()
+            });
+            world.peer.tcp().receive_finished(there)
+        });
+        assert_eq!(heard, b"the last words");
+        if peer_ends {
+            world.peer.tcp().finish_sending(there);
+        }
+        world.until("the stop", |world| world.server.has_stopped());
+        let took = world.record.now.get() - begun;
+        assert_eq!(took < SECOND, peer_ends, "{took} ns");
+    }
 }
 
 #[test]

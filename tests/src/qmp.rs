@@ -61,6 +61,11 @@ impl Qmp {
         self.execute("system_reset").map(drop)
     }
 
+    /// Presses the power button.
+    pub fn press_power_button(&mut self) -> Result<()> {
+        self.execute("system_powerdown").map(drop)
+    }
+
     /// Looks at every processor, all of them stopped at one moment: the registers of a running one
     /// need not belong together.
     pub fn sample(&mut self) -> Result<Vec<Sample>> {

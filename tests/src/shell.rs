@@ -8,10 +8,11 @@ use anyhow::{Result, ensure};
 use crate::Console;
 
 /// The tasks of the system, as `ps` names them.
-pub const TASKS: [&str; 7] = [
+pub const TASKS: [&str; 8] = [
     "init",
     "pci",
     "console",
+    "platform",
     "virtio-net",
     "netstack",
     "shell",

@@ -102,12 +102,13 @@ fn restarts_leave_nothing() {
 
 /// Every task but init, and what the log says when all that its death broke is whole again, where it
 /// says anything.
-const MENDED: [(&str, Option<&str>); 6] = [
+const MENDED: [(&str, Option<&str>); 7] = [
     ("virtio-net", Some("netstack: attached to the driver")),
     ("web", Some("web: serving port 80")),
     ("console", None),
     ("netstack", Some("netstack: attached to the driver")),
     ("shell", None),
+    ("platform", Some("platform: power button: fixed")),
     ("pci", Some("netstack: attached to the driver")),
 ];
 

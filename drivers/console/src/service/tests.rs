@@ -424,6 +424,23 @@ fn log_lines_are_shown_whole_with_line_ends_for_a_terminal() {
 }
 
 #[test]
+fn stopping_shows_what_there_is_and_then_finishes() {
+    let mut bench = bench();
+    bench.write(1, b"shell\r\n");
+    bench.settle();
+    assert!(!bench.console.has_finished(), "nobody said so");
+    bench.write(1, &[b'x'; 40]);
+    bench.system.0.borrow_mut().log = vec![b"init: one\n".to_vec(), b"init: two\n".to_vec()];
+    bench.console.stop();
+    let _ = bench.console.run();
+    assert!(!bench.console.has_finished(), "the line is still busy");
+    let shown = String::from_utf8(bench.settle()).unwrap();
+    assert!(bench.console.has_finished());
+    assert!(shown.ends_with("init: one\r\ninit: two\r\n"), "{shown}");
+    assert_eq!(shown.matches('x').count(), 40);
+}
+
+#[test]
 fn a_long_log_waits_for_room_and_is_shown_all() {
     let mut bench = bench();
     bench.system.0.borrow_mut().log = vec![[b'\n'; 2048].to_vec(); 40];

@@ -377,6 +377,22 @@ fn a_dead_driver_s_device_is_stopped_and_everything_taken_back() {
 }
 
 #[test]
+fn stopping_stops_every_claimed_device() {
+    let (mut bus, kernel) = machine();
+    claim(&mut bus, 1).unwrap();
+    call(&mut bus, 1, |bus, caller| {
+        bus.set_bus_master(caller, true).unwrap();
+    });
+    bus.opened(2, true);
+    bus.stop();
+    assert_eq!(kernel.config.command(CARD) & 0x404, 0x400);
+    let refused = call(&mut bus, 1, |bus, caller| bus.set_bus_master(caller, true));
+    assert_eq!(refused, Err(PciError::NotClaimed));
+    // What the kernel tells of the sessions afterwards is no news.
+    bus.closed(1);
+}
+
+#[test]
 fn bus_mastering_of_a_device_opens_the_bridges_above_it() {
     let (_, kernel) = machine();
     kernel.config.add_bridge(at(0, 4, 0), 1);

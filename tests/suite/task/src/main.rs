@@ -28,6 +28,7 @@ mod processors;
 mod quotas;
 mod raw;
 mod replies;
+mod stopping;
 mod streams;
 mod suite;
 mod table;
@@ -144,8 +145,16 @@ fn tests(only: Option<&str>) -> impl Iterator<Item = &'static Test> {
         of_service(streams::SERVICE, streams::TESTS),
         of_service(card::SERVICE, card::TESTS),
     ];
-    let large = if only.is_some() { large::TESTS } else { &[] };
-    let all = ALL.iter().copied().chain(special).chain([large]).flatten();
+    let asked_for = match only {
+        Some(_) => [large::TESTS, stopping::TESTS],
+        None => [&[][..]; 2],
+    };
+    let all = ALL
+        .iter()
+        .copied()
+        .chain(special)
+        .chain(asked_for)
+        .flatten();
     all.filter(move |(name, _)| only.is_none_or(|only| only == *name))
 }
 

@@ -177,3 +177,35 @@ fn task_that_never_stops_is_ended() {
         Ok(())
     });
 }
+
+#[test]
+fn restart_without_keyboard_controller() {
+    case(
+        "restart_without_keyboard_controller",
+        "an i440FX without a keyboard controller restarts by the chipset's own register",
+        || {
+            let without = ["-machine".to_owned(), "pc,i8042=off".to_owned()];
+            restarts_and_ends(on(Chipset::Pc)?.with(|options| options.qemu.extend(without)))
+        },
+    );
+}
+
+#[test]
+fn restart_by_a_triple_fault() {
+    let what =
+        "a microvm without ACPI, where nothing else resets the machine, restarts after a panic";
+    case("restart_by_a_triple_fault", what, || {
+        let bare = ["-machine".to_owned(), "microvm,acpi=off".to_owned()];
+        let setup = Setup::new(image(Kind::Kernel)?)
+            .append("panic.action=reboot")
+            .with(|options| options.qemu.extend(bare))
+            .with(|options| options.nic = Nic::None);
+        let mut machine = setup.start()?;
+        // Three lines: what is wrong - there is no boot archive -, where, and how it came to that.
+        for _ in 0..3 {
+            machine.console.wait_for("uzura: panic:")?;
+        }
+        machine.console.wait_for("uzura: rebooting\n")?;
+        machine.console.wait_for("uzura 0").map(drop)
+    });
+}

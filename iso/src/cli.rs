@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::firmware;
 use crate::forward::Forward;
 
 /// Builds Uzura and boots it.
@@ -135,7 +136,7 @@ pub struct ImageOptions {
     /// Where to put it [default: target/uzura/system]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// The kernel's command line (of an ISO)
+    /// The kernel's command line (of an ISO and of a disk)
     #[arg(
         long,
         value_name = "KERNEL COMMAND LINE",
@@ -153,9 +154,9 @@ pub struct ImageOptions {
 pub enum ImageKind {
     /// The kernel and the boot archive, as QEMU and GRUB load them
     Kernel,
-    /// A CD image with GRUB
+    /// A CD image with GRUB, which is a disk's image too, for BIOS and UEFI
     Iso,
-    /// A disk for Google Compute Engine
+    /// A disk with GRUB for BIOS and UEFI, packed for Google Compute Engine
     Gce,
 }
 
@@ -219,9 +220,9 @@ pub enum Boot {
     /// QEMU loads kernel and archive itself (PVH)
     #[default]
     Kernel,
-    /// GRUB loads them from a CD image
+    /// GRUB loads them from a CD
     Iso,
-    /// GRUB loads them from a disk
+    /// GRUB loads them from a virtio disk: that of `image gce`
     Disk,
 }
 
@@ -278,9 +279,14 @@ pub struct RunOptions {
     #[arg(long, value_name = "[ADDR:]HOSTPORT:GUESTPORT")]
     pub forward: Vec<Forward>,
     /// How the kernel is started
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        default_value_if("uefi", "true", "iso")
+    )]
     pub boot: Boot,
-    /// Start by UEFI firmware
+    /// Start by UEFI firmware, from an ISO unless --boot says otherwise
     #[arg(long)]
     pub uefi: bool,
     /// The kernel's command line
@@ -358,7 +364,6 @@ impl RunOptions {
     /// Refuses what cannot be done yet and options that contradict each other, by name.
     pub fn check(&self) -> Result<()> {
         let later = [
-            (self.uefi, "--uefi", "BIOS, which is the default"),
             (
                 self.app.is_some(),
                 "--app",
@@ -369,7 +374,6 @@ impl RunOptions {
                 "--machine microvm",
                 "q35 and pc",
             ),
-            (self.boot == Boot::Disk, "--boot disk", "kernel and iso"),
         ];
         if let Some((_, name, instead)) = later.iter().find(|(asked, ..)| *asked) {
             bail!("{name} is not yet available; there is: {instead}");
@@ -379,6 +383,18 @@ impl RunOptions {
         let forwards = !self.forward.is_empty();
         let elsewhere = self.serial != Serial::Stdio;
         let pairs = [
+            (
+                self.uefi && self.boot == Boot::Kernel,
+                "--uefi",
+                "--boot kernel",
+                "UEFI firmware does not take QEMU's -kernel",
+            ),
+            (
+                self.uefi && self.memory < firmware::LEAST_MEMORY,
+                "--uefi",
+                "--memory",
+                "the firmware needs 64 MiB",
+            ),
             (
                 forwards && tap,
                 "--forward",

@@ -1,16 +1,16 @@
 //! What boots: the kernel and the boot archive of a manifest, built, stripped, packed and written
 //! side by side with the files that have the symbols. Starting it is `run`'s, putting it on a medium
-//! `grub`'s.
+//! `grub`'s and `disk`'s.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::archive::File;
 use crate::build::Builder;
 use crate::cli::{ImageKind, ImageOptions, Profile};
 use crate::manifest::{self, Manifest};
-use crate::{archive, elf, grub, say, symbol_table};
+use crate::{archive, disk, elf, gce, grub, say, symbol_table};
 
 /// The manifest of the system that `run` boots, from the workspace's root.
 pub const SYSTEM: &str = "userland/manifest.toml";
@@ -39,6 +39,14 @@ pub struct Image {
     pub symbols: PathBuf,
 }
 
+impl Image {
+    /// The folder that it is in, where what is made of it belongs too.
+    pub fn folder(&self) -> &Path {
+        // A file's path has a parent, be it the empty one.
+        self.kernel.parent().unwrap_or(Path::new(""))
+    }
+}
+
 impl Recipe<'_> {
     /// What `run` boots, without the manifest's path.
     pub fn system(profile: Profile) -> Self {
@@ -53,9 +61,6 @@ impl Recipe<'_> {
 
 /// `cargo run -- image`: makes an image and says on standard output where its files are.
 pub fn command(options: &ImageOptions) -> Result<()> {
-    if options.kind == ImageKind::Gce {
-        bail!("image gce is not yet available; there is: kernel, iso");
-    }
     let builder = Builder::new()?;
     let manifest = builder.workspace.root.join(SYSTEM);
     let image = assemble(
@@ -65,25 +70,40 @@ pub fn command(options: &ImageOptions) -> Result<()> {
             ..Recipe::system(options.profile)
         },
     )?;
-    let files = match options.kind {
-        ImageKind::Iso => vec![grub::iso(&image, &options.append)?],
-        _ => [image.kernel].into_iter().chain(image.archive).collect(),
-    };
-    for file in files {
-        println!("{}", place(&file, options.out.as_deref())?.display());
+    let out = options.out.as_deref().unwrap_or(image.folder());
+    match options.kind {
+        ImageKind::Kernel => {
+            for file in [Some(&image.kernel), image.archive.as_ref()]
+                .into_iter()
+                .flatten()
+            {
+                println!("{}", place(file, out)?.display());
+            }
+        }
+        ImageKind::Iso => println!("{}", grub::iso(&image, &options.append, out)?.display()),
+        ImageKind::Gce => {
+            let disk = disk::make(&image, &options.append, image.folder())?;
+            say::progress(&format!("the disk itself is {}", disk.display()));
+            let archive = gce::pack(&disk, out)?;
+            println!("{}", archive.display());
+            say::progress("what brings it to Compute Engine and starts it there:");
+            eprint!("\n{}", gce::commands(&archive));
+        }
     }
     Ok(())
 }
 
-/// Copies a result to the folder that was asked for, if one was.
-fn place(file: &Path, out: Option<&Path>) -> Result<PathBuf> {
-    let (Some(out), Some(name)) = (out, file.file_name()) else {
-        return Ok(file.to_owned());
-    };
-    let copy = out.join(name);
-    std::fs::create_dir_all(out)
-        .with_context(|| format!("cannot make the folder {}", out.display()))?;
-    std::fs::copy(file, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+/// Copies a result to a folder, unless it is there already.
+fn place(file: &Path, folder: &Path) -> Result<PathBuf> {
+    let name = file.file_name().context("a result has no name")?;
+    let copy = folder.join(name);
+    if copy != file {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let bytes =
+            std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        write(&copy, &bytes)?;
+    }
     Ok(copy)
 }
 

@@ -4,8 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::Result;
+
 use crate::cli::{Accel, Machine, Net, Nic, RunOptions, Serial};
 use crate::forward::Forward;
+use crate::{firmware, packages};
 
 /// The emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
@@ -23,8 +26,33 @@ pub enum Medium {
         /// The boot archive, if one is given.
         archive: Option<PathBuf>,
     },
-    /// A CD image.
-    Iso(PathBuf),
+    /// A CD.
+    Cd(PathBuf),
+    /// A disk.
+    Disk {
+        /// The disk's bytes. What the machine writes is forgotten when it ends.
+        file: PathBuf,
+        /// What it is plugged into.
+        bus: DiskBus,
+    },
+}
+
+/// What a disk is plugged into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskBus {
+    /// A virtio block device of its own.
+    Virtio,
+    /// A virtio SCSI adapter, as on Compute Engine.
+    Scsi,
+}
+
+/// Makes sure that QEMU is there, and the firmware that `options` ask for.
+pub fn need(options: &RunOptions) -> Result<()> {
+    packages::need(PROGRAM, &[PACKAGE])?;
+    if options.uefi {
+        firmware::need()?;
+    }
+    Ok(())
 }
 
 /// Whether the processor of this machine can run guests itself. The device file alone says nothing:
@@ -53,6 +81,9 @@ pub fn command(
     // No defaults of QEMU's own and no files of the user's: the machine is what is written here.
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     machine(&mut qemu, options);
+    if options.uefi {
+        uefi(&mut qemu);
+    }
     start(&mut qemu, options, medium);
     serial(&mut qemu, options);
     network(&mut qemu, options, forwards);
@@ -119,11 +150,47 @@ fn start(qemu: &mut Command, options: &RunOptions, medium: &Medium) {
                 qemu.args(["-append", &options.append]);
             }
         }
-        // Its command line is in GRUB's configuration on the image.
-        Medium::Iso(image) => {
+        // The kernel's command line is in GRUB's configuration on the medium.
+        Medium::Cd(image) => {
             qemu.arg("-cdrom").arg(image).args(["-boot", "d"]);
         }
+        Medium::Disk { file, bus } => {
+            let drive = format!(
+                "if=none,id=disk,format=raw,snapshot=on,{}",
+                file_option(file)
+            );
+            qemu.args(["-drive", &drive]);
+            match bus {
+                DiskBus::Virtio => qemu.args(["-device", "virtio-blk-pci,drive=disk"]),
+                DiskBus::Scsi => qemu.args([
+                    "-device",
+                    "virtio-scsi-pci",
+                    "-device",
+                    "scsi-hd,drive=disk",
+                ]),
+            };
+        }
     }
+}
+
+/// The firmware and its variables in flash memory. A new machine each time: what the firmware writes is
+/// forgotten.
+fn uefi(qemu: &mut Command) {
+    for (unit, file, access) in [
+        (0, firmware::CODE, "readonly=on"),
+        (1, firmware::VARIABLES, "snapshot=on"),
+    ] {
+        let file = file_option(Path::new(file));
+        qemu.args([
+            "-drive",
+            &format!("if=pflash,format=raw,unit={unit},{access},{file}"),
+        ]);
+    }
+}
+
+/// A file's path as a part of an option of QEMU's, where a comma has to be doubled.
+fn file_option(path: &Path) -> String {
+    format!("file={}", path.display().to_string().replace(',', ",,"))
 }
 
 fn serial(qemu: &mut Command, options: &RunOptions) {

@@ -12,8 +12,8 @@ use crate::build::Builder;
 use crate::cli::{Boot, Net, Nic, RunOptions, Serial};
 use crate::forward::{self, Forward};
 use crate::image::{self, Image, Recipe};
-use crate::qemu::{self, Medium};
-use crate::{grub, packages, process, say};
+use crate::qemu::{self, DiskBus, Medium};
+use crate::{disk, grub, process, say};
 
 /// A run without `--timeout` ends when the person at the terminal ends it; this is for ever to them.
 const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -22,15 +22,9 @@ const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 pub fn run(options: &RunOptions) -> Result<ExitCode> {
     options.check()?;
     let builder = Builder::new()?;
-    packages::need(qemu::PROGRAM, &[qemu::PACKAGE])?;
+    qemu::need(options)?;
     let image = image(&builder, options)?;
-    let medium = match options.boot {
-        Boot::Kernel => Medium::Files {
-            kernel: image.kernel.clone(),
-            archive: image.archive.clone(),
-        },
-        Boot::Iso | Boot::Disk => Medium::Iso(grub::iso(&image, &options.append)?),
-    };
+    let medium = medium(&image, options)?;
     let forwards = forwards(options)?;
     let gdb = if options.gdb {
         Some(Forward::local(1234, 0).free()?.host.port())
@@ -75,6 +69,21 @@ fn image(builder: &Builder, options: &RunOptions) -> Result<Image> {
             ..Recipe::system(options.profile)
         },
     )
+}
+
+/// What the machine starts from, made now if it is not the files of the image.
+fn medium(image: &Image, options: &RunOptions) -> Result<Medium> {
+    Ok(match options.boot {
+        Boot::Kernel => Medium::Files {
+            kernel: image.kernel.clone(),
+            archive: image.archive.clone(),
+        },
+        Boot::Iso => Medium::Cd(grub::iso(image, &options.append, image.folder())?),
+        Boot::Disk => Medium::Disk {
+            file: disk::make(image, &options.append, image.folder())?,
+            bus: DiskBus::Virtio,
+        },
+    })
 }
 
 /// The ports to forward, each replaced if it is taken.

@@ -1,7 +1,7 @@
 //! The command line as a person types it: its defaults, and what is refused by name.
 
 use clap::Parser;
-use iso::cli::{Cli, Command, Net, RunOptions, Serial};
+use iso::cli::{Boot, Cli, Command, Net, RunOptions, Serial};
 
 fn run(arguments: &str) -> RunOptions {
     let words = ["iso", "run"]
@@ -40,14 +40,31 @@ fn no_command_means_run() {
 
 #[test]
 fn what_is_not_yet_available_is_refused_by_name() {
-    refused("--uefi", &["--uefi", "not yet available"]);
     refused("--app some/crate", &["--app", "not yet available"]);
     refused("--machine microvm", &["--machine microvm", "q35 and pc"]);
-    refused("--boot disk", &["--boot disk", "kernel and iso"]);
+}
+
+#[test]
+fn uefi_starts_an_iso_unless_a_disk_is_named() {
+    for (arguments, boot) in [
+        ("--uefi", Boot::Iso),
+        ("--uefi --boot iso", Boot::Iso),
+        ("--boot disk --uefi", Boot::Disk),
+        ("--boot disk", Boot::Disk),
+        ("", Boot::Kernel),
+    ] {
+        for machine in ["q35", "pc"] {
+            let options = run(&format!("--machine {machine} {arguments}"));
+            assert_eq!(options.boot, boot, "{arguments}");
+            options.check().unwrap();
+        }
+    }
 }
 
 #[test]
 fn impossible_pairs_are_refused_by_name() {
+    refused("--uefi --boot kernel", &["--uefi", "--boot kernel"]);
+    refused("--uefi --memory 63", &["--uefi", "--memory", "64 MiB"]);
     refused(
         "--forward 80:80 --net tap:tap0",
         &["--forward", "--net tap"],

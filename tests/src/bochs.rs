@@ -49,8 +49,8 @@ impl Bochs {
     pub fn start(image: &Image, cpus: u32, append: &str) -> Result<Self> {
         packages::need(PROGRAM, &PACKAGES)?;
         let slot = Slot::take();
-        let iso = grub::iso(image, append)?;
         let folder = tempfile::tempdir().context("cannot make a folder for Bochs' settings")?;
+        let iso = grub::iso(image, append, folder.path())?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
         let [settings, commands, log] =

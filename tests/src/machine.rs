@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use iso::cli::{Accel, Boot, Nic, RunOptions, Serial};
 use iso::forward::Forward;
 use iso::image::Image;
-use iso::qemu::{self, Medium};
-use iso::{grub, packages, process};
+use iso::qemu::{self, DiskBus, Medium};
+use iso::{disk, grub, process};
 use tempfile::TempDir;
 
 use crate::LIMIT;
@@ -37,6 +37,8 @@ pub struct Setup {
     pub network: Option<String>,
     /// Whether a debugger's stub listens; its port is [`Machine::gdb`].
     pub gdb: bool,
+    /// A disk's bytes and what it is plugged into, where it is not one of the tool's.
+    pub disk: Option<(PathBuf, DiskBus)>,
 }
 
 impl Setup {
@@ -53,6 +55,7 @@ impl Setup {
             devices: Vec::new(),
             network: None,
             gdb: false,
+            disk: None,
         }
     }
 
@@ -104,6 +107,13 @@ impl Setup {
         self
     }
 
+    /// From this disk.
+    pub fn disk(mut self, file: PathBuf, bus: DiskBus) -> Self {
+        self.options.boot = Boot::Disk;
+        self.disk = Some((file, bus));
+        self
+    }
+
     /// Starts the machine.
     pub fn start(self) -> Result<Machine> {
         Machine::start(self)
@@ -128,7 +138,7 @@ pub struct Machine {
 
 impl Machine {
     fn start(setup: Setup) -> Result<Self> {
-        packages::need(qemu::PROGRAM, &[qemu::PACKAGE])?;
+        qemu::need(&setup.options)?;
         let slot = Slot::take();
         let folder = tempfile::tempdir().context("cannot make a folder for QEMU's sockets")?;
         let (serial, control) = (folder.path().join("serial"), folder.path().join("qmp"));
@@ -142,7 +152,10 @@ impl Machine {
             ..setup.options
         };
         options.check()?;
-        let medium = medium(setup.image, &options)?;
+        let medium = match setup.disk {
+            Some((file, bus)) => Medium::Disk { file, bus },
+            None => medium(setup.image, &options, folder.path())?,
+        };
         let forward = setup
             .guest_port
             .map(|guest| Forward::local(0, guest).free())
@@ -229,14 +242,19 @@ impl Drop for Machine {
     }
 }
 
-fn medium(image: Image, options: &RunOptions) -> Result<Medium> {
-    match options.boot {
-        Boot::Kernel => Ok(Medium::Files {
+/// What the options start from. A medium that has to be made is made in `folder`.
+fn medium(image: Image, options: &RunOptions, folder: &Path) -> Result<Medium> {
+    Ok(match options.boot {
+        Boot::Kernel => Medium::Files {
             kernel: image.kernel,
             archive: image.archive,
-        }),
-        Boot::Iso | Boot::Disk => Ok(Medium::Iso(grub::iso(&image, &options.append)?)),
-    }
+        },
+        Boot::Iso => Medium::Cd(grub::iso(&image, &options.append, folder)?),
+        Boot::Disk => Medium::Disk {
+            file: disk::make(&image, &options.append, folder)?,
+            bus: DiskBus::Virtio,
+        },
+    })
 }
 
 /// Connects to a socket that QEMU makes as it starts.

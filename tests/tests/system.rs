@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use iso::cli::{Boot, Nic};
+use iso::cli::Nic;
 use tests::console::PROMPT;
 use tests::images::{Kind, image};
 use tests::shell::{self, TASKS, Task};
@@ -111,22 +111,6 @@ fn work(machine: &mut Machine, seen: &mut BTreeSet<u64>) -> Result<()> {
     // Whether it arrives is another test's question.
     drop(download.join());
     Ok(())
-}
-
-#[test]
-fn iso_boots_the_same_files() {
-    case(
-        "iso_boots_the_same_files",
-        "GRUB loads the same kernel and archive, and the page is served",
-        || {
-            let setup = Setup::new(image(Kind::System)?).with(|options| options.boot = Boot::Iso);
-            let mut machine = setup.forward(80).start()?;
-            machine.console.wait_for("web: serving port 80\n")?;
-            let page = http::get(&http::client(), &machine.url("/")?)?;
-            ensure!(page.contains("Uzura"), "{page}");
-            Ok(())
-        },
-    );
 }
 
 #[test]

@@ -1,0 +1,127 @@
+//! The system boots from every medium that the tool makes, as a CD and as a disk, by BIOS and by UEFI, and
+//! serves the web page there. Pairs of medium, firmware, machine and card are each met once, not all
+//! together.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use iso::cli::{Boot, Machine, Nic};
+use iso::image::Image;
+use iso::qemu::DiskBus;
+use iso::{disk, firmware, gce, grub, process};
+use tempfile::TempDir;
+use tests::console::PROMPT;
+use tests::images::{Kind, image};
+use tests::{LIMIT, Setup, case, http};
+
+/// What every medium's kernel command line has: the kernel does not know it and says so, which shows that
+/// GRUB handed it on.
+const COMMAND_LINE: &str = "sched.medium=1";
+
+/// What the kernel says of it.
+const REFUSED: &str = "sched.medium=1: there is no such tunable\n";
+
+/// Boots to the prompt, gets the page, and switches the machine off.
+fn serves(setup: Setup) -> Result<()> {
+    let mut machine = setup.append(COMMAND_LINE).forward(80).start()?;
+    machine.console.wait_for("booted by multiboot2")?;
+    machine.console.wait_for(REFUSED)?;
+    machine.console.wait_for(PROMPT)?;
+    while !machine.console.text().contains("web: serving port 80\n") {
+        machine.console.command("uptime")?;
+    }
+    let page = http::get(&http::client(), &machine.url("/")?)?;
+    ensure!(page.contains("Uzura"), "the page is: {page}");
+    machine.console.send_line("halt")?;
+    machine.console.wait_for("uzura: halted")?;
+    machine.wait_for_end()
+}
+
+/// The system, started by UEFI.
+fn by_uefi(setup: Setup) -> Setup {
+    setup.with(|options| options.uefi = true)
+}
+
+/// The system on the machine that is nearest to Compute Engine, with its network card.
+fn compute_engine(setup: Setup) -> Setup {
+    setup.with(|options| {
+        options.machine = Machine::Pc;
+        options.nic = Nic::VirtioLegacy;
+    })
+}
+
+/// The hybrid ISO, to be used as a disk.
+fn iso(image: &Image, folder: &TempDir) -> Result<PathBuf> {
+    grub::iso(image, COMMAND_LINE, folder.path())
+}
+
+/// The disk as Compute Engine gets it: packed, and unpacked by GNU tar.
+fn unpacked(image: &Image, folder: &TempDir) -> Result<PathBuf> {
+    let made = disk::make(image, COMMAND_LINE, folder.path())?;
+    let archive = gce::pack(&made, folder.path())?;
+    let unpacked = folder.path().join("unpacked");
+    std::fs::create_dir(&unpacked)?;
+    let mut command = Command::new("tar");
+    command.arg("-xzf").arg(archive).arg("-C").arg(&unpacked);
+    process::output(&mut command, LIMIT)?;
+    Ok(unpacked.join(disk::NAME))
+}
+
+/// Boots a disk that `make` makes of the system, plugged into `bus`, on a machine that `change` makes.
+fn serves_from(
+    make: fn(&Image, &TempDir) -> Result<PathBuf>,
+    bus: DiskBus,
+    change: impl FnOnce(Setup) -> Setup,
+) -> Result<()> {
+    let image = image(Kind::System)?;
+    let folder = tempfile::tempdir().context("cannot make a folder for the disk")?;
+    let disk = make(&image, &folder)?;
+    serves(change(Setup::new(image).disk(disk, bus)))
+}
+
+#[test]
+fn cd_by_bios() {
+    case("cd_by_bios", "the ISO as a CD, BIOS, q35", || {
+        serves(Setup::new(image(Kind::System)?).with(|options| options.boot = Boot::Iso))
+    });
+}
+
+#[test]
+fn iso_as_virtio_disk_by_bios() {
+    let what = "the ISO as a virtio disk, BIOS, pc, 2 CPUs";
+    case("iso_as_virtio_disk_by_bios", what, || {
+        serves_from(iso, DiskBus::Virtio, |setup| {
+            setup.with(|options| options.machine = Machine::Pc).cpus(2)
+        })
+    });
+}
+
+#[test]
+fn iso_as_scsi_disk_by_uefi_with_little_memory() {
+    let what =
+        "the ISO as a SCSI disk, UEFI, q35, 2 CPUs, the least memory that the firmware starts with";
+    case("iso_as_scsi_disk_by_uefi_with_little_memory", what, || {
+        serves_from(iso, DiskBus::Scsi, |setup| {
+            by_uefi(setup).cpus(2).memory(firmware::LEAST_MEMORY)
+        })
+    });
+}
+
+#[test]
+fn compute_engine_disk_by_bios() {
+    let what = "what Compute Engine gets, a SCSI disk, BIOS, pc, a legacy card";
+    case("compute_engine_disk_by_bios", what, || {
+        serves_from(unpacked, DiskBus::Scsi, compute_engine)
+    });
+}
+
+#[test]
+fn compute_engine_disk_by_uefi() {
+    let what = "what Compute Engine gets, a virtio disk, UEFI, pc, a legacy card, 5 GiB";
+    case("compute_engine_disk_by_uefi", what, || {
+        serves_from(unpacked, DiskBus::Virtio, |setup| {
+            by_uefi(compute_engine(setup)).memory(5 << 10)
+        })
+    });
+}

@@ -21,19 +21,19 @@ fn image(folder: &Path, kernel: &[u8], archive: &[u8]) -> Image {
         archive: Some(folder.join("archive")),
         symbols: folder.join("symbols"),
     };
-    std::fs::write(&image.kernel, kernel).unwrap();
-    std::fs::write(folder.join("archive"), archive).unwrap();
+    std::fs::write(&image.kernel, kernel).expect("a kernel");
+    std::fs::write(folder.join("archive"), archive).expect("an archive");
     image
 }
 
 fn folder() -> TempDir {
-    tempfile::tempdir().unwrap()
+    tempfile::tempdir().expect("a folder")
 }
 
 fn output(program: &str, arguments: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(arguments);
-    process::output(&mut command, Duration::from_secs(300)).unwrap()
+    process::output(&mut command, Duration::from_secs(300)).expect(program)
 }
 
 #[test]
@@ -59,7 +59,8 @@ fn disk_has_both_tables_and_every_file() {
         panic!("{partitions:?}")
     };
     assert_eq!((&bios.part_type_guid, &efi.part_type_guid), (&BIOS, &EFI));
-    assert!(bios.first_lba * SECTOR % (1 << 20) == 0 && efi.first_lba > bios.last_lba);
+    assert!((bios.first_lba * SECTOR).is_multiple_of(1 << 20));
+    assert!(efi.first_lba > bios.last_lba);
     assert_ne!(bios.part_guid, efi.part_guid);
 
     let volume = format!("{}@@{}", disk.display(), efi.first_lba * SECTOR);
@@ -107,8 +108,8 @@ fn disk_grows_with_its_files() {
 /// An archive of a disk, and the disk.
 fn packed(folder: &Path) -> (PathBuf, PathBuf) {
     let image = image(folder, b"a kernel", b"an archive");
-    let disk = disk::make(&image, "", folder).unwrap();
-    (gce::pack(&disk, folder).unwrap(), disk)
+    let disk = disk::make(&image, "", folder).expect("a disk");
+    (gce::pack(&disk, folder).expect("an archive"), disk)
 }
 
 #[test]

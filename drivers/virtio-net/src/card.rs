@@ -18,7 +18,7 @@ use ipc::interface::net_device::{
 use ipc::ring::{
     Descriptor, PacketConsumer, PacketProducer, Pool, RingError, SharedMemory, packet_ring_bytes,
 };
-use virtio::{Area, PciTransport, VirtioError};
+use virtio::{Area, VirtioError, VirtioTransport};
 
 use crate::device::NetDevice;
 
@@ -104,7 +104,7 @@ impl<M: SharedMemory + Clone> Rings<M> {
 }
 
 /// A device with a network stack attached.
-pub struct Card<T: PciTransport, M: SharedMemory> {
+pub struct Card<T: VirtioTransport, M: SharedMemory> {
     device: NetDevice<T>,
     rings: Rings<M>,
     /// The packet pool as device and driver see it.
@@ -116,7 +116,7 @@ pub struct Card<T: PciTransport, M: SharedMemory> {
     crowded: usize,
 }
 
-impl<T: PciTransport, M: SharedMemory + Clone> Card<T, M> {
+impl<T: VirtioTransport, M: SharedMemory + Clone> Card<T, M> {
     /// Attaches a started device to a network stack's rings and pool. The device comes back where
     /// that fails.
     pub fn new(

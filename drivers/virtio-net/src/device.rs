@@ -3,7 +3,7 @@
 
 use alloc::boxed::Box;
 
-use virtio::{Area, Chain, PciTransport, Queue, VirtioError, feature};
+use virtio::{Area, Chain, Queue, VirtioError, VirtioTransport, feature};
 
 /// Feature bits of network devices (VIRTIO 1.2, section 5.1.3).
 mod net_feature {
@@ -41,7 +41,7 @@ const ETHERNET_MTU: u16 = 1500;
 const SMALLEST_MTU: u16 = 68;
 
 /// A network device that works.
-pub struct NetDevice<T: PciTransport> {
+pub struct NetDevice<T: VirtioTransport> {
     transport: T,
     /// The queues, receive and transmit. They go before the transport does, and after its reset.
     queues: Option<[Box<dyn Queue>; 2]>,
@@ -53,7 +53,7 @@ pub struct NetDevice<T: PciTransport> {
 /// A device that could not be started, and why; the transport comes back.
 pub type StartFailure<T> = (T, VirtioError);
 
-impl<T: PciTransport> NetDevice<T> {
+impl<T: VirtioTransport> NetDevice<T> {
     /// Resets the device, whatever state an earlier driver left it in, and starts it.
     pub fn start(mut transport: T) -> Result<NetDevice<T>, StartFailure<T>> {
         match bring_up(&mut transport) {
@@ -201,7 +201,9 @@ impl<T: PciTransport> NetDevice<T> {
     }
 }
 
-fn bring_up<T: PciTransport>(transport: &mut T) -> Result<(u64, [Box<dyn Queue>; 2]), VirtioError> {
+fn bring_up<T: VirtioTransport>(
+    transport: &mut T,
+) -> Result<(u64, [Box<dyn Queue>; 2]), VirtioError> {
     let wanted = net_feature::MAC
         | net_feature::MTU
         | net_feature::STATUS
@@ -225,7 +227,7 @@ fn bring_up<T: PciTransport>(transport: &mut T) -> Result<(u64, [Box<dyn Queue>;
     }
 }
 
-fn open_both<T: PciTransport>(
+fn open_both<T: VirtioTransport>(
     transport: &mut T,
     events: bool,
 ) -> Result<[Box<dyn Queue>; 2], VirtioError> {

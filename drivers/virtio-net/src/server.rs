@@ -11,7 +11,7 @@ use ipc::interface::net_device::{
 use ipc::ring::{SharedMemory, packet_ring_bytes};
 use ipc::server::Caller;
 use ipc::{Error, Handle};
-use virtio::{Area, PciTransport};
+use virtio::{Area, VirtioTransport};
 
 use crate::card::{Card, CardError, Pump, Rings};
 use crate::device::NetDevice;
@@ -38,7 +38,7 @@ pub trait Platform {
 }
 
 /// The network stack that is attached.
-struct Session<T: PciTransport, M: SharedMemory> {
+struct Session<T: VirtioTransport, M: SharedMemory> {
     badge: u64,
     card: Card<T, M>,
     pool: Area,
@@ -49,7 +49,7 @@ struct Session<T: PciTransport, M: SharedMemory> {
 }
 
 /// The service of one device.
-pub struct NetServer<T: PciTransport, P: Platform> {
+pub struct NetServer<T: VirtioTransport, P: Platform> {
     platform: P,
     /// The device's registers while nobody is attached.
     idle: Option<T>,
@@ -60,7 +60,7 @@ pub struct NetServer<T: PciTransport, P: Platform> {
     before: Statistics,
 }
 
-impl<T: PciTransport, P: Platform> NetServer<T, P> {
+impl<T: VirtioTransport, P: Platform> NetServer<T, P> {
     /// The service of the device behind this transport; without one every attachment fails.
     pub fn new(platform: P, transport: Option<T>) -> Self {
         NetServer {
@@ -226,7 +226,7 @@ fn sum(one: Statistics, other: Statistics) -> Statistics {
     }
 }
 
-impl<T: PciTransport, P: Platform> NetDeviceServer for NetServer<T, P> {
+impl<T: VirtioTransport, P: Platform> NetDeviceServer for NetServer<T, P> {
     fn attach(
         &mut self,
         caller: &mut Caller<'_>,

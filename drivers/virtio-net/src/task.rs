@@ -12,7 +12,8 @@ use runtime::mapping::SharedMapping;
 use runtime::server::{Service, serve};
 use runtime::{Mapping, Memory, Notification, clock, handle, notification, start};
 use virtio::{
-    AnyTransport, Area, Attached, Function, InterruptBits, InterruptMode, PciTransport, SetupError,
+    AnyTransport, Area, Attached, Function, InterruptBits, InterruptMode, SetupError,
+    VirtioTransport,
 };
 use virtio_drivers::transport::DeviceType;
 
@@ -54,6 +55,13 @@ fn set_up(notification: Notification) -> Result<(), SetupError> {
             runtime::log!("modern device, interrupts: {:?}", function.interrupts());
             work(public, notification, Some(function), Some(transport))
         }
+        Some((function, AnyTransport::Mmio(transport))) => {
+            runtime::log!(
+                "memory-mapped device, interrupts: {:?}",
+                function.interrupts()
+            );
+            work(public, notification, Some(function), Some(transport))
+        }
         None => {
             runtime::log!("no virtio network device: every attach is refused");
             work::<NoTransport>(public, notification, None, None)
@@ -64,7 +72,7 @@ fn set_up(notification: Notification) -> Result<(), SetupError> {
 /// What stands for the transport on a machine without a card.
 type NoTransport = virtio::LegacyTransport<registers::hardware::PortWindow>;
 
-fn work<T: PciTransport>(
+fn work<T: VirtioTransport>(
     public: Handle,
     notification: Notification,
     function: Option<Function>,
@@ -89,12 +97,12 @@ fn work<T: PciTransport>(
 }
 
 /// The service as the server loop sees it.
-struct Server<T: PciTransport> {
+struct Server<T: VirtioTransport> {
     net: NetServer<T, System>,
     mode: InterruptMode,
 }
 
-impl<T: PciTransport> Service for Server<T> {
+impl<T: VirtioTransport> Service for Server<T> {
     const INTERFACE: u16 = net_device::NUMBER;
 
     fn connect(&mut self, _session: u64, _client: Client) -> Result<(), ConnectError> {

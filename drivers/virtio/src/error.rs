@@ -10,7 +10,8 @@ pub enum VirtioError {
     ResetTimedOut,
     /// The device refused the features chosen (it cleared FEATURES_OK).
     FeaturesRefused,
-    /// The device offers no VERSION_1 over a modern transport.
+    /// The device offers no VERSION_1 over a modern transport, or its memory-mapped registers are
+    /// those of version 1.
     NotModern,
     /// The device has no such queue.
     NoQueue,
@@ -18,7 +19,8 @@ pub enum VirtioError {
     QueueSize,
     /// The device set the queue up already, although it was reset.
     QueueInUse,
-    /// A capability's range is missing, or does not lie in its BAR.
+    /// A capability's range is missing or does not lie in its BAR, or no such device is behind the
+    /// registers.
     BadWindow,
     /// The device did not take the interrupt vector.
     VectorRefused,

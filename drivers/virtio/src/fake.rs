@@ -1,6 +1,9 @@
-//! A virtio device in software for host tests: registers with a legacy and a modern face, and rings
+//! A virtio device in software for host tests: registers with a legacy, a modern and a memory-mapped
+//! face, and rings
 //! that it walks by physical address as hardware does. A test plays the device: it takes buffers,
 //! gives them back, and lies where it wants to.
+
+mod mmio;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::vec::Vec;
@@ -9,6 +12,8 @@ use registers::{Ports, Registers};
 
 use crate::dma::{Area, at_physical, test_memory};
 use crate::{ModernWindows, feature};
+
+pub use mmio::FakeMmio;
 
 /// Status bit by which the driver accepts features (VIRTIO 1.2, section 2.1).
 const FEATURES_OK: u8 = 8;
@@ -208,6 +213,14 @@ impl FakeHandle {
             notify_multiplier: NOTIFY_MULTIPLIER,
             isr: window(Part::Isr),
             device: Some(window(Part::Device)),
+        }
+    }
+
+    /// The memory-mapped face.
+    pub fn mmio(&self) -> FakeMmio {
+        FakeMmio {
+            device: self.clone(),
+            version: 2,
         }
     }
 

@@ -1,6 +1,7 @@
-//! From a PCI function to a transport: claims a virtio device from pci, sets up its interrupts, and
-//! finds its registers. Devices that speak both transports are spoken to in the modern one.
+//! From a device of pci's to a transport: claims a virtio device, sets up its interrupts, and finds
+//! its registers. Devices that speak both PCI transports are spoken to in the modern one.
 
+use ipc::Handle;
 use ipc::client::{CallError, Deadline};
 use ipc::interface::pci::{
     self, BarKind, InterruptKind, Match, PciClient, PciError, VirtioLocation, VirtioStructure,
@@ -13,8 +14,8 @@ use runtime::{Error, Kernel, Mapping, Memory, Notification, clock};
 use virtio_drivers::transport::DeviceType;
 
 use crate::{
-    Attached, InterruptMode, LegacyTransport, ModernTransport, ModernWindows, SetupError,
-    VirtioError,
+    Attached, InterruptMode, LegacyTransport, MmioTransport, ModernTransport, ModernWindows,
+    SetupError, VirtioError,
 };
 
 /// Vendor of virtio devices (VIRTIO 1.2, section 4.1.2).
@@ -44,13 +45,15 @@ pub struct Function {
     handles: [Option<Interrupt>; VECTORS as usize],
 }
 
-/// A transport of either kind.
+/// A transport of any kind.
 #[derive(Debug)]
 pub enum AnyTransport {
     /// Behind I/O ports.
     Legacy(LegacyTransport<PortWindow>),
-    /// Behind memory-mapped registers.
+    /// Behind the register structures of a PCI function.
     Modern(ModernTransport<MappedWindow>),
+    /// Behind memory-mapped registers, on no bus.
+    Mmio(MmioTransport<MappedWindow>),
 }
 
 impl Function {
@@ -112,16 +115,17 @@ impl Function {
                 let transport = ModernTransport::new(windows, device_type, self.interrupts)?;
                 Ok(AnyTransport::Modern(transport))
             }
-            None => {
-                let (kind, handle) = client.bar(Deadline::NEVER, 0)?;
-                let ports = IoPorts::from_handle(handle);
-                let BarKind::Ports { first, count } = kind else {
-                    return Err(VirtioError::BadWindow.into());
-                };
-                let ports = PortWindow::attach(ports, first, count)?;
-                let transport = LegacyTransport::new(ports, device_type, self.interrupts);
-                Ok(AnyTransport::Legacy(transport))
-            }
+            None => match client.bar(Deadline::NEVER, 0)? {
+                (BarKind::Ports { first, count }, handle) => {
+                    let ports = PortWindow::attach(IoPorts::from_handle(handle), first, count)?;
+                    let transport = LegacyTransport::new(ports, device_type, self.interrupts);
+                    Ok(AnyTransport::Legacy(transport))
+                }
+                memory => {
+                    let transport = MmioTransport::new(map_bar(memory)?, device_type)?;
+                    Ok(AnyTransport::Mmio(transport))
+                }
+            },
         }
     }
 }
@@ -192,7 +196,7 @@ fn modern_windows(
             .get_mut(usize::from(place.bar))
             .ok_or(VirtioError::BadWindow)?;
         if slot.is_none() {
-            *slot = Some(map_bar(client, place.bar)?);
+            *slot = Some(map_bar(client.bar(Deadline::NEVER, place.bar)?)?);
         }
         let bar = slot.as_ref().ok_or(VirtioError::BadWindow)?;
         let part = bar.part(place.offset as usize, place.bytes as usize);
@@ -212,8 +216,7 @@ fn modern_windows(
 }
 
 /// Maps a memory BAR; the window is the BAR without what else is on its pages.
-fn map_bar(client: &PciClient<Kernel>, bar: u8) -> Result<MappedWindow, SetupError> {
-    let (kind, handle) = client.bar(Deadline::NEVER, bar)?;
+fn map_bar((kind, handle): (BarKind, Handle)) -> Result<MappedWindow, SetupError> {
     let memory = Memory::from_handle(handle);
     let BarKind::Memory { offset, bytes, .. } = kind else {
         return Err(VirtioError::BadWindow.into());

@@ -3,7 +3,7 @@
 
 use virtio_drivers::transport::DeviceStatus;
 
-use crate::{PciTransport, VirtioError, feature};
+use crate::{VirtioError, VirtioTransport, feature};
 
 /// Times the status is read before a device counts as unable to reset. Each reading is an exit to
 /// the hypervisor, so this is a good part of a second.
@@ -12,7 +12,7 @@ const RESET_READINGS: u32 = 100_000;
 /// Resets the device: it stops reading and writing memory and forgets its queues.
 ///
 /// The driver waits until the status reads 0 (VIRTIO 1.2, section 4.1.4.3.2).
-pub fn reset<T: PciTransport>(transport: &mut T) -> Result<(), VirtioError> {
+pub fn reset<T: VirtioTransport>(transport: &mut T) -> Result<(), VirtioError> {
     transport.set_status(DeviceStatus::empty());
     for _ in 0..RESET_READINGS {
         if transport.get_status().is_empty() {
@@ -27,7 +27,7 @@ pub fn reset<T: PciTransport>(transport: &mut T) -> Result<(), VirtioError> {
 /// Resets the device and agrees on features: those of `wanted` that the device offers.
 ///
 /// Steps 1 to 6 of VIRTIO 1.2, section 3.1.1; a legacy device knows no FEATURES_OK (section 3.1.2).
-pub fn negotiate<T: PciTransport>(transport: &mut T, wanted: u64) -> Result<u64, VirtioError> {
+pub fn negotiate<T: VirtioTransport>(transport: &mut T, wanted: u64) -> Result<u64, VirtioError> {
     reset(transport)?;
     let mut status = DeviceStatus::ACKNOWLEDGE;
     transport.set_status(status);
@@ -53,7 +53,7 @@ pub fn negotiate<T: PciTransport>(transport: &mut T, wanted: u64) -> Result<u64,
 }
 
 /// Lets the device work (DRIVER_OK, step 8), or says what went wrong while its queues were set up.
-pub fn start<T: PciTransport>(transport: &mut T) -> Result<(), VirtioError> {
+pub fn start<T: VirtioTransport>(transport: &mut T) -> Result<(), VirtioError> {
     if let Some(error) = transport.failure() {
         fail(transport);
         return Err(error);
@@ -64,7 +64,7 @@ pub fn start<T: PciTransport>(transport: &mut T) -> Result<(), VirtioError> {
 }
 
 /// Tells the device that the driver has given up on it (FAILED; VIRTIO 1.2, section 2.1).
-pub fn fail<T: PciTransport>(transport: &mut T) {
+pub fn fail<T: VirtioTransport>(transport: &mut T) {
     let status = transport.get_status() | DeviceStatus::FAILED;
     transport.set_status(status);
 }
@@ -74,7 +74,8 @@ mod tests {
     use super::{negotiate, start};
     use crate::fake::FakeDevice;
     use crate::{
-        InterruptMode, LegacyTransport, ModernTransport, Transport, VirtioError, feature, open,
+        InterruptMode, InterruptStatus, LegacyTransport, MmioTransport, ModernTransport, Transport,
+        VirtioError, feature, open,
     };
     use virtio_drivers::transport::{DeviceStatus, DeviceType::Network};
 
@@ -130,6 +131,63 @@ mod tests {
     }
 
     #[test]
+    fn a_memory_mapped_device_is_brought_up_in_order() {
+        let fake = FakeDevice::modern(0xff, &[1024, 64]);
+        let mut transport = MmioTransport::new(fake.mmio(), Network).unwrap();
+        let accepted = negotiate(&mut transport, 0x0f | feature::VERSION_1).unwrap();
+        assert_eq!(accepted, 0x0f | feature::VERSION_1);
+        assert_eq!(fake.state().accepted, accepted);
+        let queues = [0, 1].map(|number| open(&mut transport, number, false).unwrap());
+        assert_eq!(queues.each_ref().map(|queue| queue.size()), [256, 64]);
+        assert_eq!(
+            open(&mut transport, 2, false).map(drop),
+            Err(VirtioError::NoQueue)
+        );
+        start(&mut transport).unwrap();
+        let status = transport.get_status();
+        assert!(status.contains(DeviceStatus::DRIVER_OK | DeviceStatus::FEATURES_OK));
+        transport.notify(1);
+        assert_eq!([fake.notifications(0), fake.notifications(1)], [0, 1]);
+        super::reset(&mut transport).unwrap();
+        assert_eq!(
+            open(&mut transport, 0, false).map(drop),
+            Ok(()),
+            "a reset frees the queue"
+        );
+        super::reset(&mut transport).unwrap();
+    }
+
+    #[test]
+    fn a_memory_mapped_device_s_causes_are_taken_back_as_read() {
+        let fake = FakeDevice::modern(0, &[16]);
+        let mut transport = MmioTransport::new(fake.mmio(), Network).unwrap();
+        fake.state().isr = 3;
+        assert!(transport.ack_interrupt() == InterruptStatus::all());
+        assert_eq!(fake.state().isr, 0, "the line is low");
+        assert!(transport.ack_interrupt().is_empty());
+    }
+
+    #[test]
+    fn memory_mapped_registers_of_another_kind_are_refused() {
+        use virtio_drivers::transport::DeviceType::Block;
+        let fake = FakeDevice::modern(0, &[16]);
+        let mut window = fake.mmio();
+        let refusal = |window, kind| MmioTransport::new(window, kind).map(drop);
+        assert_eq!(
+            refusal(window.clone(), Block),
+            Err(VirtioError::BadWindow),
+            "it is a network card"
+        );
+        window.version = 1;
+        assert_eq!(
+            refusal(window.clone(), Network),
+            Err(VirtioError::NotModern)
+        );
+        window.version = 2;
+        assert_eq!(refusal(window, Network), Ok(()));
+    }
+
+    #[test]
     fn legacy_configuration_moves_when_msix_is_on() {
         for (msix, mode) in [(false, InterruptMode::Line), (true, VECTORS)] {
             let fake = FakeDevice::legacy(0, &[16]);
@@ -154,6 +212,12 @@ mod tests {
         let fake = FakeDevice::modern(0, &[16]);
         fake.state().configuration = vec![1, 2, 3, 4, 5, 6];
         let transport = ModernTransport::new(fake.windows(), Network, InterruptMode::Line).unwrap();
+        configuration_is_read(&transport);
+        configuration_is_read(&MmioTransport::new(fake.mmio(), Network).unwrap());
+    }
+
+    /// Six bytes of configuration, 1 to 6, are read, and none beyond.
+    fn configuration_is_read(transport: &impl Transport) {
         assert_eq!(
             transport.read_config_space::<[u8; 6]>(0),
             Ok([1, 2, 3, 4, 5, 6])

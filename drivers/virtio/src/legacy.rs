@@ -14,7 +14,7 @@ use virtio_drivers::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::transport::{InterruptMode, NO_VECTOR, PciTransport, RingAddresses};
+use crate::transport::{InterruptMode, NO_VECTOR, RingAddresses, VirtioTransport};
 use crate::{VirtioError, transport};
 
 /// Register offsets (VIRTIO 1.2, section 4.1.4.10).
@@ -103,7 +103,7 @@ impl<P: Ports> LegacyTransport<P> {
     }
 }
 
-impl<P: Ports> PciTransport for LegacyTransport<P> {
+impl<P: Ports> VirtioTransport for LegacyTransport<P> {
     fn rings(&self, queue: u16) -> Option<RingAddresses> {
         self.rings.get(usize::from(queue)).copied().flatten()
     }

@@ -1,5 +1,5 @@
 //! The virtio library that every virtio driver stands on: finding and negotiating a device over its
-//! legacy or modern PCI transport, and its split queues.
+//! legacy or modern PCI transport or its memory-mapped one, and its split queues.
 //!
 //! It stands on `virtio-drivers`: the transports implement that crate's `Transport`, DMA memory its
 //! `Hal`, and the queues are its `VirtQueue`. What a device of one kind does with its queues is left
@@ -17,9 +17,11 @@ mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod feature;
+mod fields;
 mod function;
 mod handshake;
 mod legacy;
+mod mmio;
 mod modern;
 mod queue;
 mod transport;
@@ -30,7 +32,8 @@ pub use error::VirtioError;
 pub use function::{AnyTransport, Function, InterruptBits};
 pub use handshake::{fail, negotiate, reset, start};
 pub use legacy::LegacyTransport;
+pub use mmio::MmioTransport;
 pub use modern::{ModernTransport, ModernWindows};
 pub use queue::{Chain, Queue, Used, open};
-pub use transport::{InterruptMode, PciTransport, RingAddresses};
+pub use transport::{InterruptMode, RingAddresses, VirtioTransport};
 pub use virtio_drivers::transport::{InterruptStatus, Transport};

@@ -10,8 +10,8 @@ use virtio_drivers::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::transport::{InterruptMode, PciTransport, RingAddresses};
-use crate::{VirtioError, transport};
+use crate::transport::{InterruptMode, RingAddresses, VirtioTransport};
+use crate::{VirtioError, fields, transport};
 
 /// Offsets in the common configuration structure (VIRTIO 1.2, section 4.1.4.3).
 mod common {
@@ -136,22 +136,9 @@ impl<R: Registers> ModernTransport<R> {
         }
         self.notify_offsets[index] = offset as usize;
     }
-
-    /// The device's configuration, if `length` bytes at `offset` lie in it.
-    fn configuration(&self, offset: usize, length: usize) -> Result<&R> {
-        let window = self
-            .windows
-            .device
-            .as_ref()
-            .ok_or(Error::ConfigSpaceMissing)?;
-        match offset.checked_add(length) {
-            Some(end) if end <= window.length() => Ok(window),
-            _ => Err(Error::ConfigSpaceTooSmall),
-        }
-    }
 }
 
-impl<R: Registers> PciTransport for ModernTransport<R> {
+impl<R: Registers> VirtioTransport for ModernTransport<R> {
     fn rings(&self, queue: u16) -> Option<RingAddresses> {
         self.rings.get(usize::from(queue)).copied().flatten()
     }
@@ -282,20 +269,8 @@ impl<R: Registers> Transport for ModernTransport<R> {
     }
 
     fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T> {
-        let window = self.configuration(offset, size_of::<T>())?;
-        let mut value = T::new_zeroed();
-        // A field is read in its own width (VIRTIO 1.2, section 4.1.3.1).
-        match value.as_mut_bytes() {
-            [byte] => *byte = window.read8(offset),
-            bytes @ [_, _] => bytes.copy_from_slice(&window.read16(offset).to_le_bytes()),
-            bytes @ [_, _, _, _] => bytes.copy_from_slice(&window.read32(offset).to_le_bytes()),
-            bytes => {
-                for (index, byte) in bytes.iter_mut().enumerate() {
-                    *byte = window.read8(offset + index);
-                }
-            }
-        }
-        Ok(value)
+        let window = self.windows.device.as_ref();
+        fields::read(window.ok_or(Error::ConfigSpaceMissing)?, 0, offset)
     }
 
     fn write_config_space<T: IntoBytes + Immutable>(
@@ -303,17 +278,7 @@ impl<R: Registers> Transport for ModernTransport<R> {
         offset: usize,
         value: T,
     ) -> Result<()> {
-        let window = self.configuration(offset, size_of::<T>())?;
-        match *value.as_bytes() {
-            [byte] => window.write8(offset, byte),
-            [a, b] => window.write16(offset, u16::from_le_bytes([a, b])),
-            [a, b, c, d] => window.write32(offset, u32::from_le_bytes([a, b, c, d])),
-            ref bytes => {
-                for (index, byte) in bytes.iter().enumerate() {
-                    window.write8(offset + index, *byte);
-                }
-            }
-        }
-        Ok(())
+        let window = self.windows.device.as_ref();
+        fields::write(window.ok_or(Error::ConfigSpaceMissing)?, 0, offset, value)
     }
 }

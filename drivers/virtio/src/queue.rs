@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU16, Ordering, fence};
 use virtio_drivers::queue::VirtQueue;
 
 use crate::dma::{Area, TaskHal, at_physical};
-use crate::{PciTransport, VirtioError};
+use crate::{VirtioError, VirtioTransport};
 
 /// Most segments of one chain.
 const MAX_SEGMENTS: usize = 3;
@@ -98,7 +98,7 @@ pub trait Queue: Send {
 
 /// Opens a queue: of the size that the device has where it fixes it (legacy), else of up to 256.
 /// `event_index` says whether that feature was negotiated.
-pub fn open<T: PciTransport>(
+pub fn open<T: VirtioTransport>(
     transport: &mut T,
     number: u16,
     event_index: bool,
@@ -128,7 +128,7 @@ pub fn open<T: PciTransport>(
 
 /// Not inlined, so that only the size in use costs its stack: a `VirtQueue` passes through it.
 #[inline(never)]
-fn open_sized<T: PciTransport, const SIZE: usize>(
+fn open_sized<T: VirtioTransport, const SIZE: usize>(
     transport: &mut T,
     number: u16,
     event_index: bool,
@@ -168,7 +168,7 @@ impl EventWords {
     /// `used_event` follows flags, index and SIZE entries of 2 bytes in the driver area
     /// (section 2.7.6); `avail_event` flags, index and SIZE entries of 8 bytes in the device area
     /// (section 2.7.8). Flags and indices have 2 bytes.
-    fn find<T: PciTransport, const SIZE: usize>(
+    fn find<T: VirtioTransport, const SIZE: usize>(
         transport: &T,
         number: u16,
     ) -> Result<EventWords, VirtioError> {

@@ -13,7 +13,7 @@ pub(crate) const NO_VECTOR: u16 = 0xffff;
 /// How a device tells that it has something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InterruptMode {
-    /// By its INTx line; reading the ISR status says why and lowers the line.
+    /// By its line; taking the causes, from the ISR status or the interrupt status, lowers it.
     Line,
     /// By MSI-X, with this many vectors (at least 1): the first for configuration changes, the
     /// following ones for the queues in order; the last serves all that remain.
@@ -52,8 +52,8 @@ pub struct RingAddresses {
     pub device: u64,
 }
 
-/// A virtio transport over PCI.
-pub trait PciTransport: Transport {
+/// A transport of a virtio device.
+pub trait VirtioTransport: Transport {
     /// Where the rings of a queue that was set up are.
     fn rings(&self, queue: u16) -> Option<RingAddresses>;
     /// Tells the device the vector of its configuration changes. The queues' are told when they are

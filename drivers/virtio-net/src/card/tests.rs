@@ -2,8 +2,11 @@
 
 use ipc::interface::net_device::{Geometry, RING_RECEIVE_FREE, RING_TRANSMIT, RING_TRANSMITTED};
 use ipc::ring::Descriptor;
-use virtio::fake::{FakeDevice, FakeHandle, FakeWindow};
-use virtio::{Area, InterruptMode, LegacyTransport, ModernTransport, PciTransport, dma, feature};
+use virtio::fake::{FakeDevice, FakeHandle, FakeMmio, FakeWindow};
+use virtio::{
+    Area, InterruptMode, LegacyTransport, MmioTransport, ModernTransport, VirtioTransport, dma,
+    feature,
+};
 use virtio_drivers::transport::DeviceType::Network;
 
 use super::{Card, CardError, Pump, Rings};
@@ -13,14 +16,14 @@ use crate::test_bench::{BUFFER_BYTES, BUFFERS, ENTRIES, GEOMETRY, HEADROOM, Shar
 /// Queue size of the fake devices.
 const SIZE: u16 = 16;
 
-struct Bench<T: PciTransport> {
+struct Bench<T: VirtioTransport> {
     card: Card<T, Shared>,
     device: FakeHandle,
     stack: Stack,
     pool: Area,
 }
 
-fn attach<T: PciTransport>(device: FakeHandle, transport: T) -> Bench<T> {
+fn attach<T: VirtioTransport>(device: FakeHandle, transport: T) -> Bench<T> {
     let memory = Shared::for_rings();
     let stack = Stack::new(memory.clone());
     let pool = dma::allocate(GEOMETRY.pool_bytes as usize / 4096).unwrap();
@@ -55,7 +58,15 @@ fn modern() -> Bench<ModernTransport<FakeWindow>> {
     attach(device, transport)
 }
 
-impl<T: PciTransport> Bench<T> {
+/// The same behind memory-mapped registers.
+fn mmio() -> Bench<MmioTransport<FakeMmio>> {
+    let device = FakeDevice::modern(feature::EVENT_INDEX, &[SIZE, SIZE]);
+    device.state().configuration = vec![0; 12];
+    let transport = MmioTransport::new(device.mmio(), Network).unwrap();
+    attach(device, transport)
+}
+
+impl<T: VirtioTransport> Bench<T> {
     fn run(&mut self) -> Pump {
         self.card.run().unwrap()
     }
@@ -99,7 +110,7 @@ impl<T: PciTransport> Bench<T> {
 }
 
 /// Packets both ways.
-fn packets_flow<T: PciTransport>(mut bench: Bench<T>, header: usize, segments: usize) {
+fn packets_flow<T: VirtioTransport>(mut bench: Bench<T>, header: usize, segments: usize) {
     bench.stack.give(0..4);
     bench.run();
     let packet: Vec<u8> = (0..100).collect();
@@ -147,6 +158,7 @@ fn packets_flow_over_all_kinds_of_device() {
     packets_flow(legacy(feature::ANY_LAYOUT), 10, 1);
     packets_flow(legacy(feature::ANY_LAYOUT | feature::EVENT_INDEX), 10, 1);
     packets_flow(modern(), 12, 1);
+    packets_flow(mmio(), 12, 1);
 }
 
 #[test]

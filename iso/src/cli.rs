@@ -188,7 +188,7 @@ pub enum Machine {
     Q35,
     /// PCI, of 1996: the nearest to Google Compute Engine
     Pc,
-    /// No PCI at all
+    /// No PCI at all: memory-mapped virtio devices
     Microvm,
 }
 
@@ -363,25 +363,11 @@ impl Default for RunOptions {
 impl RunOptions {
     /// Refuses what cannot be done yet and options that contradict each other, by name.
     pub fn check(&self) -> Result<()> {
-        let later = [
-            (
-                self.app.is_some(),
-                "--app",
-                "the tasks of userland/manifest.toml",
-            ),
-            (
-                self.machine == Machine::Microvm,
-                "--machine microvm",
-                "q35 and pc",
-            ),
-        ];
-        if let Some((_, name, instead)) = later.iter().find(|(asked, ..)| *asked) {
-            bail!("{name} is not yet available; there is: {instead}");
-        }
         let tap = matches!(self.net, Net::Tap(_));
         let no_nic = self.nic == Nic::None;
         let forwards = !self.forward.is_empty();
         let elsewhere = self.serial != Serial::Stdio;
+        let microvm = self.machine == Machine::Microvm;
         let pairs = [
             (
                 self.uefi && self.boot == Boot::Kernel,
@@ -394,6 +380,31 @@ impl RunOptions {
                 "--uefi",
                 "--memory",
                 "the firmware needs 64 MiB",
+            ),
+            // Before what it implies.
+            (
+                microvm && self.uefi,
+                "--uefi",
+                "--machine microvm",
+                "its firmware is not UEFI, and UEFI takes no kernel of this kind from QEMU",
+            ),
+            (
+                microvm && self.boot == Boot::Iso,
+                "--boot iso",
+                "--machine microvm",
+                "its firmware boots no disk: QEMU loads kernel and archive",
+            ),
+            (
+                microvm && self.boot == Boot::Disk,
+                "--boot disk",
+                "--machine microvm",
+                "its firmware boots no disk: QEMU loads kernel and archive",
+            ),
+            (
+                microvm && self.nic == Nic::VirtioLegacy,
+                "--nic virtio-legacy",
+                "--machine microvm",
+                "its cards are memory-mapped, and no driver speaks their older interface",
             ),
             (
                 forwards && tap,
@@ -432,10 +443,13 @@ impl RunOptions {
                 "the archive holds the manifest",
             ),
         ];
-        match pairs.iter().find(|(together, ..)| *together) {
-            Some((_, one, other, why)) => bail!("{one} and {other} do not go together: {why}"),
-            None => Ok(()),
+        if let Some((_, one, other, why)) = pairs.iter().find(|(together, ..)| *together) {
+            bail!("{one} and {other} do not go together: {why}");
         }
+        if self.app.is_some() {
+            bail!("--app is not yet available; there is: the tasks of userland/manifest.toml");
+        }
+        Ok(())
     }
 }
 

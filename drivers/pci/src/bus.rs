@@ -27,6 +27,8 @@ pub struct Function {
     pub(crate) upstream: Option<usize>,
     /// Whether it is a bridge of any kind: those are never handed out.
     pub(crate) bridge: bool,
+    /// The slot that it is in, as a position in the list of slots, where it is on no bus.
+    pub(crate) slot: Option<usize>,
 }
 
 impl Function {
@@ -36,7 +38,7 @@ impl Function {
         !self.bridge
             && wanted
                 .address
-                .is_none_or(|address| address == header.address)
+                .is_none_or(|address| self.slot.is_none() && address == header.address)
             && wanted.vendor.is_none_or(|vendor| vendor == header.vendor)
             && wanted.device.is_none_or(|device| device == header.device)
             && wanted
@@ -151,7 +153,7 @@ fn describe(
         subsystem: (subsystem >> 16) as u16,
         class: class >> 8,
         revision: class as u8,
-        claimed: false,
+        ..PciFunction::default()
     };
     Some(Function {
         header,
@@ -159,6 +161,7 @@ fn describe(
         capabilities,
         upstream,
         bridge,
+        slot: None,
     })
 }
 

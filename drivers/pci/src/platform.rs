@@ -32,6 +32,7 @@ pub trait Platform {
     fn line_interrupt(
         &mut self,
         line: u32,
+        active_low: bool,
         notification: Handle,
         bits: u64,
     ) -> Result<Handle, Error>;

@@ -18,32 +18,47 @@ use crate::config::ConfigSpace;
 use crate::header::{self, command};
 use crate::platform::{Message, Platform};
 use crate::session::{Claim, MOST_REGIONS, Region, Session};
+use crate::shifted::Shifted;
+use crate::slot::{Slot, SlotState};
+use crate::words::SlotWord;
 
 /// Unit of what can be mapped, in bytes.
 const PAGE: u64 = ipc::layout::PAGE_BYTES;
+/// I/O APIC inputs below this are the ISA interrupts, to which a PC's chipset routes INTx as active
+/// high (its MADT overrides say so; ACPI 6.5, section 5.2.12.5); those above are active low, as PCI
+/// lines are (PCI 3.0, section 2.2.6).
+const ISA_INPUTS: u32 = 16;
 
 /// The machine's bus and its sessions.
 pub struct PciBus<C, P> {
     config: C,
     platform: P,
+    /// Those of the bus, then those in slots.
     functions: Vec<Function>,
+    slots: Vec<Slot>,
     /// By badge.
     sessions: BTreeMap<u64, Session>,
 }
 
 impl<C: ConfigSpace, P: Platform> PciBus<C, P> {
-    /// Finds the machine's functions and stops all of them: whatever an earlier instance left
-    /// running neither reaches memory nor interrupts any more. The task then tells the kernel
-    /// (DmaReset).
-    pub fn start(config: C, platform: P) -> Self {
-        let functions = enumerate(&config);
+    /// Finds the machine's functions, and the devices in the slots that the command line names, and
+    /// stops all of them: whatever an earlier instance left running neither reaches memory nor
+    /// interrupts any more. If [`PciBus::all_stopped`], the task then tells the kernel (DmaReset).
+    pub fn start(config: C, mut platform: P, words: &[SlotWord]) -> Self {
+        let mut functions = enumerate(&config);
+        let find = |word: &SlotWord| Slot::find(*word, &mut platform);
+        let slots: Vec<Slot> = words.iter().map(find).collect();
+        let in_slots = slots.iter().enumerate();
+        functions.extend(in_slots.filter_map(|(position, slot)| slot.function(position)));
         let bus = PciBus {
             config,
             platform,
             functions,
+            slots,
             sessions: BTreeMap::new(),
         };
-        for function in bus.functions.iter().filter(|function| !function.bridge) {
+        let on_bus = |function: &&Function| !function.bridge && function.slot.is_none();
+        for function in bus.functions.iter().filter(on_bus) {
             bus.quiet(function);
         }
         bus
@@ -52,6 +67,17 @@ impl<C: ConfigSpace, P: Platform> PciBus<C, P> {
     /// The functions found.
     pub fn functions(&self) -> &[Function] {
         &self.functions
+    }
+
+    /// The slots that the command line names.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Whether every device that there is was stopped.
+    pub fn all_stopped(&self) -> bool {
+        let mut slots = self.slots.iter();
+        slots.all(|slot| slot.state != SlotState::Running)
     }
 
     /// A client has connected; `may_claim` is the manifest's word.
@@ -76,12 +102,15 @@ impl<C: ConfigSpace, P: Platform> PciBus<C, P> {
         };
         let function = &self.functions[claim.function];
         self.quiet(function);
-        for region in &claim.regions {
-            self.platform.conceal(region.memory);
-            self.platform.close(region.memory);
-        }
         for handle in claim.kept {
             self.platform.destroy(handle);
+        }
+        // A driver that lives on could have started its device again as long as it had the registers
+        // of a slot. Memory that a device may still reach is never let go.
+        let stopped = function.slot.is_none() || self.quiet(function);
+        for region in claim.regions.iter().filter(|_| stopped) {
+            self.platform.conceal(region.memory);
+            self.platform.close(region.memory);
         }
     }
 
@@ -93,8 +122,16 @@ impl<C: ConfigSpace, P: Platform> PciBus<C, P> {
         }
     }
 
-    /// Stops a function: no access to memory, no interrupt.
-    fn quiet(&self, function: &Function) {
+    /// The slot that a device is in, if it is in one.
+    fn slot(&self, function: &Function) -> Option<&Slot> {
+        self.slots.get(function.slot?)
+    }
+
+    /// Stops a device: no access to memory, no interrupt. False where it does not stop.
+    fn quiet(&self, function: &Function) -> bool {
+        if let Some(slot) = self.slot(function) {
+            return slot.stop();
+        }
         let address = function.header.address;
         self.config
             .change_command(address, command::BUS_MASTER, command::INTERRUPT_DISABLE);
@@ -104,15 +141,48 @@ impl<C: ConfigSpace, P: Platform> PciBus<C, P> {
         if let Some(msi) = &function.capabilities.msi {
             msi.disable(&self.config, address);
         }
+        true
+    }
+
+    /// Takes a device its access to memory; its interrupts stay as they are where they can.
+    fn disconnect(&self, function: &Function) -> Result<(), PciError> {
+        match self.slot(function) {
+            Some(slot) => slot.stop().then_some(()).ok_or(PciError::DeviceRunning),
+            None => {
+                let address = function.header.address;
+                self.config.change_command(address, command::BUS_MASTER, 0);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a device has access to memory.
+    fn is_connected(&self, function: &Function) -> bool {
+        match self.slot(function) {
+            Some(slot) => slot.runs(),
+            None => self.config.command(function.header.address) & command::BUS_MASTER != 0,
+        }
+    }
+
+    /// All claims.
+    fn claims(&self) -> impl Iterator<Item = &Claim> {
+        let sessions = self.sessions.values();
+        sessions.filter_map(|session| session.claim.as_ref())
     }
 
     /// Whether a session has claimed the function at this position.
     fn is_claimed(&self, position: usize) -> bool {
-        let claims = self
-            .sessions
-            .values()
-            .filter_map(|session| session.claim.as_ref());
-        claims.into_iter().any(|claim| claim.function == position)
+        self.claims().any(|claim| claim.function == position)
+    }
+
+    /// Whether a device is in a slot on a page with that of a claimed one: who has that has the page.
+    fn is_page_taken(&self, function: &Function) -> bool {
+        let page = |function: &Function| function.header.registers.map(|start| start / PAGE);
+        let Some(wanted) = page(function) else {
+            return false;
+        };
+        self.claims()
+            .any(|claim| page(&self.functions[claim.function]) == Some(wanted))
     }
 
     /// The session's claim and its function.
@@ -141,13 +211,14 @@ impl<C: ConfigSpace, P: Platform> PciBus<C, P> {
         }
     }
 
-    /// Whether another function's registers lie in this range of whole pages.
+    /// Whether another function's registers lie in this range of whole pages. The slots on a page go
+    /// together: the others of the page cannot be claimed.
     fn is_shared(&self, position: usize, start: u64, end: u64) -> bool {
-        let others = self
-            .functions
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != position);
+        let in_slot = self.functions[position].slot.is_some();
+        let others = self.functions.iter().enumerate();
+        let others = others.filter(|(other, function)| {
+            *other != position && !(in_slot && function.slot.is_some())
+        });
         others
             .flat_map(|(_, function)| function.bars.iter().flatten())
             .any(|bar| match *bar {
@@ -232,35 +303,48 @@ impl<C: ConfigSpace, P: Platform> PciBus<C, P> {
         Ok(handle)
     }
 
-    fn line_interrupt(
-        &mut self,
-        badge: u64,
-        bits: u64,
-        notification: Handle,
-    ) -> Result<(InterruptKind, Handle), PciError> {
-        let address = self.claimed(badge)?.1.header.address;
+    /// The line of a claimed device, and whether it is active low.
+    fn line(&mut self, badge: u64) -> Result<(u32, bool), PciError> {
+        let function = self.claimed(badge)?.1.clone();
+        if let Some(slot) = self.slot(&function) {
+            // Active high, as microvm's ACPI tables and device trees have it.
+            return Ok((slot.word.line, false));
+        }
+        let address = function.header.address;
         let line = u32::from(self.config.read8(address, header::INTERRUPT_LINE));
         // 0xff is "unknown or no connection" (PCI 3.0, section 6.2.4); 0 is the timer's input.
         let unusable = line == 0 || line == 0xff;
         if unusable || self.config.read8(address, header::INTERRUPT_PIN) == 0 {
             return Err(PciError::OutOfRange);
         }
-        let mut claims = self
-            .sessions
-            .values()
-            .filter_map(|session| session.claim.as_ref());
-        if claims.any(|claim| claim.line == Some(line)) {
+        Ok((line, line >= ISA_INPUTS))
+    }
+
+    fn line_interrupt(
+        &mut self,
+        badge: u64,
+        bits: u64,
+        notification: Handle,
+    ) -> Result<(InterruptKind, Handle), PciError> {
+        let (line, active_low) = self.line(badge)?;
+        if self.claims().any(|claim| claim.line == Some(line)) {
             return Err(PciError::LineShared);
         }
-        let made = self.platform.line_interrupt(line, notification, bits);
+        let made = self
+            .platform
+            .line_interrupt(line, active_low, notification, bits);
         let handle = made.map_err(|error| match error {
             Error::Busy => PciError::LineShared,
             other => kernel_refused(other),
         })?;
         let handle = self.keep(badge, handle)?;
-        self.claimed(badge)?.0.line = Some(line);
-        self.config
-            .change_command(address, command::INTERRUPT_DISABLE, 0);
+        let (claim, function) = self.claimed(badge)?;
+        claim.line = Some(line);
+        let (address, on_bus) = (function.header.address, function.slot.is_none());
+        if on_bus {
+            self.config
+                .change_command(address, command::INTERRUPT_DISABLE, 0);
+        }
         Ok((InterruptKind::Line { line }, handle))
     }
 }
@@ -268,39 +352,6 @@ impl<C: ConfigSpace, P: Platform> PciBus<C, P> {
 /// The kernel's refusals are one error to a driver; which one it was is in pci's log.
 fn kernel_refused(_error: Error) -> PciError {
     PciError::Kernel
-}
-
-/// Registers of a window that does not start on a page.
-struct Shifted {
-    registers: alloc::boxed::Box<dyn registers::Registers>,
-    skip: usize,
-}
-
-impl registers::Registers for Shifted {
-    fn length(&self) -> usize {
-        self.registers.length().saturating_sub(self.skip)
-    }
-    fn read8(&self, offset: usize) -> u8 {
-        self.registers.read8(offset.saturating_add(self.skip))
-    }
-    fn read16(&self, offset: usize) -> u16 {
-        self.registers.read16(offset.saturating_add(self.skip))
-    }
-    fn read32(&self, offset: usize) -> u32 {
-        self.registers.read32(offset.saturating_add(self.skip))
-    }
-    fn write8(&self, offset: usize, value: u8) {
-        self.registers
-            .write8(offset.saturating_add(self.skip), value);
-    }
-    fn write16(&self, offset: usize, value: u16) {
-        self.registers
-            .write16(offset.saturating_add(self.skip), value);
-    }
-    fn write32(&self, offset: usize, value: u32) {
-        self.registers
-            .write32(offset.saturating_add(self.skip), value);
-    }
 }
 
 /// Offsets in an MSI-X table entry: address low and high, data, vector control, whose bit 0 masks
@@ -360,12 +411,19 @@ impl<C: ConfigSpace, P: Platform> PciServer for PciBus<C, P> {
             .functions
             .iter()
             .enumerate()
-            .find(|(position, function)| matching(function) && !self.is_claimed(*position));
+            .find(|(position, function)| {
+                let busy = self.is_claimed(*position) || self.is_page_taken(function);
+                matching(function) && !busy
+            });
         let (position, function) = free.ok_or(PciError::DeviceBusy)?;
         let header = function.header;
-        self.quiet(function);
-        let decoding = command::IO_SPACE | command::MEMORY_SPACE;
-        self.config.change_command(header.address, 0, decoding);
+        if !self.quiet(function) {
+            return Err(PciError::DeviceRunning);
+        }
+        if function.slot.is_none() {
+            let decoding = command::IO_SPACE | command::MEMORY_SPACE;
+            self.config.change_command(header.address, 0, decoding);
+        }
         self.sessions.insert(
             caller.badge(),
             Session {
@@ -385,9 +443,10 @@ impl<C: ConfigSpace, P: Platform> PciServer for PciBus<C, P> {
         offset: u16,
         width: u8,
     ) -> Result<u32, PciError> {
-        let address = self.claimed(caller.badge())?.1.header.address;
+        let function = self.claimed(caller.badge())?.1;
+        let (address, on_bus) = (function.header.address, function.slot.is_none());
         let aligned = matches!(width, 1 | 2 | 4) && offset.is_multiple_of(u16::from(width));
-        if !aligned || offset >= self.config.bytes() {
+        if !on_bus || !aligned || offset >= self.config.bytes() {
             return Err(PciError::OutOfRange);
         }
         Ok(match width {
@@ -460,9 +519,10 @@ impl<C: ConfigSpace, P: Platform> PciServer for PciBus<C, P> {
 
     fn set_bus_master(&mut self, caller: &mut Caller<'_>, on: bool) -> Result<(), PciError> {
         let function = self.claimed(caller.badge())?.1.clone();
-        let address = function.header.address;
         if !on {
-            self.config.change_command(address, command::BUS_MASTER, 0);
+            return self.disconnect(&function);
+        }
+        if function.slot.is_some() {
             return Ok(());
         }
         // A bridge passes its devices' accesses on only with its own bit (bridge 1.2, section
@@ -473,6 +533,7 @@ impl<C: ConfigSpace, P: Platform> PciServer for PciBus<C, P> {
             self.config.change_command(bridge.header.address, 0, on);
             upstream = bridge.upstream;
         }
+        let address = function.header.address;
         self.config.change_command(address, 0, command::BUS_MASTER);
         Ok(())
     }
@@ -508,8 +569,8 @@ impl<C: ConfigSpace, P: Platform> PciServer for PciBus<C, P> {
             .iter()
             .position(|entry| entry.number == region);
         let position = position.ok_or(PciError::NoSuchRegion)?;
-        let address = function.header.address;
-        if self.config.command(address) & command::BUS_MASTER != 0 {
+        let function = function.clone();
+        if self.is_connected(&function) {
             return Err(PciError::DeviceRunning);
         }
         let region = self
@@ -523,8 +584,8 @@ impl<C: ConfigSpace, P: Platform> PciServer for PciBus<C, P> {
     }
 
     fn reset(&mut self, caller: &mut Caller<'_>) -> Result<(), PciError> {
-        let address = self.claimed(caller.badge())?.1.header.address;
-        self.config.change_command(address, command::BUS_MASTER, 0);
+        let function = self.claimed(caller.badge())?.1.clone();
+        self.disconnect(&function)?;
         let regions = core::mem::take(&mut self.claimed(caller.badge())?.0.regions);
         for region in regions {
             self.platform.conceal(region.memory);
@@ -575,5 +636,7 @@ impl<C: ConfigSpace, P: Platform> PciBus<C, P> {
     }
 }
 
+#[cfg(test)]
+mod slot_tests;
 #[cfg(test)]
 mod tests;

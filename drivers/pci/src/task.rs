@@ -1,24 +1,29 @@
 //! The task around the service: configuration mechanism #1 and the kernel behind its wishes.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use ipc::badge::Client;
 use ipc::interface::pci as interface;
 use ipc::interface::service::ConnectError;
+use ipc::message::MAX_BYTES;
 use ipc::server::{Caller, Outcome, Outgoing, Received};
 use ipc::startup::names;
 use ipc::{Error, Handle, Label, Rights};
 use registers::Registers;
 use registers::hardware::{MappedWindow, PortWindow};
+use runtime::entry::Startup;
 use runtime::mapping::Access;
 use runtime::ports::{Interrupt, IoPorts, Trigger};
 use runtime::server::{Service, serve};
-use runtime::{Mapping, Memory, Notification, handle, memory, start, stop};
+use runtime::{Mapping, Memory, Notification, handle, memory, start, stop, system};
 
 use crate::bar::Bar;
 use crate::config::{MECHANISM1_FIRST_PORT, MECHANISM1_PORTS, Mechanism1};
 use crate::platform::{Message, Platform};
 use crate::service::PciBus;
+use crate::slot::SlotState;
+use crate::words::{self, SlotWord};
 
 /// The name of the public endpoint.
 const SERVICE: &str = "pci";
@@ -26,19 +31,15 @@ const SERVICE: &str = "pci";
 const PORT_NAME: &str = "cf8";
 /// Bit that init signals when the system stops.
 const STOP: u64 = 1 << 0;
-/// I/O APIC inputs below this are the ISA interrupts, to which a PC's chipset routes INTx as active
-/// high (its MADT overrides say so; ACPI 6.5, section 5.2.12.5); those above are active low, as PCI
-/// lines are (PCI 3.0, section 2.2.6).
-const ISA_INPUTS: u32 = 16;
 
 /// The program: stops all devices, then serves.
-pub fn run(startup: &'static runtime::entry::Startup<'static>) {
+pub fn run(startup: &'static Startup<'static>) {
     if let Err(error) = set_up(startup) {
         runtime::log!("cannot serve the bus: {error}");
     }
 }
 
-fn set_up(startup: &'static runtime::entry::Startup<'static>) -> Result<(), Error> {
+fn set_up(startup: &'static Startup<'static>) -> Result<(), Error> {
     let public = start::serves(SERVICE).ok_or(Error::InvalidHandle)?;
     let control = startup
         .handle(names::DEVICE_CONTROL)
@@ -48,8 +49,13 @@ fn set_up(startup: &'static runtime::entry::Startup<'static>) -> Result<(), Erro
         .ok_or(Error::InvalidHandle)?;
     let ports = IoPorts::from_handle(ports);
     let window = PortWindow::attach(ports, MECHANISM1_FIRST_PORT, MECHANISM1_PORTS)?;
-    let bus = PciBus::start(Mechanism1::new(window), Kernel { control });
-    let freed = memory::dma_reset(control)?;
+    let words = slot_words(startup)?;
+    let bus = PciBus::start(Mechanism1::new(window), Kernel { control }, &words);
+    // What a device that does not stop may still write stays in quarantine.
+    let freed = match bus.all_stopped() {
+        true => memory::dma_reset(control)?,
+        false => 0,
+    };
     report(&bus, freed);
     let priority = runtime::task::info(start::own_task())?.priority as u8;
     let bell = Notification::create()?;
@@ -57,12 +63,45 @@ fn set_up(startup: &'static runtime::entry::Startup<'static>) -> Result<(), Erro
     Err(serve(public, Some(&bell), priority, &mut Server { bus }))
 }
 
+/// The slots that the kernel's command line names. A word that names none is told.
+fn slot_words(startup: &Startup<'_>) -> Result<Vec<SlotWord>, Error> {
+    let control = startup
+        .handle(names::SYSTEM_CONTROL)
+        .ok_or(Error::InvalidHandle)?;
+    let mut line = alloc::vec![0; MAX_BYTES];
+    let line = system::command_line(control, &mut line)?;
+    // The kernel cuts it where it is no text.
+    let line = core::str::from_utf8(line).unwrap_or_default();
+    Ok(words::slots(line, |word, why| {
+        runtime::log!("{word}: {why}")
+    }))
+}
+
 /// Says what is there, and what cannot be used.
 fn report(bus: &PciBus<Mechanism1<PortWindow>, Kernel>, freed: u64) {
+    let on_bus = bus.functions().iter().filter(|found| found.slot.is_none());
     runtime::log!(
         "{} functions, all stopped; {freed} frames out of quarantine",
-        bus.functions().len()
+        on_bus.count()
     );
+    for slot in bus.slots() {
+        let at = slot.word.address;
+        match slot.state {
+            SlotState::Device => runtime::log!("virtio-mmio at {at:#x}: a device, stopped"),
+            SlotState::Empty => runtime::log!("virtio-mmio at {at:#x}: no device"),
+            SlotState::Legacy => runtime::log!(
+                "virtio-mmio at {at:#x}: version 1, which no driver speaks; in QEMU, \
+                 -global virtio-mmio.force-legacy=false makes it 2"
+            ),
+            SlotState::Unknown => runtime::log!("virtio-mmio at {at:#x}: nothing of virtio's"),
+            SlotState::Running => runtime::log!(
+                "virtio-mmio at {at:#x}: a device that does not stop; quarantine stays as it is"
+            ),
+            SlotState::Unreachable(error) => {
+                runtime::log!("virtio-mmio at {at:#x}: cannot be mapped: {error}");
+            }
+        }
+    }
     for function in bus.functions() {
         if function.bars.contains(&Some(Bar::Unassigned)) {
             let header = &function.header;
@@ -150,12 +189,13 @@ impl Platform for Kernel {
     fn line_interrupt(
         &mut self,
         line: u32,
+        active_low: bool,
         notification: Handle,
         bits: u64,
     ) -> Result<Handle, Error> {
         let trigger = Trigger {
             level: true,
-            active_low: line >= ISA_INPUTS,
+            active_low,
         };
         let made = Interrupt::line(self.control, line, notification, bits, trigger);
         made.map(Interrupt::into_handle)

@@ -1,4 +1,5 @@
-//! The PCI bus: finding functions and handing a driver exactly its device.
+//! The PCI bus, and the slots of virtio-mmio: finding functions and handing a driver exactly its
+//! device.
 
 use super::{interface, service_errors};
 use crate::Rights;
@@ -25,10 +26,15 @@ pub struct PciAddress {
 }
 
 /// What a function says it is: the header fields of the PCI Local Bus Specification 3.0, 6.2.1.
+///
+/// A virtio-mmio device (Virtual I/O Device 1.2, 4.2), which is on no bus, is listed with vendor and
+/// device of a modern PCI function of its kind (4.1.2) and zeros for the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PciFunction {
-    /// Where it is.
+    /// Where it is on the bus.
     pub address: PciAddress,
+    /// Physical address of a virtio-mmio device's registers: it is there, and `address` says nothing.
+    pub registers: Option<u64>,
     /// Vendor.
     pub vendor: u16,
     /// Device.
@@ -57,7 +63,7 @@ pub struct FunctionList {
 /// Which function a driver wants: every field that is given must be equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Match {
-    /// Where it is.
+    /// Where it is on the bus.
     pub address: Option<PciAddress>,
     /// Vendor.
     pub vendor: Option<u16>,
@@ -146,8 +152,12 @@ pub struct DmaRegion {
 interface! {
     /// The PCI bus. A session claims at most one function; the operations from `read_config` on are
     /// about that one and fail with NotClaimed before. When the session ends - closed, or its task
-    /// died - pci switches the function's bus mastering and interrupts off, only then lets the DMA
-    /// memory go, and destroys what it has handed out.
+    /// died - pci switches the function's bus mastering and interrupts off, destroys what it has
+    /// handed out, and only then lets the DMA memory go.
+    ///
+    /// A virtio-mmio device is claimed as a function is. It has no configuration space; its registers
+    /// are base address register 0, its interrupt a line. It has no bus mastering either: to switch
+    /// that off is to reset it, and it counts as off as long as the device's status reads 0.
     Pci = 4, client PciClient, server PciServer, error PciError;
 
     /// Lists the functions found at start.
@@ -162,7 +172,9 @@ interface! {
     ///
     /// Arguments: `wanted`. Result: the function. Its bus mastering and interrupts are off, its
     /// memory and port decoding on; resetting it is its driver's first act. Errors: NotPermitted, AlreadyClaimed (this session
-    /// has one), NoSuchDevice, DeviceBusy (all that match are claimed). Cost: one call.
+    /// has one), NoSuchDevice, DeviceBusy (all that match are claimed, or share the page of their
+    /// registers with a virtio-mmio device that is), DeviceRunning (a virtio-mmio device that does
+    /// not stop). Cost: one call.
     ///
     /// Example: `let card = pci.claim(deadline, Match { vendor: Some(0x1af4), ..Match::default() })?;`
     2 fn claim(wanted: Match) -> PciFunction;
@@ -171,7 +183,8 @@ interface! {
     ///
     /// Arguments: `offset` in bytes, a multiple of `width`, below 256 (4,096 where the machine has
     /// memory-mapped configuration); `width` 1, 2 or 4. Result: the value. Errors: NotClaimed,
-    /// OutOfRange. Cost: one call and one or two accesses, each an exit on a virtual machine.
+    /// OutOfRange, as everything is of a virtio-mmio device. Cost: one call and one or two accesses,
+    /// each an exit on a virtual machine.
     ///
     /// Example: `let revision = pci.read_config(deadline, 8, 1)?;`
     3 fn read_config(offset: u16, width: u8) -> u32;
@@ -199,7 +212,8 @@ interface! {
 
     /// Switches the device's bus mastering, its access to memory, on or off.
     ///
-    /// Arguments: `on`. Result: none. Errors: NotClaimed. Cost: one call and two accesses.
+    /// Arguments: `on`. Result: none. Errors: NotClaimed, DeviceRunning (a virtio-mmio device that
+    /// does not stop). Cost: one call and two accesses.
     ///
     /// Example: `pci.set_bus_master(deadline, true)?;`
     6 fn set_bus_master(on: bool) -> ();
@@ -233,8 +247,8 @@ interface! {
     /// Stops the device: bus mastering off, every DMA region let go. There is no function-level
     /// reset: it takes 100 ms (PCI Express Base 6.0, 6.6.2) in which pci would serve nobody.
     ///
-    /// Arguments: none. Result: none; the function stays claimed. Errors: NotClaimed. Cost: one
-    /// call, and a system call a region.
+    /// Arguments: none. Result: none; the function stays claimed. Errors: NotClaimed, DeviceRunning
+    /// (as for `set_bus_master`; the regions stay). Cost: one call, and a system call a region.
     ///
     /// Example: `pci.reset(deadline)?;`
     10 fn reset() -> ();
@@ -268,7 +282,7 @@ service_errors! {
         /// The session has no region of this number.
         NoSuchRegion = "there is no such region",
         /// The device could still use the memory.
-        DeviceRunning = "the device's bus mastering is on",
+        DeviceRunning = "the device runs: its bus mastering is on, or it does not stop",
         /// The kernel refused pci what the operation needs.
         Kernel = "the kernel refused what the operation needs",
     }

@@ -18,10 +18,14 @@ impl ReplySlot for NoSlot {
     }
 }
 
-type Bus = PciBus<Rc<FakeConfig>, FakeKernel>;
+pub(super) type Bus = PciBus<Rc<FakeConfig>, FakeKernel>;
 
 /// Calls an operation as the session of this badge.
-fn call<R>(bus: &mut Bus, badge: u64, operation: impl FnOnce(&mut Bus, &mut Caller<'_>) -> R) -> R {
+pub(super) fn call<R>(
+    bus: &mut Bus,
+    badge: u64,
+    operation: impl FnOnce(&mut Bus, &mut Caller<'_>) -> R,
+) -> R {
     operation(bus, &mut Caller::new(badge, &mut NoSlot))
 }
 
@@ -55,7 +59,7 @@ fn machine() -> (Bus, FakeKernel) {
         config: Rc::new(config),
         ..FakeKernel::default()
     };
-    let mut bus = PciBus::start(kernel.config.clone(), kernel.clone());
+    let mut bus = PciBus::start(kernel.config.clone(), kernel.clone(), &[]);
     bus.opened(1, true);
     bus.opened(2, true);
     bus.opened(3, false);
@@ -174,7 +178,7 @@ fn a_page_with_another_function_s_registers_is_not_handed_out() {
     kernel
         .config
         .set_bar(at(0, 3, 0), 3, 0xfe00_3800, 0xffff_ff00);
-    let mut bus = PciBus::start(kernel.config.clone(), kernel.clone());
+    let mut bus = PciBus::start(kernel.config.clone(), kernel.clone(), &[]);
     bus.opened(1, true);
     claim(&mut bus, 1).unwrap();
     let refused = call(&mut bus, 1, |bus, caller| bus.bar(caller, 4));
@@ -185,7 +189,7 @@ fn a_page_with_another_function_s_registers_is_not_handed_out() {
 fn a_small_bar_says_where_it_lies_on_its_page() {
     let (_, kernel) = machine();
     kernel.config.set_bar(CARD, 4, 0xfe00_0104, 0xffff_ff00);
-    let mut bus = PciBus::start(kernel.config.clone(), kernel.clone());
+    let mut bus = PciBus::start(kernel.config.clone(), kernel.clone(), &[]);
     bus.opened(1, true);
     claim(&mut bus, 1).unwrap();
     let (kind, _) = call(&mut bus, 1, |bus, caller| bus.bar(caller, 4)).unwrap();
@@ -203,7 +207,7 @@ fn a_small_bar_says_where_it_lies_on_its_page() {
 fn a_device_that_the_firmware_left_out_cannot_be_claimed() {
     let (_, kernel) = machine();
     kernel.config.set_bar(CARD, 0, 1, 0xffff_ffe1);
-    let mut bus = PciBus::start(kernel.config.clone(), kernel.clone());
+    let mut bus = PciBus::start(kernel.config.clone(), kernel.clone(), &[]);
     bus.opened(1, true);
     assert_eq!(claim(&mut bus, 1), Ok(at(0, 3, 0)));
 }
@@ -245,7 +249,7 @@ fn machine_with_lines() -> (Bus, FakeKernel) {
     for address in [CARD, at(0, 3, 0)] {
         kernel.config.set_capabilities(address, &[]);
     }
-    let mut bus = PciBus::start(kernel.config.clone(), kernel.clone());
+    let mut bus = PciBus::start(kernel.config.clone(), kernel.clone(), &[]);
     bus.opened(1, true);
     bus.opened(2, true);
     (bus, kernel)
@@ -397,7 +401,7 @@ fn bus_mastering_of_a_device_opens_the_bridges_above_it() {
     let (_, kernel) = machine();
     kernel.config.add_bridge(at(0, 4, 0), 1);
     kernel.config.add(at(1, 0, 0), 0x1af4, 0x1041, 0x02_0000);
-    let mut bus = PciBus::start(kernel.config.clone(), kernel.clone());
+    let mut bus = PciBus::start(kernel.config.clone(), kernel.clone(), &[]);
     bus.opened(1, true);
     let wanted = Match {
         device: Some(0x1041),
@@ -497,7 +501,7 @@ fn no_configuration_space_whatever_it_holds_makes_the_server_fail() {
             config: Rc::new(config),
             ..FakeKernel::default()
         };
-        let mut bus = PciBus::start(kernel.config.clone(), kernel.clone());
+        let mut bus = PciBus::start(kernel.config.clone(), kernel.clone(), &[]);
         for badge in 1..4 {
             bus.opened(badge, true);
             if claim(&mut bus, badge).is_err() {

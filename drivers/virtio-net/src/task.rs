@@ -12,8 +12,7 @@ use runtime::mapping::SharedMapping;
 use runtime::server::{Service, serve};
 use runtime::{Mapping, Memory, Notification, clock, handle, notification, start};
 use virtio::{
-    AnyTransport, Area, Attached, Function, InterruptBits, InterruptMode, SetupError,
-    VirtioTransport,
+    Area, Attached, Function, FunctionTransport, InterruptBits, InterruptMode, SetupError,
 };
 use virtio_drivers::transport::DeviceType;
 
@@ -47,36 +46,23 @@ pub fn run(_startup: &'static runtime::entry::Startup<'static>) {
 fn set_up(notification: Notification) -> Result<(), SetupError> {
     let public = start::serves(SERVICE).ok_or(Error::InvalidHandle)?;
     match Function::claim(DeviceType::Network, TRANSITIONAL, &notification, INTERRUPTS)? {
-        Some((function, AnyTransport::Legacy(transport))) => {
-            runtime::log!("legacy device, interrupts: {:?}", function.interrupts());
-            work(public, notification, Some(function), Some(transport))
-        }
-        Some((function, AnyTransport::Modern(transport))) => {
-            runtime::log!("modern device, interrupts: {:?}", function.interrupts());
-            work(public, notification, Some(function), Some(transport))
-        }
-        Some((function, AnyTransport::Mmio(transport))) => {
-            runtime::log!(
-                "memory-mapped device, interrupts: {:?}",
-                function.interrupts()
-            );
+        Some((function, transport)) => {
+            let (kind, interrupts) = (transport.name(), function.interrupts());
+            runtime::log!("{kind} device, interrupts: {interrupts:?}");
             work(public, notification, Some(function), Some(transport))
         }
         None => {
             runtime::log!("no virtio network device: every attach is refused");
-            work::<NoTransport>(public, notification, None, None)
+            work(public, notification, None, None)
         }
     }
 }
 
-/// What stands for the transport on a machine without a card.
-type NoTransport = virtio::LegacyTransport<registers::hardware::PortWindow>;
-
-fn work<T: VirtioTransport>(
+fn work(
     public: Handle,
     notification: Notification,
     function: Option<Function>,
-    transport: Option<T>,
+    transport: Option<FunctionTransport>,
 ) -> Result<(), SetupError> {
     let doorbell = notification.duplicate(ipc::Rights::ALL)?.into_handle();
     let mode = function
@@ -97,12 +83,12 @@ fn work<T: VirtioTransport>(
 }
 
 /// The service as the server loop sees it.
-struct Server<T: VirtioTransport> {
-    net: NetServer<T, System>,
+struct Server {
+    net: NetServer<FunctionTransport, System>,
     mode: InterruptMode,
 }
 
-impl<T: VirtioTransport> Service for Server<T> {
+impl Service for Server {
     const INTERFACE: u16 = net_device::NUMBER;
 
     fn connect(&mut self, _session: u64, _client: Client) -> Result<(), ConnectError> {

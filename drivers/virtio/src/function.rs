@@ -14,8 +14,8 @@ use runtime::{Error, Kernel, Mapping, Memory, Notification, clock};
 use virtio_drivers::transport::DeviceType;
 
 use crate::{
-    Attached, InterruptMode, LegacyTransport, MmioTransport, ModernTransport, ModernWindows,
-    SetupError, VirtioError,
+    AnyTransport, Attached, InterruptMode, LegacyTransport, MmioTransport, ModernTransport,
+    ModernWindows, SetupError, VirtioError,
 };
 
 /// Vendor of virtio devices (VIRTIO 1.2, section 4.1.2).
@@ -45,16 +45,8 @@ pub struct Function {
     handles: [Option<Interrupt>; VECTORS as usize],
 }
 
-/// A transport of any kind.
-#[derive(Debug)]
-pub enum AnyTransport {
-    /// Behind I/O ports.
-    Legacy(LegacyTransport<PortWindow>),
-    /// Behind the register structures of a PCI function.
-    Modern(ModernTransport<MappedWindow>),
-    /// Behind memory-mapped registers, on no bus.
-    Mmio(MmioTransport<MappedWindow>),
-}
+/// The transport of a claimed device.
+pub type FunctionTransport = AnyTransport<PortWindow, MappedWindow>;
 
 impl Function {
     /// Claims the first device of this type that is free, with its interrupts bound to the
@@ -68,7 +60,7 @@ impl Function {
         legacy: u16,
         notification: &Notification,
         bits: InterruptBits,
-    ) -> Result<Option<(Function, AnyTransport)>, SetupError> {
+    ) -> Result<Option<(Function, FunctionTransport)>, SetupError> {
         let session = connect_to("pci", pci::NUMBER, Deadline::NEVER);
         let session = session.map_err(SetupError::Connect)?;
         let client = PciClient::new(Kernel, session.handle());
@@ -107,7 +99,7 @@ impl Function {
         }
     }
 
-    fn transport(&self, device_type: DeviceType) -> Result<AnyTransport, SetupError> {
+    fn transport(&self, device_type: DeviceType) -> Result<FunctionTransport, SetupError> {
         let client = self.pci();
         match client.virtio_structure(Deadline::NEVER, VirtioStructure::Common)? {
             Some(common) => {

@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+mod any;
 mod attach;
 pub mod dma;
 mod error;
@@ -26,10 +27,11 @@ mod modern;
 mod queue;
 mod transport;
 
+pub use any::AnyTransport;
 pub use attach::{Attached, SetupError};
 pub use dma::Area;
 pub use error::VirtioError;
-pub use function::{AnyTransport, Function, InterruptBits};
+pub use function::{Function, FunctionTransport, InterruptBits};
 pub use handshake::{fail, negotiate, reset, start};
 pub use legacy::LegacyTransport;
 pub use mmio::MmioTransport;

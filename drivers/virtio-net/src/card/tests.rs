@@ -4,8 +4,8 @@ use ipc::interface::net_device::{Geometry, RING_RECEIVE_FREE, RING_TRANSMIT, RIN
 use ipc::ring::Descriptor;
 use virtio::fake::{FakeDevice, FakeHandle, FakeMmio, FakeWindow};
 use virtio::{
-    Area, InterruptMode, LegacyTransport, MmioTransport, ModernTransport, VirtioTransport, dma,
-    feature,
+    AnyTransport, Area, InterruptMode, LegacyTransport, MmioTransport, ModernTransport,
+    VirtioTransport, dma, feature,
 };
 use virtio_drivers::transport::DeviceType::Network;
 
@@ -58,12 +58,12 @@ fn modern() -> Bench<ModernTransport<FakeWindow>> {
     attach(device, transport)
 }
 
-/// The same behind memory-mapped registers.
-fn mmio() -> Bench<MmioTransport<FakeMmio>> {
+/// The same behind memory-mapped registers, as a driver's task has it.
+fn mmio() -> Bench<AnyTransport<FakeHandle, FakeMmio>> {
     let device = FakeDevice::modern(feature::EVENT_INDEX, &[SIZE, SIZE]);
     device.state().configuration = vec![0; 12];
     let transport = MmioTransport::new(device.mmio(), Network).unwrap();
-    attach(device, transport)
+    attach(device, AnyTransport::Mmio(transport))
 }
 
 impl<T: VirtioTransport> Bench<T> {

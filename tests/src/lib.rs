@@ -6,6 +6,7 @@ pub mod bochs;
 pub mod case;
 pub mod console;
 pub mod counts;
+pub mod driver;
 pub mod gdb;
 pub mod http;
 pub mod images;

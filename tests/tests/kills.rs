@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use tests::counts::Counts;
 use tests::images::{Kind, image};
-use tests::{LIMIT, Machine, Setup, case, http, shell};
+use tests::{LIMIT, Machine, Setup, case, driver, http, shell};
 
 /// The length of the download.
 const LONG: u64 = 64 << 20;
@@ -23,30 +23,7 @@ fn download_survives_its_driver() {
             .forward(80)
             .start()?;
         machine.console.wait_for("web: serving port 80\n")?;
-        let url = machine.url(&format!("/bytes/{LONG}"))?;
-        let (mut next, mut kills) = (STRIDE, 0);
-        let got = http::download(&http::client(), &url, |total| {
-            if total < next || total == LONG {
-                return Ok(());
-            }
-            next = total + STRIDE;
-            if kills > 0 {
-                // What the host had buffered arrives while the driver is still down, and may be more
-                // than a stride: the next kill waits until there is a driver to kill.
-                machine.console.wait_for("attached to the driver, time")?;
-            }
-            kills += 1;
-            machine.console.send_line("kill virtio-net")?;
-            machine
-                .console
-                .wait_for("virtio-net died (killed)")
-                .map(drop)
-        })?;
-        ensure!(
-            got == http::expected(LONG),
-            "{} bytes arrived, with another SHA-256",
-            got.length
-        );
+        let kills = driver::killed_in_download(&mut machine, LONG, STRIDE)?;
         ensure!(kills >= 5, "the driver was killed {kills} times only");
         let tasks = shell::ps(&mut machine.console)?;
         let driver = tasks

@@ -18,7 +18,7 @@ pub const PACKED: &str = ".lz4";
 /// The name under which init serves, without being named in the manifest: every task may use it.
 pub const INIT_SERVICE: &str = "init";
 /// The version of the packed form; another one is refused.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 /// Largest number of bytes in the name of a task or a service.
 pub const MAX_NAME: usize = 31;
 /// Largest number of grants of one task.
@@ -48,12 +48,16 @@ pub struct Task<'a> {
     pub priority: u8,
     /// CPUs its threads may run on, as in [`crate::info::ThreadParameter::Affinity`].
     pub affinity: u64,
-    /// Quota in bytes.
+    /// Quota in bytes, where the machine has it.
     pub memory: u64,
+    /// Quota in bytes that is enough; at most `memory`. A small machine gives something in between.
+    pub memory_least: u64,
     /// Size of its first thread's stack in bytes.
     pub stack: u64,
-    /// Size of its heap in bytes.
+    /// Size of its heap in bytes, with all of `memory`.
     pub heap: u64,
+    /// Size of its heap in bytes with `memory_least`; at most `heap`.
+    pub heap_least: u64,
     /// What is done when it ends.
     pub restart: Restart,
     /// Names of tasks at whose restart it is restarted too.
@@ -226,8 +230,10 @@ mod tests {
             priority: 20,
             affinity: 0b10,
             memory: 1 << 20,
+            memory_least: 1 << 19,
             stack: 1 << 14,
             heap: 1 << 16,
+            heap_least: 1 << 15,
             restart: Restart::Always,
             restart_with: Vec::from_slice(&["other"]).unwrap(),
             grants: Vec::from_slice(&[

@@ -50,16 +50,22 @@ impl Manifest {
 
 impl Task {
     /// Refuses a quota that does not hold what the task certainly needs; `program` is the size of its
-    /// program in memory.
+    /// program in memory. What is between the least and the most holds it when both do.
     pub fn fits(&self, program: u64) -> Result<(), Mistake> {
-        let needed = program + self.stack.0 + self.heap.0;
-        if self.memory.0 >= needed {
-            return Ok(());
+        for (field, memory, heap) in [
+            ("memory", self.memory, self.heap),
+            ("memory_least", self.memory_least(), self.heap_least()),
+        ] {
+            let needed = program + self.stack.0 + heap.0;
+            if memory.0 < needed {
+                return Err(Mistake::QuotaTooSmall {
+                    task: self.name.clone(),
+                    field,
+                    memory,
+                    needed: Size(needed),
+                });
+            }
         }
-        Err(Mistake::QuotaTooSmall {
-            task: self.name.clone(),
-            memory: self.memory,
-            needed: Size(needed),
-        })
+        Ok(())
     }
 }

@@ -92,6 +92,11 @@ refused! {
     size_not_pages: "\"16 KiB\"", "\"5000\"" => Mistake::SizeNotPages { .. }, ["stack", "5000", "round it up"];
     no_stack: "\"16 KiB\"", "\"0\"" => Mistake::NoStack { .. }, ["4 KiB"];
     quota_too_small: "\"4 MiB\"", "\"1 MiB\"" => Mistake::QuotaTooSmall { .. }, ["1 MiB", "1088 KiB"];
+    least_quota_too_small: "\"4 MiB\"", "\"4 MiB\"\nmemory_least = \"1 MiB\"" => Mistake::QuotaTooSmall { .. }, ["memory_least", "1 MiB", "1088 KiB"];
+    least_not_pages: "\"4 MiB\"", "\"4 MiB\"\nmemory_least = \"3000001\"" => Mistake::SizeNotPages { .. }, ["memory_least", "3000001"];
+    least_is_more: "\"4 MiB\"", "\"4 MiB\"\nmemory_least = \"5 MiB\"" => Mistake::LeastIsMore { .. }, ["memory_least", "5 MiB", "4 MiB"];
+    heap_least_is_more: "heap = \"0\"", "heap = \"0\"\nheap_least = \"4 KiB\"" => Mistake::LeastIsMore { .. }, ["heap_least", "4 KiB"];
+    heap_least_alone: "heap = \"64 KiB\"", "heap = \"64 KiB\"\nheap_least = \"4 KiB\"" => Mistake::HeapLeastAlone { .. }, ["memory_least"];
     service_provided_twice: "provides = [\"files\"]", "provides = [\"files\", \"disk\"]" => Mistake::ServiceProvidedTwice { .. }, ["disk", "files"];
     service_not_provided: "uses = [\"disk\", ", "uses = [\"tape\", " => Mistake::ServiceNotProvided { .. }, ["tape", "provides"];
     grant_without_use: "init = [\"log\", \"kill\"]", "tape = [\"read\"]" => Mistake::GrantWithoutUse { .. }, ["files", "tape", "`uses`"];

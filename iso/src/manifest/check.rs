@@ -105,8 +105,10 @@ fn processor(task: &Task) -> Result<(), Mistake> {
 fn sizes(task: &Task) -> Result<(), Mistake> {
     for (field, size) in [
         ("memory", task.memory),
+        ("memory_least", task.memory_least()),
         ("stack", task.stack),
         ("heap", task.heap),
+        ("heap_least", task.heap_least()),
     ] {
         if !size.0.is_multiple_of(ipc::layout::PAGE_BYTES) {
             return Err(Mistake::SizeNotPages {
@@ -121,7 +123,32 @@ fn sizes(task: &Task) -> Result<(), Mistake> {
             task: task.name.clone(),
         });
     }
+    leasts(task)?;
     task.fits(0)
+}
+
+fn leasts(task: &Task) -> Result<(), Mistake> {
+    for (field, least, whole, most) in [
+        ("memory_least", task.memory_least(), "memory", task.memory),
+        ("heap_least", task.heap_least(), "heap", task.heap),
+    ] {
+        if least > most {
+            return Err(Mistake::LeastIsMore {
+                task: task.name.clone(),
+                field,
+                least,
+                whole,
+                most,
+            });
+        }
+    }
+    // The heap shrinks with the memory: with the same memory it cannot.
+    if task.heap_least() < task.heap && task.memory_least() == task.memory {
+        return Err(Mistake::HeapLeastAlone {
+            task: task.name.clone(),
+        });
+    }
+    Ok(())
 }
 
 fn restarts(manifest: &Manifest, task: &Task) -> Result<(), Mistake> {

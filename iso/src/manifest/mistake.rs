@@ -54,13 +54,28 @@ pub enum Mistake {
     #[error("task `{task}`: `stack` is 0; give it at least 4 KiB")]
     NoStack { task: String },
     #[error(
-        "task `{task}`: `memory` is {memory}, but program, stack and heap take {needed}; give it more than that"
+        "task `{task}`: `{field}` is {memory}, but program, stack and heap take {needed}; give it more than that"
     )]
     QuotaTooSmall {
         task: String,
+        field: &'static str,
         memory: Size,
         needed: Size,
     },
+    #[error(
+        "task `{task}`: `{field}` is {least}, more than `{whole}`, which is {most}; swap them, or leave `{field}` out"
+    )]
+    LeastIsMore {
+        task: String,
+        field: &'static str,
+        least: Size,
+        whole: &'static str,
+        most: Size,
+    },
+    #[error(
+        "task `{task}` has `heap_least`, but its memory is always the same; give it `memory_least` too, or make `heap` smaller"
+    )]
+    HeapLeastAlone { task: String },
     #[error(
         "service `{service}` is provided by `{one}` and by `{other}`; one of them must provide something else"
     )]

@@ -37,8 +37,10 @@ fn task(task: &Task) -> Result<packed::Task<'_>, Mistake> {
         priority: task.priority,
         affinity: affinity(task),
         memory: task.memory.0,
+        memory_least: task.memory_least().0,
         stack: task.stack.0,
         heap: task.heap.0,
+        heap_least: task.heap_least().0,
         restart: match task.restart {
             Restart::Always => packed::Restart::Always,
             Restart::Never => packed::Restart::Never,

@@ -29,10 +29,14 @@ pub struct Task {
     pub cpus: Option<Vec<u8>>,
     /// Quota.
     pub memory: Size,
+    /// Quota that is enough; `None` for all of it.
+    pub memory_least: Option<Size>,
     /// Size of the first thread's stack.
     pub stack: Size,
     /// Size of the heap.
     pub heap: Size,
+    /// Size of the heap with the least quota; `None` for all of it.
+    pub heap_least: Option<Size>,
     /// What is done when it ends.
     pub restart: Restart,
     /// Tasks at whose restart it is restarted too.
@@ -65,6 +69,16 @@ impl Task {
     /// The program: the task's name, where nothing else is written.
     pub fn binary(&self) -> &str {
         self.binary.as_deref().unwrap_or(&self.name)
+    }
+
+    /// The quota that is enough.
+    pub fn memory_least(&self) -> Size {
+        self.memory_least.unwrap_or(self.memory)
+    }
+
+    /// The size of the heap with that.
+    pub fn heap_least(&self) -> Size {
+        self.heap_least.unwrap_or(self.heap)
     }
 }
 

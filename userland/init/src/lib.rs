@@ -18,5 +18,6 @@ pub mod place;
 pub mod program;
 pub mod report;
 pub mod services;
+pub mod share;
 pub mod shutdown;
 pub mod supervisor;

@@ -10,6 +10,9 @@
 //! | `sockets=1024` | sockets of one client |
 //! | `client=12582912` | bytes of socket buffers of one client |
 //! | `total=16777216` | bytes of socket buffers of all clients |
+//!
+//! Where `buffer`, `client` and `total` are not said, they follow from the heap's size
+//! ([`Config::for_heap`]).
 
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -21,6 +24,16 @@ use crate::client::Limits;
 
 /// Smallest and largest socket buffer.
 const BUFFER_RANGE: core::ops::RangeInclusive<usize> = 2048..=16 * 1024 * 1024;
+/// Part of the heap that is for tables: records of TIME-WAIT, sessions, connections without their buffers.
+const TABLES: usize = 1 << 20;
+/// Connections that are to fit before their buffers get their full size.
+const MANY: usize = 48;
+/// Smallest buffer that is chosen where the arguments say nothing.
+const SMALL_BUFFER: usize = 16 * 1024;
+/// Most sockets kept with their buffers for the next connections.
+const SPARE: usize = 16;
+/// Part of the heap that they may take, as a divisor.
+const SPARE_PART: usize = 6;
 /// Addresses that an interface can have; smoltcp is built for as many.
 const MAX_ADDRESSES: usize = 8;
 
@@ -51,6 +64,8 @@ pub struct Config {
     /// Bytes of each of a connection's two socket buffers. Above 65,535 the window is scaled
     /// (RFC 7323, section 2.2).
     pub buffer_bytes: usize,
+    /// Sockets kept with their buffers for the next connections.
+    pub spare: usize,
     /// What clients may hold.
     pub limits: Limits,
 }
@@ -62,6 +77,7 @@ impl Default for Config {
             gateways: Vec::new(),
             name_servers: Vec::new(),
             buffer_bytes: 64 * 1024,
+            spare: SPARE,
             limits: Limits::default(),
         }
     }
@@ -72,6 +88,23 @@ impl Default for Config {
 pub struct BadArgument;
 
 impl Config {
+    /// What is said where no argument says anything, for a heap of so many bytes. On a small one the
+    /// buffers are halved, to 16 KiB at least, until many connections fit; spare sockets are fewer.
+    pub fn for_heap(bytes: usize) -> Config {
+        let mut config = Config::default();
+        let room = bytes.saturating_sub(TABLES);
+        let spares = room / SPARE_PART;
+        let fit = |buffer: usize| (room - spares) / (2 * buffer);
+        while fit(config.buffer_bytes) < MANY && config.buffer_bytes > SMALL_BUFFER {
+            config.buffer_bytes /= 2;
+        }
+        let connection = 2 * config.buffer_bytes;
+        config.spare = (spares / connection).min(SPARE);
+        config.limits.total_bytes = room - config.spare * connection;
+        config.limits.client_bytes = config.limits.total_bytes / 4 * 3;
+        config
+    }
+
     /// Whether the address comes from a DHCP server.
     pub fn is_dynamic(&self) -> bool {
         self.addresses.is_empty()
@@ -134,6 +167,25 @@ fn in_range(value: &str) -> Result<usize, BadArgument> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_large_heap_has_large_buffers_and_a_small_one_has_connections() {
+        for (heap, buffer, connections, spare) in [
+            (14 << 20, 64 * 1024, 88, 16),
+            (8 << 20, 32 * 1024, 96, 16),
+            (2560 << 10, 16 * 1024, 40, 8),
+            (1280 << 10, 16 * 1024, 7, 1),
+            (1 << 20, 16 * 1024, 0, 0),
+            (0, 16 * 1024, 0, 0),
+        ] {
+            let config = Config::for_heap(heap);
+            let fit = config.limits.total_bytes / (2 * config.buffer_bytes);
+            let found = (config.buffer_bytes, fit, config.spare);
+            assert_eq!(found, (buffer, connections, spare), "{heap}");
+            let kept = config.spare * 2 * config.buffer_bytes;
+            assert!(config.limits.total_bytes + kept <= heap.saturating_sub(TABLES));
+        }
+    }
 
     #[test]
     fn nothing_said_means_dhcp() {

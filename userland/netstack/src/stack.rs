@@ -90,7 +90,7 @@ impl Stack {
             pings,
             names,
             udp: UdpSockets::default(),
-            tcp: Table::new(config.buffer_bytes, seed),
+            tcp: Table::new(config.buffer_bytes, config.spare, seed),
             ledger: Ledger::new(config.limits),
             counters: Counters::default(),
             frame: vec![0; FRAME_BYTES],

@@ -26,8 +26,6 @@ use crate::time::Nanoseconds;
 const BUFFERS: u32 = 256;
 /// Packet size that buffers are made for.
 const MTU: usize = 1500;
-/// Part of the heap that is not for clients' buffers: the stack's own tables and spare sockets.
-const HEAP_KEPT: u64 = 3 << 20;
 /// How long the search for a driver may keep clients waiting.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(100);
 /// How long a driver may take to start its card.
@@ -64,10 +62,8 @@ pub fn run(startup: &'static Startup<'static>) {
 }
 
 fn configure(startup: &Startup<'_>) -> Config {
-    let mut config = Config::default();
-    let room = startup.heap.bytes.saturating_sub(HEAP_KEPT);
-    config.limits.total_bytes = usize::try_from(room).unwrap_or(usize::MAX);
-    config.limits.client_bytes = config.limits.total_bytes / 4 * 3;
+    let heap = usize::try_from(startup.heap.bytes).unwrap_or(usize::MAX);
+    let mut config = Config::for_heap(heap);
     for argument in &startup.arguments {
         let own = matches!(argument.name, "device" | "packets");
         if !own && config.set(argument.name, argument.value).is_err() {

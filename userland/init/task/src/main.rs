@@ -14,6 +14,7 @@ mod unpacking;
 use alloc::vec::Vec;
 
 use init::archive::Archive;
+use init::share::{self, Shares};
 use ipc::layout::init_handles;
 use ipc::manifest::{FILE, Task, Tasks};
 use runtime::{log, server, system as kernel};
@@ -41,11 +42,28 @@ fn prepare(archive: &'static [u8]) -> Result<System, alloc::string::String> {
     let manifest = archive
         .find(FILE)
         .ok_or("the boot archive has no manifest")?;
-    let tasks: Vec<Task<'static>> = Tasks::read(manifest)
+    let mut tasks: Vec<Task<'static>> = Tasks::read(manifest)
         .and_then(Iterator::collect)
         .map_err(|error| alloc::format!("{error}"))?;
     log!("init: the manifest has {} tasks", tasks.len());
+    settle_memory(&mut tasks).map_err(|error| alloc::format!("own quota: {error}"))?;
     System::new(archive, tasks).map_err(|error| alloc::format!("cannot begin: {error}"))
+}
+
+/// Decides how much memory each task gets, and tells where that is not what the manifest wishes.
+fn settle_memory(tasks: &mut [Task<'static>]) -> Result<(), ipc::Error> {
+    let own = runtime::task::info(init_handles::TASK)?;
+    let free = own.quota_bytes.saturating_sub(own.used_bytes);
+    match share::settle(tasks, free) {
+        Shares::Whole => {}
+        Shares::Partial => log!("init: a small machine: tasks get less memory than they wish"),
+        Shares::TooLittle { needed, free } => log!(
+            "init: {} KiB free, and the tasks need {}: the last ones cannot be made",
+            free >> 10,
+            needed >> 10
+        ),
+    }
+    Ok(())
 }
 
 /// Serves until the kernel refuses to go on.

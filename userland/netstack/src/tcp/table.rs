@@ -25,8 +25,6 @@ use crate::wire::{Port, Wire};
 
 /// Segments that a connection sends before the next one has its turn.
 const BURST: usize = 16;
-/// Sockets kept for use again.
-const SPARE: usize = 16;
 /// First port that connections of this host use (RFC 6335, section 6: dynamic ports).
 const FIRST_DYNAMIC: u16 = 49152;
 /// How long a connection that its application let go may take to finish (RFC 9293 sets no limit to
@@ -78,15 +76,17 @@ pub struct Table {
     changed: VecDeque<ConnectionId>,
     timers: BTreeSet<(Nanoseconds, ConnectionId)>,
     spare: Vec<Slot>,
+    most_spare: usize,
     buffer_bytes: usize,
     next_port: u16,
     refused: Refused,
 }
 
 impl Table {
-    /// An empty table whose connections have two buffers of `buffer_bytes` each. `seed` chooses the
-    /// first dynamic port (RFC 6056: not always the same after each boot).
-    pub fn new(buffer_bytes: usize, seed: u64) -> Table {
+    /// An empty table whose connections have two buffers of `buffer_bytes` each, and which keeps up to
+    /// `most_spare` sockets for use again. `seed` chooses the first dynamic port (RFC 6056: not always
+    /// the same after each boot).
+    pub fn new(buffer_bytes: usize, most_spare: usize, seed: u64) -> Table {
         Table {
             connections: SlotMap::with_key(),
             listeners: SlotMap::with_key(),
@@ -96,6 +96,7 @@ impl Table {
             changed: VecDeque::new(),
             timers: BTreeSet::new(),
             spare: Vec::new(),
+            most_spare,
             buffer_bytes,
             next_port: FIRST_DYNAMIC + (seed % u64::from(u16::MAX - FIRST_DYNAMIC)) as u16,
             refused: Refused::default(),
@@ -149,7 +150,7 @@ impl Table {
             .renew()
             .connect(interface.context(), flow.remote, flow.local);
         if begun.is_err() {
-            self.spare.push(slot);
+            self.keep_slot(slot);
             ledger.refund(owner, self.connection_bytes());
             return Err(ConnectError::Unreachable);
         }
@@ -633,7 +634,7 @@ impl Table {
 
     /// Takes a connection out of the table; what it leaves behind is a record in TIME-WAIT at most.
     fn remove(&mut self, now: Nanoseconds, ledger: &mut Ledger, id: ConnectionId) {
-        let Some(mut connection) = self.connections.remove(id) else {
+        let Some(connection) = self.connections.remove(id) else {
             return;
         };
         if let Some(listener) = connection
@@ -658,9 +659,13 @@ impl Table {
             connection.owner,
             2 * self.buffer_bytes + connection.tail.len(),
         );
-        if self.spare.len() < SPARE {
-            connection.slot.renew();
-            self.spare.push(connection.slot);
+        self.keep_slot(connection.slot);
+    }
+
+    fn keep_slot(&mut self, mut slot: Slot) {
+        if self.spare.len() < self.most_spare {
+            slot.renew();
+            self.spare.push(slot);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use iso::cli::{Boot, Cli, Command, Net, RunOptions, Serial};
+use iso::qemu::{self, Medium};
 
 fn run(arguments: &str) -> RunOptions {
     let words = ["iso", "run"]
@@ -108,4 +109,34 @@ fn nonsense_is_refused() {
             .chain(arguments.split_whitespace());
         assert!(Cli::try_parse_from(words).is_err(), "{arguments}");
     }
+}
+
+/// Whether QEMU gets all of `words`, one after the other, for these options.
+fn starts(arguments: &str, words: &[&str]) -> bool {
+    let medium = Medium::Files {
+        kernel: "kernel".into(),
+        archive: None,
+    };
+    let command = qemu::command(&run(arguments), &medium, &[], None);
+    let all: Vec<_> = command.get_args().collect();
+    all.windows(words.len()).any(|part| part == words)
+}
+
+#[test]
+fn microvm_s_card_is_where_the_command_line_says() {
+    let word = "virtio_mmio.device=512@0xfeb02e00:47";
+    let card = "virtio-net-device,netdev=net0,bus=virtio-mmio-bus.23";
+    assert!(starts("--machine microvm", &["-append", word]));
+    assert!(starts("--machine microvm", &["-device", card]));
+    let modern = ["-global", "virtio-mmio.force-legacy=false"];
+    assert!(starts("--machine microvm", &modern));
+    let both = format!("a=b {word}");
+    assert!(starts(
+        "--machine microvm --append a=b",
+        &["-append", &both]
+    ));
+    let alone = ["-append", "a=b"];
+    assert!(starts("--machine microvm --append a=b --nic none", &alone));
+    assert!(starts("--append a=b", &alone));
+    assert!(!starts("", &["-append"]));
 }

@@ -19,7 +19,7 @@ pub enum Shares {
     Whole,
     /// Every task has what is enough for it, and its share of the rest.
     Partial,
-    /// Not even what is enough is there, in bytes: the last tasks cannot be made.
+    /// Not even what is enough is there, in bytes, beside init's own: the last tasks may not be made.
     TooLittle {
         /// What would be enough.
         needed: u64,

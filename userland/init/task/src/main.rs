@@ -58,7 +58,7 @@ fn settle_memory(tasks: &mut [Task<'static>]) -> Result<(), ipc::Error> {
         Shares::Whole => {}
         Shares::Partial => log!("init: a small machine: tasks get less memory than they wish"),
         Shares::TooLittle { needed, free } => log!(
-            "init: {} KiB free, and the tasks need {}: the last ones cannot be made",
+            "init: {} KiB free, and the tasks need {}: the last ones may not be made",
             free >> 10,
             needed >> 10
         ),

@@ -198,13 +198,25 @@ fn file_option(path: &Path) -> String {
 /// The kernel's command line: what `--append` says, and on microvm where its devices are. They are
 /// named nowhere else but in the machine's AML.
 fn command_line(options: &RunOptions) -> String {
-    let has_card = options.machine == Machine::Microvm && options.nic != Nic::None;
-    match (has_card, options.append.as_str()) {
-        (false, words) => words.to_owned(),
-        (true, "") => slot(CARD_SLOT),
-        (true, words) => format!("{words} {}", slot(CARD_SLOT)),
+    let mut words = options.append.clone();
+    let mut add = |word: &str| {
+        if !words.is_empty() {
+            words.push(' ');
+        }
+        words.push_str(word);
+    };
+    if options.machine == Machine::Microvm {
+        if options.nic != Nic::None {
+            add(&slot(CARD_SLOT));
+        }
+        add(EVENT_DEVICE);
     }
+    words
 }
+
+/// The word for microvm's Generic Event Device, which tells of the power button (QEMU 7.2, hw/i386/microvm.c): its
+/// event register, and its line.
+const EVENT_DEVICE: &str = "acpi_ged=0xfea00000,9";
 
 /// The slot of microvm that the network card is in, the last, which QEMU would take itself. Eight slots
 /// share a page, so another device goes to slot 15, then 7. Slot 0 is none to use: QEMU 7.2 sends the

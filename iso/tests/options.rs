@@ -123,20 +123,25 @@ fn starts(arguments: &str, words: &[&str]) -> bool {
 }
 
 #[test]
-fn microvm_s_card_is_where_the_command_line_says() {
+fn microvm_s_devices_are_where_the_command_line_says() {
     let word = "virtio_mmio.device=512@0xfeb02e00:47";
     let card = "virtio-net-device,netdev=net0,bus=virtio-mmio-bus.23";
-    assert!(starts("--machine microvm", &["-append", word]));
+    let button = "acpi_ged=0xfea00000,9";
+    let line = format!("{word} {button}");
+    assert!(starts("--machine microvm", &["-append", &line]));
     assert!(starts("--machine microvm", &["-device", card]));
     let modern = ["-global", "virtio-mmio.force-legacy=false"];
     assert!(starts("--machine microvm", &modern));
-    let both = format!("a=b {word}");
+    let both = format!("a=b {line}");
     assert!(starts(
         "--machine microvm --append a=b",
         &["-append", &both]
     ));
-    let alone = ["-append", "a=b"];
-    assert!(starts("--machine microvm --append a=b --nic none", &alone));
-    assert!(starts("--append a=b", &alone));
+    let bare = format!("a=b {button}");
+    assert!(starts(
+        "--machine microvm --append a=b --nic none",
+        &["-append", &bare]
+    ));
+    assert!(starts("--append a=b", &["-append", "a=b"]));
     assert!(!starts("", &["-append"]));
 }

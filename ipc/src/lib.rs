@@ -16,6 +16,7 @@ pub mod interface;
 pub mod layout;
 pub mod manifest;
 pub mod message;
+pub mod note;
 pub mod operation;
 pub mod ring;
 pub mod server;

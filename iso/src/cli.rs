@@ -33,6 +33,8 @@ pub enum Command {
     Build(BuildOptions),
     /// Make the files that boot, and say where they are
     Image(ImageOptions),
+    /// Show what is in an image: a kernel, a boot archive, an ISO, a disk or an archive of a disk
+    Inspect(InspectOptions),
     /// Measure the source, folder by folder, and what boots
     Sizes(SizesOptions),
     /// Say which functions and source lines belong to addresses that the guest printed
@@ -158,6 +160,14 @@ pub enum ImageKind {
     Iso,
     /// A disk with GRUB for BIOS and UEFI, packed for Google Compute Engine
     Gce,
+}
+
+/// Options of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectOptions {
+    /// What to look into
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 /// How to compile for the bare machine.

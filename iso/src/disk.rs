@@ -250,3 +250,63 @@ fn mtools(
     command.env("SOURCE_DATE_EPOCH", TIME);
     process::output(&mut command, LIMIT)
 }
+
+/// Copies files of a disk's EFI system partition into a folder, under the same paths: those of `paths`
+/// that are there.
+pub(crate) fn extract(disk: &Path, paths: &[&str], folder: &Path) -> Result<()> {
+    grub::need_tools()?;
+    let efi = table(disk)?
+        .into_iter()
+        .find(|partition| partition.part_type_guid.guid == EFI.guid)
+        .context("the disk has no EFI system partition")?;
+    let start = efi
+        .first_lba
+        .checked_mul(SECTOR as u64)
+        .context("the EFI system partition begins past the disk's end")?;
+    let listed = mtools("mdir", disk, start, |command| {
+        command.args(["-b", "-/", "::/"]);
+    })
+    .context("the EFI system partition has no FAT file system")?;
+    for path in paths {
+        let (name, copy) = (format!("::/{path}"), folder.join(path));
+        if listed.lines().any(|line| line == name) {
+            let parent = copy.parent().unwrap_or(folder);
+            std::fs::create_dir_all(parent)
+                .with_context(|| format!("cannot make the folder {}", parent.display()))?;
+            mtools("mcopy", disk, start, |command| {
+                command.args(["-n", &name]).arg(&copy);
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// A disk's partitions, a line each.
+pub(crate) fn partitions(disk: &Path) -> Result<Vec<String>> {
+    let describe = |partition: Partition| {
+        let kind = match partition.part_type_guid {
+            BIOS => "BIOS boot".to_owned(),
+            EFI => "EFI system".to_owned(),
+            other => other.guid.to_string(),
+        };
+        format!(
+            "partition, {kind}: sectors {} to {}",
+            partition.first_lba, partition.last_lba
+        )
+    };
+    Ok(table(disk)?.into_iter().map(describe).collect())
+}
+
+/// The entries of a disk's partition table that are used. Both copies of the table have to be valid.
+fn table(disk: &Path) -> Result<Vec<Partition>> {
+    let file = File::open(disk).with_context(|| format!("cannot read {}", disk.display()))?;
+    let table = gpt::GptConfig::new()
+        .only_valid_headers(true)
+        .open_from_device(file)
+        .context("the disk's GUID partition table is damaged")?;
+    let used = table
+        .partitions()
+        .values()
+        .filter(|partition| partition.is_used());
+    Ok(used.cloned().collect())
+}

@@ -16,6 +16,7 @@ pub mod forward;
 pub mod gce;
 pub mod grub;
 pub mod image;
+pub mod inspect;
 pub mod manifest;
 pub mod packages;
 pub mod process;

@@ -24,6 +24,7 @@ fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(options) => iso::run::run(&options),
         Command::Build(options) => iso::build::command(&options).map(|()| ExitCode::SUCCESS),
         Command::Image(options) => iso::image::command(&options).map(|()| ExitCode::SUCCESS),
+        Command::Inspect(options) => iso::inspect::command(&options).map(|()| ExitCode::SUCCESS),
         Command::Sizes(options) => iso::sizes::command(&options).map(|()| ExitCode::SUCCESS),
         Command::Bench(options) => iso::bench::command(&options).map(|()| ExitCode::SUCCESS),
         Command::Test(options) => iso::test::command(&options).map(|()| ExitCode::SUCCESS),

@@ -17,6 +17,8 @@ use x86_64::registers::control::{Cr2, Efer, EferFlags};
 use x86_64::registers::model_specific::{LStar, SFMask, Star};
 use x86_64::registers::rflags::RFlags;
 
+ipc::version_note!();
+
 global_asm!(
     include_str!("entry.S"),
     USER_STACK = const percpu::OFFSET_USER_STACK,

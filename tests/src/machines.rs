@@ -126,6 +126,13 @@ pub const ALL: &[Row] = rows! {
     matrix card "pc-last-slot": "i440FX, a card in the last slot, 5 CPUs", |setup| {
         on(setup.cpus(5), Kind::Pc, "max").devices(&["virtio-net-pci,netdev=net0,romfile=,addr=0x1f"])
     };
+    matrix card "q35-uefi-cd": "UEFI, 3 CPUs, 64 MiB, from a CD", |setup| {
+        setup.cpus(3).memory(64).with(|options| (options.uefi, options.boot) = (true, Boot::Iso))
+    };
+    matrix card "pc-uefi-disk": "i440FX, UEFI, CPU EPYC, from a disk, a legacy card", |setup| {
+        legacy(on(setup, Kind::Pc, "EPYC"))
+            .with(|options| (options.uefi, options.boot) = (true, Boot::Disk))
+    };
     matrix card "q35-two-cards": "two cards, the second one plugged in nowhere", |setup| {
         setup.devices(&[
             "virtio-net-pci,netdev=net0,romfile=,addr=0x4",

@@ -10,6 +10,8 @@ use crate::{block, heap, log, start, syscall};
 use ipc::layout::{INIT_STACK_BYTES, INIT_STACK_END, init_handles};
 pub use ipc::startup::Startup;
 use ipc::startup::{HEAP_START, NamedHandle, Range, STARTUP_BYTES, names, thread_block};
+#[doc(hidden)]
+pub use ipc::version_note;
 
 /// Makes a function the program of a task:
 ///
@@ -69,6 +71,8 @@ macro_rules! init_main {
 #[macro_export]
 macro_rules! start_at {
     ($begin:ident) => {
+        $crate::entry::version_note!();
+
         /// The program's entry point.
         #[cfg(target_os = "none")]
         #[unsafe(naked)]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use iso::cli::{Boot, Machine, Nic};
 use iso::image::Image;
 use iso::qemu::DiskBus;
-use iso::{disk, firmware, gce, grub, process};
+use iso::{disk, firmware, gce, grub, inspect, process};
 use tempfile::TempDir;
 use tests::console::PROMPT;
 use tests::images::{Kind, image};
@@ -123,5 +123,36 @@ fn compute_engine_disk_by_uefi() {
         serves_from(unpacked, DiskBus::Virtio, |setup| {
             by_uefi(compute_engine(setup)).memory(5 << 10)
         })
+    });
+}
+
+#[test]
+fn inspection_finds_what_boots() {
+    let what = "`inspect` shows the same kernel, programs and tasks in the files and in the disk";
+    case("inspection_finds_what_boots", what, || {
+        let image = image(Kind::System)?;
+        let folder = tempfile::tempdir().context("cannot make a folder for the disk")?;
+        let archive = image.archive.clone().context("the system has an archive")?;
+        let files = [
+            inspect::describe(&image.kernel)?,
+            inspect::describe(&archive)?,
+        ];
+        let disk = inspect::describe(&disk::make(&image, COMMAND_LINE, folder.path())?)?;
+        let lines: Vec<&str> = disk.lines().map(str::trim).collect();
+        let version = format!("version {}", env!("CARGO_PKG_VERSION"));
+        let marks = [
+            version.as_str(),
+            "multiboot2 header",
+            "PVH note",
+            "netstack: program netstack",
+        ];
+        for mark in marks {
+            ensure!(files.concat().contains(mark), "no `{mark}` in {files:?}");
+        }
+        for line in files.iter().flat_map(|text| text.lines()) {
+            ensure!(lines.contains(&line.trim()), "no `{line}` in {disk}");
+        }
+        ensure!(disk.contains(COMMAND_LINE), "no command line in {disk}");
+        Ok(())
     });
 }

@@ -3,7 +3,9 @@
 
 use alloc::boxed::Box;
 
-use virtio::{Area, Chain, Queue, VirtioError, VirtioTransport, feature};
+use net_driver::{Device, Direction, Interrupt, Returned};
+use pci_function::Area;
+use virtio::{Chain, Queue, VirtioError, VirtioTransport, feature};
 
 /// Feature bits of network devices (VIRTIO 1.2, section 5.1.3).
 mod net_feature {
@@ -44,40 +46,25 @@ const SMALLEST_MTU: u16 = 68;
 pub struct NetDevice<T: VirtioTransport> {
     transport: T,
     /// The queues, receive and transmit. They go before the transport does, and after its reset.
-    queues: Option<[Box<dyn Queue>; 2]>,
+    queues: [Box<dyn Queue>; 2],
     features: u64,
     header_bytes: usize,
     one_segment: bool,
+    /// The configuration has changed since that was last asked.
+    changed: bool,
 }
 
-/// A device that could not be started, and why; the transport comes back.
-pub type StartFailure<T> = (T, VirtioError);
+/// Number of a direction's queue.
+fn number(direction: Direction) -> u16 {
+    match direction {
+        Direction::Receive => RECEIVE_QUEUE,
+        Direction::Transmit => TRANSMIT_QUEUE,
+    }
+}
 
 impl<T: VirtioTransport> NetDevice<T> {
-    /// Resets the device, whatever state an earlier driver left it in, and starts it.
-    pub fn start(mut transport: T) -> Result<NetDevice<T>, StartFailure<T>> {
-        match bring_up(&mut transport) {
-            Ok((features, queues)) => {
-                let modern = features & feature::VERSION_1 != 0;
-                Ok(NetDevice {
-                    transport,
-                    queues: Some(queues),
-                    features,
-                    header_bytes: if modern {
-                        HEADER_BYTES
-                    } else {
-                        LEGACY_HEADER_BYTES
-                    },
-                    one_segment: modern || features & feature::ANY_LAYOUT != 0,
-                })
-            }
-            Err(error) => Err((transport, error)),
-        }
-    }
-
-    /// Resets the device: it reaches no memory any more. False where it does not confirm that, and
-    /// only switching its bus mastering off is left.
-    pub fn stop(self) -> (T, bool) {
+    /// Resets the device: it reaches no memory any more. False where it does not confirm that.
+    pub(crate) fn reset(self) -> (T, bool) {
         let NetDevice {
             mut transport,
             queues,
@@ -92,30 +79,16 @@ impl<T: VirtioTransport> NetDevice<T> {
         (transport, stopped)
     }
 
-    fn queue(&mut self, index: usize) -> Result<&mut Box<dyn Queue>, VirtioError> {
-        self.queues
-            .as_mut()
-            .map(|queues| &mut queues[index])
-            .ok_or(VirtioError::NoQueue)
+    fn queue(&self, direction: Direction) -> &dyn Queue {
+        &*self.queues[usize::from(number(direction))]
     }
 
-    /// The receive queue.
-    pub fn receive(&mut self) -> Result<&mut Box<dyn Queue>, VirtioError> {
-        self.queue(RECEIVE_QUEUE.into())
-    }
-
-    /// The transmit queue.
-    pub fn transmit(&mut self) -> Result<&mut Box<dyn Queue>, VirtioError> {
-        self.queue(TRANSMIT_QUEUE.into())
-    }
-
-    /// Bytes of the header that stands before every packet.
-    pub fn header_bytes(&self) -> usize {
-        self.header_bytes
+    fn queue_mut(&mut self, direction: Direction) -> &mut dyn Queue {
+        &mut *self.queues[usize::from(number(direction))]
     }
 
     /// Descriptors that one packet takes.
-    pub fn segments(&self) -> usize {
+    fn segments(&self) -> usize {
         if self.one_segment { 1 } else { 2 }
     }
 
@@ -135,44 +108,125 @@ impl<T: VirtioTransport> NetDevice<T> {
             Chain::new(segments, &[])
         }
     }
+}
 
-    /// Gives the device room for a packet: `area` is header and packet. The cookie comes back with
-    /// the packet.
-    pub fn give(&mut self, area: Area, cookie: u64) -> Result<(), VirtioError> {
-        let chain = self.chain(area, true).ok_or(VirtioError::BadWindow)?;
-        self.receive()?.add(chain, cookie)
+impl<T: VirtioTransport> Device for NetDevice<T> {
+    type Idle = T;
+    type Error = VirtioError;
+
+    fn start(mut transport: T) -> Result<NetDevice<T>, (T, VirtioError)> {
+        match bring_up(&mut transport) {
+            Ok((features, queues)) => {
+                let modern = features & feature::VERSION_1 != 0;
+                Ok(NetDevice {
+                    transport,
+                    queues,
+                    features,
+                    header_bytes: if modern {
+                        HEADER_BYTES
+                    } else {
+                        LEGACY_HEADER_BYTES
+                    },
+                    one_segment: modern || features & feature::ANY_LAYOUT != 0,
+                    changed: false,
+                })
+            }
+            Err(error) => Err((transport, error)),
+        }
     }
 
-    /// Gives the device a packet to send: `area` is room for the header, and the packet. The header
-    /// asks for nothing: no checksum, no segmentation (VIRTIO 1.2, section 5.1.6.2).
-    pub fn send(&mut self, area: Area, cookie: u64) -> Result<(), VirtioError> {
+    fn stop(self) -> T {
+        self.reset().0
+    }
+
+    fn quiet(transport: &mut T) {
+        transport.ack_interrupt();
+    }
+
+    fn header_bytes(&self) -> usize {
+        self.header_bytes
+    }
+
+    fn largest_write(&self) -> usize {
+        0
+    }
+
+    /// What is too long for its network the device drops.
+    fn largest_sent(&self) -> usize {
+        usize::MAX
+    }
+
+    fn has_room(&self, direction: Direction) -> bool {
+        self.queue(direction).free() >= self.segments()
+    }
+
+    fn held(&self, direction: Direction) -> usize {
+        self.queue(direction).outstanding()
+    }
+
+    fn capacity(&self, direction: Direction) -> usize {
+        usize::from(self.queue(direction).size()) / self.segments()
+    }
+
+    fn give(&mut self, area: Area, cookie: u64) -> Result<(), VirtioError> {
+        let chain = self.chain(area, true).ok_or(VirtioError::BadWindow)?;
+        self.queue_mut(Direction::Receive).add(chain, cookie)
+    }
+
+    /// The header asks for nothing: no checksum, no segmentation (VIRTIO 1.2, section 5.1.6.2).
+    fn send(&mut self, area: Area, cookie: u64) -> Result<(), VirtioError> {
         let chain = self.chain(area, false).ok_or(VirtioError::BadWindow)?;
         area.write(&[0; HEADER_BYTES][..self.header_bytes]);
-        self.transmit()?.add(chain, cookie)
+        self.queue_mut(Direction::Transmit).add(chain, cookie)
     }
 
-    /// Tells the device of what it was given, where it wants to know; how often it was told.
-    pub fn notify(&mut self) -> Result<u64, VirtioError> {
+    fn notify(&mut self) -> u64 {
         let mut count = 0;
-        for number in [RECEIVE_QUEUE, TRANSMIT_QUEUE] {
-            if self.queue(number.into())?.should_notify() {
-                self.transport.notify(number);
+        for direction in [Direction::Receive, Direction::Transmit] {
+            if self.queue_mut(direction).should_notify() {
+                self.transport.notify(number(direction));
                 count += 1;
             }
         }
-        Ok(count)
+        count
     }
 
-    /// Takes the interrupt's causes, which lowers its line where it is one; true if the device's
-    /// configuration has changed.
-    pub fn take_interrupt(&mut self) -> bool {
-        let causes = self.transport.ack_interrupt();
-        causes.contains(virtio::InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT)
+    fn take(&mut self, direction: Direction) -> Result<Option<Returned>, VirtioError> {
+        let header = self.header_bytes;
+        let used = self.queue_mut(direction).pop()?;
+        Ok(used.map(|used| Returned {
+            cookie: used.cookie,
+            length: used.written.and_then(|written| written.checked_sub(header)),
+        }))
     }
 
-    /// The Ethernet address. A device without one gets a locally administered one (IEEE 802-2014,
-    /// section 8.2): the driver has to make it up (VIRTIO 1.2, section 5.1.5).
-    pub fn mac(&self) -> [u8; 6] {
+    fn disarm(&mut self) {
+        for queue in &mut self.queues {
+            queue.disarm();
+        }
+    }
+
+    fn arm(&mut self, direction: Direction, count: u16) -> bool {
+        self.queue_mut(direction).arm(count)
+    }
+
+    fn interrupted(&mut self, interrupt: Interrupt) {
+        self.changed |= match interrupt {
+            Interrupt::Line => {
+                let causes = self.transport.ack_interrupt();
+                causes.contains(virtio::InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT)
+            }
+            Interrupt::Message { configuration } => configuration,
+        };
+    }
+
+    fn take_link_change(&mut self) -> bool {
+        core::mem::take(&mut self.changed)
+    }
+
+    /// A device without an address gets a locally administered one (IEEE 802-2014, section 8.2): the
+    /// driver has to make it up (VIRTIO 1.2, section 5.1.5).
+    fn mac(&self) -> [u8; 6] {
         let read = || self.transport.read_config_space(configuration::MAC).ok();
         let offered = self.features & net_feature::MAC != 0;
         offered
@@ -181,21 +235,18 @@ impl<T: VirtioTransport> NetDevice<T> {
             .unwrap_or([0x02, 0, 0, 0, 0, 0x01])
     }
 
-    /// Largest packet without its Ethernet header.
-    pub fn mtu(&self) -> u16 {
+    fn mtu(&self) -> u16 {
         let read = || self.transport.read_config_space(configuration::MTU).ok();
         let offered = self.features & net_feature::MTU != 0;
         let mtu = offered.then(read).flatten().unwrap_or(ETHERNET_MTU);
         mtu.max(SMALLEST_MTU)
     }
 
-    /// Whether the device tells the state of its link.
-    pub fn tells_link(&self) -> bool {
+    fn tells_link(&self) -> bool {
         self.features & net_feature::STATUS != 0
     }
 
-    /// Whether the link is up, as far as the device tells.
-    pub fn is_link_up(&self) -> bool {
+    fn is_link_up(&self) -> bool {
         let status = self.transport.read_config_space(configuration::STATUS);
         !self.tells_link() || status.is_ok_and(|status: u16| status & LINK_UP != 0)
     }

@@ -1,6 +1,7 @@
 //! What can go wrong between a driver and a virtio device. None of it is a panic: a device that
 //! breaks the rules is reset, and the error says which rule it was.
 
+use pci_function::OutOfDmaMemory;
 use virtio_drivers::Error;
 
 /// Why an operation on a virtio device failed.
@@ -36,6 +37,12 @@ pub enum VirtioError {
     RingChanged,
     /// The device has no configuration field there.
     NoConfiguration,
+}
+
+impl From<OutOfDmaMemory> for VirtioError {
+    fn from(OutOfDmaMemory: OutOfDmaMemory) -> VirtioError {
+        VirtioError::OutOfDmaMemory
+    }
 }
 
 impl From<Error> for VirtioError {

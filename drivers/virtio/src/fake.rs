@@ -8,9 +8,10 @@ mod mmio;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::vec::Vec;
 
+use pci_function::Area;
+use pci_function::dma::{at_physical, test_memory};
 use registers::{Ports, Registers};
 
-use crate::dma::{Area, at_physical, test_memory};
 use crate::{ModernWindows, feature};
 
 pub use mmio::FakeMmio;

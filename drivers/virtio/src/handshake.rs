@@ -74,9 +74,10 @@ mod tests {
     use super::{negotiate, start};
     use crate::fake::FakeDevice;
     use crate::{
-        InterruptMode, InterruptStatus, LegacyTransport, MmioTransport, ModernTransport, Transport,
-        VirtioError, feature, open,
+        InterruptStatus, LegacyTransport, MmioTransport, ModernTransport, Transport, VirtioError,
+        feature, open,
     };
+    use pci_function::InterruptMode;
     use virtio_drivers::transport::{DeviceStatus, DeviceType::Network};
 
     const VECTORS: InterruptMode = InterruptMode::Message { vectors: 3 };

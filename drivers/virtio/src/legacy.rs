@@ -7,6 +7,7 @@
 
 use alloc::vec::Vec;
 
+use pci_function::InterruptMode;
 use registers::Ports;
 use virtio_drivers::{
     Error, PhysAddr, Result,
@@ -14,7 +15,9 @@ use virtio_drivers::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::transport::{InterruptMode, NO_VECTOR, RingAddresses, VirtioTransport};
+use crate::transport::{
+    CONFIGURATION_CAUSE, NO_VECTOR, RingAddresses, VirtioTransport, queue_cause,
+};
 use crate::{VirtioError, transport};
 
 /// Register offsets (VIRTIO 1.2, section 4.1.4.10).
@@ -109,7 +112,7 @@ impl<P: Ports> VirtioTransport for LegacyTransport<P> {
     }
 
     fn route_configuration_interrupt(&mut self) {
-        if let Some(vector) = self.interrupts.configuration_vector() {
+        if let Some(vector) = self.interrupts.vector(CONFIGURATION_CAUSE) {
             self.route(register::CONFIGURATION_VECTOR, vector);
         }
     }
@@ -178,7 +181,7 @@ impl<P: Ports> Transport for LegacyTransport<P> {
             return;
         };
         self.select(queue);
-        if let Some(vector) = self.interrupts.queue_vector(queue) {
+        if let Some(vector) = self.interrupts.vector(queue_cause(queue)) {
             self.route(register::QUEUE_VECTOR, vector);
         }
         self.ports.write32(register::QUEUE_ADDRESS, page);

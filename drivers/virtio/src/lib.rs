@@ -3,7 +3,7 @@
 //!
 //! It stands on `virtio-drivers`: the transports implement that crate's `Transport`, DMA memory its
 //! `Hal`, and the queues are its `VirtQueue`. What a device of one kind does with its queues is left
-//! to that kind's driver; configuration space, BARs and interrupts come from the pci server.
+//! to that kind's driver; the function, its interrupts and DMA memory are `pci_function`'s.
 //!
 //! Sections quoted as "VIRTIO 1.2" are those of "Virtual I/O Device (VIRTIO) Version 1.2", OASIS
 //! Committee Specification 01 of 1 July 2022.
@@ -12,14 +12,13 @@
 extern crate alloc;
 
 mod any;
-mod attach;
-pub mod dma;
 mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod feature;
 mod fields;
 mod function;
+mod hal;
 mod handshake;
 mod legacy;
 mod mmio;
@@ -28,14 +27,12 @@ mod queue;
 mod transport;
 
 pub use any::AnyTransport;
-pub use attach::{Attached, SetupError};
-pub use dma::Area;
 pub use error::VirtioError;
-pub use function::{Function, FunctionTransport, InterruptBits};
+pub use function::{FunctionTransport, InterruptBits, SetupError, claim};
 pub use handshake::{fail, negotiate, reset, start};
 pub use legacy::LegacyTransport;
 pub use mmio::MmioTransport;
 pub use modern::{ModernTransport, ModernWindows};
 pub use queue::{Chain, Queue, Used, open};
-pub use transport::{InterruptMode, RingAddresses, VirtioTransport};
+pub use transport::{RingAddresses, VirtioTransport};
 pub use virtio_drivers::transport::{InterruptStatus, Transport};

@@ -3,6 +3,7 @@
 
 use alloc::vec::Vec;
 
+use pci_function::InterruptMode;
 use registers::Registers;
 use virtio_drivers::{
     Error, PhysAddr, Result,
@@ -10,7 +11,7 @@ use virtio_drivers::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::transport::{InterruptMode, RingAddresses, VirtioTransport};
+use crate::transport::{CONFIGURATION_CAUSE, RingAddresses, VirtioTransport, queue_cause};
 use crate::{VirtioError, fields, transport};
 
 /// Offsets in the common configuration structure (VIRTIO 1.2, section 4.1.4.3).
@@ -144,7 +145,7 @@ impl<R: Registers> VirtioTransport for ModernTransport<R> {
     }
 
     fn route_configuration_interrupt(&mut self) {
-        if let Some(vector) = self.interrupts.configuration_vector() {
+        if let Some(vector) = self.interrupts.vector(CONFIGURATION_CAUSE) {
             self.route(common::CONFIGURATION_VECTOR, vector);
         }
     }
@@ -231,7 +232,7 @@ impl<R: Registers> Transport for ModernTransport<R> {
         self.select(queue);
         self.learn_notify_offset(queue);
         self.windows.common.write16(common::QUEUE_SIZE, size as u16);
-        if let Some(vector) = self.interrupts.queue_vector(queue) {
+        if let Some(vector) = self.interrupts.vector(queue_cause(queue)) {
             self.route(common::QUEUE_VECTOR, vector);
         }
         self.write_address(common::QUEUE_DESCRIPTORS, descriptors);

@@ -14,9 +14,11 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
 
+use pci_function::Area;
+use pci_function::dma::at_physical;
 use virtio_drivers::queue::VirtQueue;
 
-use crate::dma::{Area, TaskHal, at_physical};
+use crate::hal::TaskHal;
 use crate::{VirtioError, VirtioTransport};
 
 /// Most segments of one chain.
@@ -344,10 +346,11 @@ impl<const SIZE: usize> Queue for SizedQueue<SIZE> {
 #[cfg(test)]
 mod tests {
     use super::{Area, Chain, Queue, VirtioError, open, passes};
-    use crate::dma::{allocate, release};
     use crate::fake::{FakeDevice, FakeHandle};
-    use crate::{InterruptMode, LegacyTransport, feature, negotiate, reset, start};
+    use crate::{LegacyTransport, feature, negotiate, reset, start};
     use alloc::boxed::Box;
+    use pci_function::InterruptMode;
+    use pci_function::dma::{allocate, release};
     use virtio_drivers::transport::DeviceType;
 
     type Transport = LegacyTransport<FakeHandle>;

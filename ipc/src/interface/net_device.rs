@@ -92,7 +92,8 @@ interface! {
     /// network stack's notification; `lifeline` a badged send right of the network stack's own
     /// endpoint, which the driver keeps as long as the session and never uses: when the driver dies,
     /// the kernel closes it and tells the network stack so. Result: what the card is; `doorbell` the driver's
-    /// notification. Errors: Busy (another session is attached), OutOfRange, DeviceFailed, Kernel.
+    /// notification. Errors: NoCard, Busy (another session is attached), OutOfRange, DeviceFailed,
+    /// Kernel.
     /// Cost: one call, three mappings and the device's reset.
     ///
     /// A network stack that corrupts a ring is detached and its session ended. A descriptor out of
@@ -129,6 +130,14 @@ interface! {
     ///
     /// Example: `let up = device.link(deadline)? == Link::Up;`
     4 fn link() -> Link;
+
+    /// Tells how many cards of the driver's kind the machine has. The driver drives one of them; the
+    /// others are not used.
+    ///
+    /// Arguments: none. Result: the number. Errors: none of its own. Cost: one call.
+    ///
+    /// Example: `let unused = device.cards(deadline)?.saturating_sub(1);`
+    5 fn cards() -> u16;
 }
 
 service_errors! {
@@ -144,5 +153,7 @@ service_errors! {
         DeviceFailed = "the device does not work",
         /// The kernel or pci refused the driver what the operation needs.
         Kernel = "the system refused what the operation needs",
+        /// The machine has no card of the driver's kind.
+        NoCard = "there is no card for this driver",
     }
 }

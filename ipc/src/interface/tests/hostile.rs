@@ -79,6 +79,7 @@ refuse_all! { net_device::NetDeviceServer, NetDeviceError::OutOfRange;
     detach() 0 -> ();
     statistics() 0 -> net_device::Statistics;
     link() 0 -> net_device::Link;
+    cards() 0 -> u16;
 }
 refuse_all! { network::NetworkServer, NetworkError::OutOfRange;
     info() 0 -> network::InterfaceInfo;

@@ -1,110 +1,31 @@
 //! The service: who is attached, what an end leaves behind, and in which order it ends.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
 use ipc::interface::net_device::{
     Attached, Geometry, Link, NetDeviceError, NetDeviceServer, RING_TRANSMIT,
 };
-use ipc::server::{Caller, ReplySlot};
-use ipc::{Error, Handle};
+use net_driver::bench::{self, FakeSystem, GEOMETRY, Stack, call};
+use net_driver::{Interrupt, NetServer};
+use pci_function::InterruptMode;
+use virtio::LegacyTransport;
 use virtio::fake::{FakeDevice, FakeHandle};
-use virtio::{Area, InterruptMode, LegacyTransport, dma};
 use virtio_drivers::transport::DeviceType::Network;
 
-use super::{NetServer, Platform};
-use crate::test_bench::{GEOMETRY, Shared, Stack};
+use crate::device::NetDevice;
 
-/// No operation of this server answers later.
-struct NoSlot;
-impl ReplySlot for NoSlot {
-    fn stash(&mut self) -> Result<Handle, Error> {
-        unreachable!("no operation of a network card answers later")
-    }
-}
-
-/// The system, as far as the driver sees it.
-#[derive(Clone, Default)]
-struct FakeSystem(Rc<RefCell<State>>);
-
-#[derive(Default)]
-struct State {
-    rings: Option<Shared>,
-    log: Vec<String>,
-    signals: usize,
-    closed: Vec<u64>,
-    refuse: bool,
-    device: Option<FakeHandle>,
-}
-
-impl FakeSystem {
-    fn log(&self, what: &str) {
-        self.0.borrow_mut().log.push(what.into());
-    }
-}
-
-impl Platform for FakeSystem {
-    type Memory = Shared;
-    fn map(&mut self, _: Handle) -> Result<Shared, Error> {
-        Ok(self.0.borrow().rings.clone().unwrap())
-    }
-    fn attach_pool(&mut self, _: Handle) -> Result<Area, Error> {
-        if self.0.borrow().refuse {
-            return Err(Error::OutOfQuota);
-        }
-        self.log("attach pool");
-        Ok(dma::allocate(GEOMETRY.pool_bytes as usize / 4096).unwrap())
-    }
-    fn detach_pool(&mut self, pool: Area) {
-        let device = self.0.borrow().device.clone().unwrap();
-        assert!(
-            device.take(0).is_none(),
-            "the device has forgotten its queues"
-        );
-        self.log("detach pool");
-        dma::release(pool);
-    }
-    fn set_bus_master(&mut self, on: bool) -> Result<(), Error> {
-        self.log(if on {
-            "bus master on"
-        } else {
-            "bus master off"
-        });
-        Ok(())
-    }
-    fn signal(&mut self, bell: Handle, bits: u64) {
-        assert_eq!((bell, bits), (Handle(3), 8));
-        self.0.borrow_mut().signals += 1;
-    }
-    fn doorbell(&self) -> (Handle, u64) {
-        (Handle(900), 4)
-    }
-    fn close(&mut self, handle: Handle) {
-        self.0.borrow_mut().closed.push(handle.0);
-    }
-}
-
-type Server = NetServer<LegacyTransport<FakeHandle>, FakeSystem>;
+type Server = NetServer<NetDevice<LegacyTransport<FakeHandle>>, FakeSystem>;
 
 fn server() -> (Server, FakeHandle, FakeSystem) {
     let device = FakeDevice::legacy(1 << 5 | 1 << 16 | 1 << 3, &[16, 16]);
     device.state().configuration = vec![0x52, 0x54, 0, 1, 2, 3, 1, 0, 0, 0, 0xb4, 0x05];
     let system = FakeSystem::default();
-    system.0.borrow_mut().device = Some(device.clone());
+    let queues = device.clone();
+    system.0.borrow_mut().stopped = Some(Box::new(move || queues.take(0).is_none()));
     let transport = LegacyTransport::new(device.clone(), Network, InterruptMode::Line);
     (
-        NetServer::new(system.clone(), Some(transport)),
+        NetServer::new(system.clone(), Some(transport), 2),
         device,
         system,
     )
-}
-
-fn call<R>(
-    server: &mut Server,
-    badge: u64,
-    f: impl FnOnce(&mut Server, &mut Caller<'_>) -> R,
-) -> R {
-    f(server, &mut Caller::new(badge, &mut NoSlot))
 }
 
 fn attach(
@@ -113,21 +34,7 @@ fn attach(
     badge: u64,
     geometry: Geometry,
 ) -> Result<(Attached, Stack), NetDeviceError> {
-    let rings = Shared::for_rings();
-    system.0.borrow_mut().rings = Some(rings.clone());
-    let (attached, doorbell) = call(server, badge, |server, caller| {
-        server.attach(
-            caller,
-            geometry,
-            8,
-            Handle(1),
-            Handle(2),
-            Handle(3),
-            Handle(4),
-        )
-    })?;
-    assert_eq!(doorbell, Handle(900));
-    Ok((attached, Stack::new(rings)))
+    bench::attach(server, system, badge, geometry)
 }
 
 #[test]
@@ -289,15 +196,32 @@ fn failures_leave_nothing_behind() {
 fn counters_outlive_sessions_and_interrupts_without_one_are_quieted() {
     let (mut server, device, system) = server();
     device.state().isr = 1;
-    server.interrupted(true, false);
+    server.interrupted(Interrupt::Line);
     assert_eq!(device.state().isr, 0, "the line is lowered");
     let (_, mut stack) = attach(&mut server, &system, 1, GEOMETRY).unwrap();
     stack.send(9, 60);
     server.run();
     device.state().isr = 2;
-    server.interrupted(true, false);
+    server.interrupted(Interrupt::Line);
     assert_eq!(system.0.borrow().signals, 1, "the link may have changed");
     server.closed(1);
     let counted = call(&mut server, 2, |server, caller| server.statistics(caller)).unwrap();
     assert_eq!((counted.sent_packets, counted.interrupts), (1, 1));
+}
+
+#[test]
+fn without_a_card_it_is_told_so() {
+    let system = FakeSystem::default();
+    let mut server: Server = NetServer::new(system.clone(), None, 0);
+    let refused = attach(&mut server, &system, 1, GEOMETRY);
+    assert_eq!(refused.err(), Some(NetDeviceError::NoCard));
+    assert_eq!(system.0.borrow().closed, [1, 2, 3, 4]);
+    let cards = call(&mut server, 1, |server, caller| server.cards(caller));
+    assert_eq!(cards, Ok(0));
+    server.interrupted(Interrupt::Line);
+    assert!(!server.run().again);
+    assert!(
+        system.0.borrow().log.is_empty(),
+        "nothing was done to a device"
+    );
 }

@@ -6,48 +6,12 @@
 
 use core::ptr::NonNull;
 
-use ipc::client::{CallError, Deadline};
-use ipc::interface::pci::{PciClient, PciError};
-use ipc::interface::service::ConnectError;
+use ipc::client::Deadline;
+use ipc::interface::pci::PciClient;
 use runtime::mapping::Access;
 use runtime::{Error, Kernel, Mapping, Memory};
 
-use crate::{Area, VirtioError, dma};
-
-/// Bytes of the arena that a driver's queues are made of: enough for two queues of 4,096, whose rings
-/// take 27 pages each (VIRTIO 1.2, section 2.7).
-const ARENA_BYTES: u64 = 256 * 1024;
-
-/// Why a driver could not get at its device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SetupError {
-    /// The kernel's answer.
-    Kernel(Error),
-    /// No session with pci.
-    Connect(CallError<ConnectError>),
-    /// pci's answer.
-    Pci(CallError<PciError>),
-    /// The device is not what its kind should be.
-    Device(VirtioError),
-}
-
-impl From<Error> for SetupError {
-    fn from(error: Error) -> SetupError {
-        SetupError::Kernel(error)
-    }
-}
-
-impl From<CallError<PciError>> for SetupError {
-    fn from(error: CallError<PciError>) -> SetupError {
-        SetupError::Pci(error)
-    }
-}
-
-impl From<VirtioError> for SetupError {
-    fn from(error: VirtioError) -> SetupError {
-        SetupError::Device(error)
-    }
-}
+use crate::{Area, SetupError, dma};
 
 /// Memory that the claimed device can reach, mapped into the task.
 #[derive(Debug)]
@@ -82,9 +46,9 @@ impl Attached {
         }
     }
 
-    /// Makes the arena of the task's queues. It stays for the life of the task.
-    pub fn arena(pci: &PciClient<Kernel>) -> Result<(), SetupError> {
-        let memory = Memory::create_contiguous(ARENA_BYTES)?;
+    /// Makes the arena of the task's queues, of so many bytes. It stays for the life of the task.
+    pub fn arena(pci: &PciClient<Kernel>, bytes: u64) -> Result<(), SetupError> {
+        let memory = Memory::create_contiguous(bytes)?;
         let arena = Attached::new(pci, &memory)?;
         dma::install_arena(arena.area);
         core::mem::forget(arena);

@@ -1,24 +1,22 @@
-//! DMA memory: ranges that the task has mapped and whose physical address it knows, and the `Hal`
-//! that gives `virtio-drivers` pages of them.
+//! DMA memory: ranges that the task has mapped and whose physical address it knows.
 //!
-//! A task has one arena, from which queues and headers come, and may register further areas, such as
-//! the packet pool that belongs to the network stack. `Hal` has no `self`, so arena and areas are
-//! the task's. Making the memory and learning its address is the server's part (runtime and pci).
+//! A task has one arena, from which its queues come, and may register further areas, such as the packet
+//! pool that belongs to the network stack. Arena and areas are the task's. Making the memory and
+//! learning its address is `attach`'s.
 #![expect(
     unsafe_code,
-    reason = "memory that a device reads and writes is reached through raw pointers, and Hal is an unsafe trait"
+    reason = "memory that a device reads and writes is reached through raw pointers"
 )]
 
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU16;
 
 use spin::Mutex;
-use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
-use crate::VirtioError;
+use crate::OutOfDmaMemory;
 
 /// Unit of allocation in bytes.
-const PAGE: usize = virtio_drivers::PAGE_SIZE;
+const PAGE: usize = ipc::layout::PAGE_BYTES as usize;
 /// Largest number of areas at a time.
 const MAX_AREAS: usize = 8;
 /// Pages of the arena that are managed at most (16 MiB).
@@ -49,7 +47,7 @@ impl Area {
     ///
     /// # Errors
     ///
-    /// `OutOfDmaMemory` where the table is full, the range is empty or wraps around.
+    /// OutOfDmaMemory where the table is full, the range is empty or wraps around.
     ///
     /// # Safety
     ///
@@ -60,11 +58,11 @@ impl Area {
         start: NonNull<u8>,
         length: usize,
         physical: u64,
-    ) -> Result<Area, VirtioError> {
+    ) -> Result<Area, OutOfDmaMemory> {
         let wraps = (start.as_ptr() as usize).checked_add(length).is_none()
             || physical.checked_add(length as u64).is_none();
         if length == 0 || wraps {
-            return Err(VirtioError::OutOfDmaMemory);
+            return Err(OutOfDmaMemory);
         }
         let area = Area {
             start,
@@ -73,7 +71,7 @@ impl Area {
         };
         let mut areas = AREAS.lock();
         let free = areas.iter_mut().find(|entry| entry.is_none());
-        *free.ok_or(VirtioError::OutOfDmaMemory)? = Some(area);
+        *free.ok_or(OutOfDmaMemory)? = Some(area);
         Ok(area)
     }
 
@@ -132,26 +130,50 @@ impl Area {
         }
     }
 
+    /// Reads the aligned 64-bit word at this offset, in one access; `None` where none is.
+    pub fn load64(&self, offset: usize) -> Option<u64> {
+        let word = self.place64(offset)?;
+        // SAFETY: inside the range, which is mapped by `register`'s promise, and aligned. Volatile,
+        // because a device may write at any time.
+        Some(unsafe { word.read_volatile() })
+    }
+
+    /// Writes the aligned 64-bit word at this offset, in one access; `None` where none is.
+    pub fn store64(&self, offset: usize, value: u64) -> Option<()> {
+        let word = self.place64(offset)?;
+        // SAFETY: inside the range, which is mapped by `register`'s promise, and aligned. Volatile,
+        // because a device may read at any time.
+        unsafe { word.write_volatile(value) };
+        Some(())
+    }
+
+    /// Where the aligned 64-bit word at this offset is.
+    fn place64(&self, offset: usize) -> Option<NonNull<u64>> {
+        let word = self.part(offset, size_of::<u64>())?.start.cast::<u64>();
+        word.is_aligned().then_some(word)
+    }
+
     /// The aligned 16-bit word that the area is, as an atomic; `None` for any other area.
-    pub(crate) fn word(&self) -> Option<&'static AtomicU16> {
+    pub fn word(&self) -> Option<&'static AtomicU16> {
         let pointer = self.start.cast::<u16>();
         if self.length != 2 || !pointer.is_aligned() {
             return None;
         }
         // SAFETY: aligned, two bytes long, mapped by `register`'s promise. The word is a ring's:
-        // both sides only ever access it atomically. A ring outlives its users in `queue`, which
-        // drops them together.
+        // both sides only ever access it atomically. A ring outlives its users, which are
+        // dropped with it.
         Some(unsafe { AtomicU16::from_ptr(pointer.as_ptr()) })
     }
 
-    /// The range as the slice pointer that `virtio-drivers` takes for a buffer.
-    pub(crate) fn as_slice(&self) -> NonNull<[u8]> {
+    /// The range as a slice pointer. Nobody may make a reference of it that lives while a device or
+    /// another task writes the range.
+    pub fn as_slice(&self) -> NonNull<[u8]> {
         NonNull::slice_from_raw_parts(self.start, self.length)
     }
 }
 
 /// The part of a registered area that has this physical address.
-pub(crate) fn at_physical(physical: u64, length: usize) -> Option<Area> {
+pub fn at_physical(physical: u64, length: usize) -> Option<Area> {
     AREAS.lock().iter().flatten().find_map(|area| {
         let offset = usize::try_from(physical.checked_sub(area.physical)?).ok()?;
         area.part(offset, length)
@@ -159,7 +181,7 @@ pub(crate) fn at_physical(physical: u64, length: usize) -> Option<Area> {
 }
 
 /// The part of a registered area that the task sees at this address.
-fn at_virtual(start: NonNull<u8>, length: usize) -> Option<Area> {
+pub fn at_virtual(start: NonNull<u8>, length: usize) -> Option<Area> {
     AREAS.lock().iter().flatten().find_map(|area| {
         let offset = (start.as_ptr() as usize).checked_sub(area.start.as_ptr() as usize)?;
         area.part(offset, length)
@@ -220,12 +242,12 @@ pub fn install_arena(area: Area) {
 }
 
 /// Takes zeroed pages of the arena for a driver's own use; [`release`] gives them back.
-pub fn allocate(pages: usize) -> Result<Area, VirtioError> {
+pub fn allocate(pages: usize) -> Result<Area, OutOfDmaMemory> {
     let area = ARENA
         .lock()
         .as_mut()
         .and_then(|arena| arena.allocate(pages));
-    let area = area.ok_or(VirtioError::OutOfDmaMemory)?;
+    let area = area.ok_or(OutOfDmaMemory)?;
     // SAFETY: the pages are mapped, by `register`'s promise, and nobody else holds them.
     unsafe { area.start.write_bytes(0, area.length) };
     Ok(area)
@@ -238,47 +260,8 @@ pub fn release(area: Area) {
     }
 }
 
-/// The `Hal` over the task's arena and areas.
-#[derive(Debug)]
-pub struct TaskHal;
-
-// SAFETY: `dma_alloc` gives zeroed pages of the arena that nobody else holds, until `dma_dealloc`
-// gives them back; `share` finds the address that the device sees and copies nothing.
-unsafe impl Hal for TaskHal {
-    fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
-        match allocate(pages) {
-            Ok(area) => (area.physical, area.start),
-            // Physical address 0 is how the caller is told that there is none.
-            Err(_) => (0, NonNull::dangling()),
-        }
-    }
-
-    unsafe fn dma_dealloc(paddr: PhysAddr, vaddr: NonNull<u8>, pages: usize) -> i32 {
-        release(Area {
-            start: vaddr,
-            length: pages * PAGE,
-            physical: paddr,
-        });
-        0
-    }
-
-    unsafe fn mmio_phys_to_virt(_paddr: PhysAddr, _size: usize) -> NonNull<u8> {
-        unreachable!("only virtio-drivers' own PCI transport maps registers, and it is not used")
-    }
-
-    unsafe fn share(buffer: NonNull<[u8]>, _direction: BufferDirection) -> PhysAddr {
-        let area = at_virtual(buffer.cast(), buffer.len());
-        area.expect("a queue's buffers lie in registered areas")
-            .physical
-    }
-
-    unsafe fn unshare(_paddr: PhysAddr, _buffer: NonNull<[u8]>, _direction: BufferDirection) {
-        // Nothing was copied, and without an IOMMU nothing is mapped.
-    }
-}
-
 #[cfg(any(test, feature = "fake"))]
-pub(crate) mod test_memory {
+pub mod test_memory {
     //! DMA memory for host tests: ordinary memory with made-up physical addresses.
 
     use super::{Area, NonNull, PAGE, install_arena};
@@ -289,7 +272,7 @@ pub(crate) mod test_memory {
     const BYTES: usize = 16 * 1024 * 1024;
 
     /// Installs the process's arena, once.
-    pub(crate) fn install() {
+    pub fn install() {
         static INSTALL: std::sync::Once = std::sync::Once::new();
         INSTALL.call_once(|| {
             let memory = std::vec![0u8; BYTES + PAGE].leak();
@@ -336,6 +319,19 @@ mod tests {
         assert_eq!(at_physical(8, 8), None);
         assert!(area.part(PAGE, 1).is_none() && area.part(1, PAGE).is_none());
         assert!(area.part(0, 0).is_none() && area.part(usize::MAX, 2).is_none());
+        release(area);
+    }
+
+    #[test]
+    fn words_lie_inside_and_are_aligned() {
+        test_memory::install();
+        let area = allocate(1).unwrap();
+        assert_eq!(area.store64(4088, 0x0102_0304_0506_0708), Some(()));
+        assert_eq!(area.load64(4088), Some(0x0102_0304_0506_0708));
+        for offset in [4089, 4096, usize::MAX, 4] {
+            assert_eq!(area.load64(offset), None, "{offset}");
+            assert_eq!(area.store64(offset, 1), None, "{offset}");
+        }
         release(area);
     }
 

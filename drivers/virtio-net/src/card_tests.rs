@@ -2,22 +2,22 @@
 
 use ipc::interface::net_device::{Geometry, RING_RECEIVE_FREE, RING_TRANSMIT, RING_TRANSMITTED};
 use ipc::ring::Descriptor;
+use net_driver::bench::{BUFFER_BYTES, BUFFERS, ENTRIES, GEOMETRY, HEADROOM, Shared, Stack};
+use net_driver::{Card, CardError, Device, Pump, Rings};
+use pci_function::{Area, InterruptMode, dma};
 use virtio::fake::{FakeDevice, FakeHandle, FakeMmio, FakeWindow};
 use virtio::{
-    AnyTransport, Area, InterruptMode, LegacyTransport, MmioTransport, ModernTransport,
-    VirtioTransport, dma, feature,
+    AnyTransport, LegacyTransport, MmioTransport, ModernTransport, VirtioTransport, feature,
 };
 use virtio_drivers::transport::DeviceType::Network;
 
-use super::{Card, CardError, Pump, Rings};
 use crate::device::NetDevice;
-use crate::test_bench::{BUFFER_BYTES, BUFFERS, ENTRIES, GEOMETRY, HEADROOM, Shared, Stack};
 
 /// Queue size of the fake devices.
 const SIZE: u16 = 16;
 
 struct Bench<T: VirtioTransport> {
-    card: Card<T, Shared>,
+    card: Card<NetDevice<T>, Shared>,
     device: FakeHandle,
     stack: Stack,
     pool: Area,
@@ -103,7 +103,7 @@ impl<T: VirtioTransport> Bench<T> {
 
     /// Resets the device and gives the pool back.
     fn end(self) {
-        let (_, stopped) = self.card.detach().stop();
+        let (_, stopped) = self.card.detach().reset();
         assert!(stopped);
         dma::release(self.pool);
     }
@@ -468,12 +468,12 @@ fn geometry_out_of_range_is_refused() {
             panic!("{geometry:?} was taken")
         };
         assert_eq!(error, CardError::Geometry);
-        assert!(device.stop().1);
+        assert!(device.reset().1);
         dma::release(bench.pool);
     }
     for entries in [0, 8, 24, 8192, u32::MAX] {
         assert!(
-            Rings::new(Shared::for_rings(), entries).is_err(),
+            Rings::new(Shared::for_rings(), entries).is_none(),
             "{entries}"
         );
     }

@@ -11,10 +11,10 @@ use ipc::interface::net_device::{
 use ipc::ring::{SharedMemory, packet_ring_bytes};
 use ipc::server::Caller;
 use ipc::{Error, Handle};
-use virtio::{Area, VirtioTransport};
+use pci_function::Area;
 
-use crate::card::{Card, CardError, Pump, Rings};
-use crate::device::NetDevice;
+use crate::card::{Card, Pump, Rings};
+use crate::device::{Device, Interrupt};
 
 /// What the service asks of the system: the task has the real one, the tests a fake.
 pub trait Platform {
@@ -38,9 +38,9 @@ pub trait Platform {
 }
 
 /// The network stack that is attached.
-struct Session<T: VirtioTransport, M: SharedMemory> {
+struct Session<D: Device, M: SharedMemory> {
     badge: u64,
-    card: Card<T, M>,
+    card: Card<D, M>,
     pool: Area,
     bell: Handle,
     bits: u64,
@@ -49,23 +49,27 @@ struct Session<T: VirtioTransport, M: SharedMemory> {
 }
 
 /// The service of one device.
-pub struct NetServer<T: VirtioTransport, P: Platform> {
+pub struct NetServer<D: Device, P: Platform> {
     platform: P,
-    /// The device's registers while nobody is attached.
-    idle: Option<T>,
-    session: Option<Session<T, P::Memory>>,
+    /// The device while nobody is attached.
+    idle: Option<D::Idle>,
+    /// Cards of the driver's kind in the machine.
+    cards: u16,
+    session: Option<Session<D, P::Memory>>,
     /// Sessions that were ended here; their calls are refused.
     ended: BTreeSet<u64>,
     /// The counters of sessions that are over.
     before: Statistics,
 }
 
-impl<T: VirtioTransport, P: Platform> NetServer<T, P> {
-    /// The service of the device behind this transport; without one every attachment fails.
-    pub fn new(platform: P, transport: Option<T>) -> Self {
+impl<D: Device, P: Platform> NetServer<D, P> {
+    /// The service of this device, which is one of so many `cards` of its kind; without one every
+    /// attachment fails.
+    pub fn new(platform: P, idle: Option<D::Idle>, cards: u16) -> Self {
         NetServer {
             platform,
-            idle: transport,
+            idle,
+            cards,
             session: None,
             ended: BTreeSet::new(),
             before: Statistics::default(),
@@ -94,23 +98,22 @@ impl<T: VirtioTransport, P: Platform> NetServer<T, P> {
         }
     }
 
-    /// The device has interrupted. With `line` the interrupt is its line, which reading its cause
-    /// lowers; with MSI-X, `configuration` says whether that vector came.
-    pub fn interrupted(&mut self, line: bool, configuration: bool) {
-        let Some(session) = &mut self.session else {
+    /// The device has interrupted.
+    pub fn interrupted(&mut self, interrupt: Interrupt) {
+        match (&mut self.session, &mut self.idle) {
+            (Some(session), _) => session.card.interrupted(interrupt),
             // Not from a device that was reset; but a line stays up until its cause is read.
-            if let Some(transport) = self.idle.as_mut().filter(|_| line) {
-                transport.ack_interrupt();
-            }
-            return;
-        };
-        session.card.interrupted();
-        let changed = if line {
-            session.card.device().take_interrupt()
-        } else {
-            configuration
-        };
-        if changed {
+            (None, Some(idle)) if interrupt == Interrupt::Line => D::quiet(idle),
+            _ => {}
+        }
+        self.tell_link_change();
+    }
+
+    /// Signals the network stack if the link may have changed.
+    fn tell_link_change(&mut self) {
+        if let Some(session) = &mut self.session
+            && session.card.device().take_link_change()
+        {
             self.platform.signal(session.bell, session.bits);
         }
     }
@@ -127,6 +130,7 @@ impl<T: VirtioTransport, P: Platform> NetServer<T, P> {
                 if pump.signal {
                     self.platform.signal(session.bell, session.bits);
                 }
+                self.tell_link_change();
                 pump
             }
             Err(_) => {
@@ -143,8 +147,7 @@ impl<T: VirtioTransport, P: Platform> NetServer<T, P> {
             return;
         };
         self.before = sum(self.before, session.card.statistics());
-        let (transport, _) = session.card.detach().stop();
-        self.idle = Some(transport);
+        self.idle = Some(session.card.detach().stop());
         // Bus mastering is off before the memory goes, so that it does not depend on the device's
         // word that it was reset.
         let _ = self.platform.set_bus_master(false);
@@ -168,7 +171,7 @@ impl<T: VirtioTransport, P: Platform> NetServer<T, P> {
         if needed.is_none_or(|needed| needed > memory.bytes()) {
             return Err(NetDeviceError::OutOfRange);
         }
-        let rings = Rings::new(memory, geometry.ring_entries).map_err(refusal)?;
+        let rings = Rings::new(memory, geometry.ring_entries).ok_or(NetDeviceError::OutOfRange)?;
         let pool = self
             .platform
             .attach_pool(pool)
@@ -182,34 +185,27 @@ impl<T: VirtioTransport, P: Platform> NetServer<T, P> {
         geometry: &Geometry,
         rings: Rings<P::Memory>,
         pool: Area,
-    ) -> Result<Card<T, P::Memory>, NetDeviceError> {
-        let transport = self.idle.take().ok_or(NetDeviceError::DeviceFailed)?;
+    ) -> Result<Card<D, P::Memory>, NetDeviceError> {
+        let idle = self.idle.take().ok_or(NetDeviceError::NoCard)?;
         if self.platform.set_bus_master(true).is_err() {
-            self.idle = Some(transport);
+            self.idle = Some(idle);
             return Err(NetDeviceError::Kernel);
         }
-        let device = match NetDevice::start(transport) {
+        let device = match D::start(idle) {
             Ok(device) => device,
-            Err((transport, _)) => {
-                self.idle = Some(transport);
+            Err((idle, _)) => {
+                self.idle = Some(idle);
                 return Err(NetDeviceError::DeviceFailed);
             }
         };
         match Card::new(device, rings, pool, geometry) {
             Ok(card) => Ok(card),
-            Err((device, error)) => {
-                self.idle = Some(device.stop().0);
-                Err(refusal(error))
+            // Of a card that is new only the stack's numbers can be wrong.
+            Err((device, _)) => {
+                self.idle = Some(device.stop());
+                Err(NetDeviceError::OutOfRange)
             }
         }
-    }
-}
-
-/// A card's error as the caller hears it.
-fn refusal(error: CardError) -> NetDeviceError {
-    match error {
-        CardError::Geometry | CardError::Ring(_) => NetDeviceError::OutOfRange,
-        CardError::Device(_) => NetDeviceError::DeviceFailed,
     }
 }
 
@@ -226,7 +222,7 @@ fn sum(one: Statistics, other: Statistics) -> Statistics {
     }
 }
 
-impl<T: VirtioTransport, P: Platform> NetDeviceServer for NetServer<T, P> {
+impl<D: Device, P: Platform> NetDeviceServer for NetServer<D, P> {
     fn attach(
         &mut self,
         caller: &mut Caller<'_>,
@@ -239,7 +235,7 @@ impl<T: VirtioTransport, P: Platform> NetDeviceServer for NetServer<T, P> {
     ) -> Result<(Attached, Handle), NetDeviceError> {
         let free = match (&self.session, &self.idle) {
             (Some(_), _) => Err(NetDeviceError::Busy),
-            (None, None) => Err(NetDeviceError::DeviceFailed),
+            (None, None) => Err(NetDeviceError::NoCard),
             (None, Some(_)) => Ok(()),
         };
         let mapped = free.and_then(|()| self.map(&geometry, rings, pool));
@@ -310,7 +306,8 @@ impl<T: VirtioTransport, P: Platform> NetDeviceServer for NetServer<T, P> {
             .is_none_or(|session| session.card.device().is_link_up());
         Ok(if up { Link::Up } else { Link::Down })
     }
-}
 
-#[cfg(test)]
-mod tests;
+    fn cards(&mut self, _caller: &mut Caller<'_>) -> Result<u16, NetDeviceError> {
+        Ok(self.cards)
+    }
+}

@@ -1,0 +1,226 @@
+//! What the host tests of drivers share: rings in ordinary memory, the network stack's ends of them,
+//! and the system that the service asks. The device is each driver's fake.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::string::String;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ipc::interface::net_device::{
+    Attached, Geometry, NetDeviceError, NetDeviceServer, RING_RECEIVE_FREE, RING_RECEIVED,
+    RING_TRANSMIT, RING_TRANSMITTED, RINGS,
+};
+use ipc::ring::{Descriptor, PacketConsumer, PacketProducer, SharedMemory, packet_ring_bytes};
+use ipc::server::{Caller, ReplySlot};
+use ipc::{Error, Handle};
+use pci_function::{Area, dma};
+
+use crate::{Device, NetServer, Platform};
+
+/// Entries of each ring in the tests.
+pub const ENTRIES: u32 = 32;
+/// Buffers of the pool in the tests.
+pub const BUFFERS: u32 = 64;
+/// Bytes of a buffer in the tests.
+pub const BUFFER_BYTES: u32 = 2048;
+/// Bytes before the packet in a buffer.
+pub const HEADROOM: u32 = 16;
+
+/// The shape that the tests attach with.
+pub const GEOMETRY: Geometry = Geometry {
+    pool_bytes: (BUFFERS * BUFFER_BYTES) as u64,
+    ring_entries: ENTRIES,
+    buffer_bytes: BUFFER_BYTES,
+    headroom_bytes: HEADROOM,
+};
+
+/// Memory that two sides share.
+#[derive(Clone)]
+pub struct Shared(pub Arc<Vec<AtomicU32>>);
+
+impl Shared {
+    /// Room for the four rings.
+    pub fn for_rings() -> Shared {
+        let words = packet_ring_bytes(ENTRIES) * RINGS / 4;
+        Shared(Arc::new((0..words).map(|_| AtomicU32::new(0)).collect()))
+    }
+}
+
+impl SharedMemory for Shared {
+    fn bytes(&self) -> usize {
+        self.0.len() * 4
+    }
+    fn word(&self, index: usize) -> Option<&AtomicU32> {
+        self.0.get(index)
+    }
+    fn read(&self, _: usize, _: &mut [u8]) -> Option<()> {
+        unreachable!("packet rings are accessed by words")
+    }
+    fn write(&self, _: usize, _: &[u8]) -> Option<()> {
+        unreachable!("packet rings are accessed by words")
+    }
+}
+
+/// The network stack's ends.
+pub struct Stack {
+    /// The memory that they lie in.
+    pub memory: Shared,
+    /// Buffers to receive into.
+    pub free: PacketProducer<Shared>,
+    /// Packets received.
+    pub received: PacketConsumer<Shared>,
+    /// Packets to send.
+    pub transmit: PacketProducer<Shared>,
+    /// Packets sent.
+    pub transmitted: PacketConsumer<Shared>,
+}
+
+impl Stack {
+    /// The stack's ends of the rings in this memory.
+    pub fn new(memory: Shared) -> Stack {
+        let at = |ring| ring * packet_ring_bytes(ENTRIES);
+        let producer =
+            |ring| PacketProducer::new(memory.clone(), at(ring), ENTRIES).expect("it fits");
+        let consumer =
+            |ring| PacketConsumer::new(memory.clone(), at(ring), ENTRIES).expect("it fits");
+        Stack {
+            free: producer(RING_RECEIVE_FREE),
+            received: consumer(RING_RECEIVED),
+            transmit: producer(RING_TRANSMIT),
+            transmitted: consumer(RING_TRANSMITTED),
+            memory,
+        }
+    }
+
+    /// Gives these buffers for receiving.
+    pub fn give(&mut self, buffers: core::ops::Range<u32>) {
+        for buffer in buffers {
+            let offset = buffer * BUFFER_BYTES;
+            let free = Descriptor {
+                offset,
+                length: BUFFER_BYTES,
+                flags: 0,
+            };
+            assert!(self.free.push(free).expect("a whole ring"));
+        }
+    }
+
+    /// Sends a packet of this length out of this buffer.
+    pub fn send(&mut self, buffer: u32, length: u32) -> Descriptor {
+        let offset = buffer * BUFFER_BYTES + HEADROOM;
+        let packet = Descriptor {
+            offset,
+            length,
+            flags: 0,
+        };
+        assert!(self.transmit.push(packet).expect("a whole ring"));
+        packet
+    }
+
+    /// Overwrites a word of a ring's header.
+    pub fn corrupt(&self, ring: usize, word: usize, value: u32) {
+        let index = ring * packet_ring_bytes(ENTRIES) / 4 + word;
+        self.memory.0[index].store(value, Ordering::Relaxed);
+    }
+}
+
+/// No operation of a card's server answers later.
+struct NoSlot;
+impl ReplySlot for NoSlot {
+    fn stash(&mut self) -> Result<Handle, Error> {
+        unreachable!("no operation of a network card answers later")
+    }
+}
+
+/// The system, as far as the service sees it.
+#[derive(Clone, Default)]
+pub struct FakeSystem(pub Rc<RefCell<State>>);
+
+/// What happened to the system, and what it shall do.
+#[derive(Default)]
+pub struct State {
+    /// The memory of the next attachment's rings.
+    pub rings: Option<Shared>,
+    /// What the service did, in order.
+    pub log: Vec<String>,
+    /// How often the network stack's bell was signalled.
+    pub signals: usize,
+    /// The handles that were closed.
+    pub closed: Vec<u64>,
+    /// Refuses to attach a pool.
+    pub refuse: bool,
+    /// Whether the device reaches the pool no more; asked when the pool is let go.
+    pub stopped: Option<Box<dyn Fn() -> bool>>,
+}
+
+impl FakeSystem {
+    fn log(&self, what: &str) {
+        self.0.borrow_mut().log.push(what.into());
+    }
+}
+
+impl Platform for FakeSystem {
+    type Memory = Shared;
+    fn map(&mut self, _: Handle) -> Result<Shared, Error> {
+        Ok(self.0.borrow().rings.clone().expect("set by `attach`"))
+    }
+    fn attach_pool(&mut self, _: Handle) -> Result<Area, Error> {
+        if self.0.borrow().refuse {
+            return Err(Error::OutOfQuota);
+        }
+        self.log("attach pool");
+        Ok(dma::allocate(GEOMETRY.pool_bytes as usize / 4096).expect("the arena is large enough"))
+    }
+    fn detach_pool(&mut self, pool: Area) {
+        let stopped = self
+            .0
+            .borrow()
+            .stopped
+            .as_ref()
+            .is_none_or(|stopped| stopped());
+        assert!(stopped, "the device has forgotten its queues");
+        self.log("detach pool");
+        dma::release(pool);
+    }
+    fn set_bus_master(&mut self, on: bool) -> Result<(), Error> {
+        self.log(if on {
+            "bus master on"
+        } else {
+            "bus master off"
+        });
+        Ok(())
+    }
+    fn signal(&mut self, bell: Handle, bits: u64) {
+        assert_eq!((bell, bits), (Handle(3), 8));
+        self.0.borrow_mut().signals += 1;
+    }
+    fn doorbell(&self) -> (Handle, u64) {
+        (Handle(900), 4)
+    }
+    fn close(&mut self, handle: Handle) {
+        self.0.borrow_mut().closed.push(handle.0);
+    }
+}
+
+/// Calls a server as the session with this badge.
+pub fn call<S, R>(server: &mut S, badge: u64, f: impl FnOnce(&mut S, &mut Caller<'_>) -> R) -> R {
+    f(server, &mut Caller::new(badge, &mut NoSlot))
+}
+
+/// Attaches a network stack with fresh rings, as the session with this badge.
+pub fn attach<D: Device>(
+    server: &mut NetServer<D, FakeSystem>,
+    system: &FakeSystem,
+    badge: u64,
+    geometry: Geometry,
+) -> Result<(Attached, Stack), NetDeviceError> {
+    let rings = Shared::for_rings();
+    system.0.borrow_mut().rings = Some(rings.clone());
+    let (pool, memory, bell, lifeline) = (Handle(1), Handle(2), Handle(3), Handle(4));
+    let (attached, doorbell) = call(server, badge, |server, caller| {
+        server.attach(caller, geometry, 8, pool, memory, bell, lifeline)
+    })?;
+    assert_eq!(doorbell, Handle(900));
+    Ok((attached, Stack::new(rings)))
+}

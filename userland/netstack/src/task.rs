@@ -1,11 +1,13 @@
 //! The task: the server on the runtime library.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::cell::Cell;
 use core::time::Duration;
 
 use ipc::badge::Client;
-use ipc::interface::net_device::{self, Link, NetDeviceClient};
+use ipc::client::CallError;
+use ipc::interface::net_device::{self, Link, NetDeviceClient, NetDeviceError};
 use ipc::interface::network;
 use ipc::interface::service::ConnectError;
 use ipc::server::{Caller, Outcome, Outgoing, Received};
@@ -18,7 +20,7 @@ use runtime::{Kernel, Mapping, Memory, Notification, clock, endpoint, handle, no
 
 use crate::config::Config;
 use crate::packets::{Packets, Shape};
-use crate::server::{Attachment, STOP_BIT, Server, System};
+use crate::server::{Attachment, Refusal, STOP_BIT, Server, System};
 use crate::stack::{Card, Stack};
 use crate::time::Nanoseconds;
 
@@ -30,14 +32,16 @@ const MTU: usize = 1500;
 const CONNECT_PATIENCE: Duration = Duration::from_millis(100);
 /// How long a driver may take to start its card.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a driver may take to say how its cable is.
+/// The drivers where the arguments name none.
+const DRIVERS: &str = "virtio-net";
+/// How long a driver may take to say how its cable is, and which cards there are.
 const LINK_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Serves until the kernel refuses to go on. Arguments: see [`crate::config`], and
 ///
 /// | argument | meaning |
 /// |---|---|
-/// | `device=virtio-net` | the driver to use, as the manifest names it |
+/// | `device=virtio-net e1000` | the drivers, as the manifest names them: the first that has a card is used |
 /// | `packets=256` | packet buffers each way, a power of two from 16 to 2,048 |
 pub fn run(startup: &'static Startup<'static>) {
     let config = configure(startup);
@@ -77,16 +81,58 @@ fn configure(startup: &Startup<'_>) -> Config {
     config
 }
 
-/// The kernel's objects and the driver's session.
+/// A driver that the manifest lets this task use.
+struct Candidate {
+    name: &'static str,
+    /// Its public endpoint.
+    public: Handle,
+    /// Whether it was said that it does not attach, which is said once.
+    refused: Cell<bool>,
+}
+
+/// The drivers that the arguments name, in their order.
+fn candidates(startup: &'static Startup<'static>) -> Vec<Candidate> {
+    let names = startup.argument("device").unwrap_or(DRIVERS);
+    let candidate = |name| match startup.handle(name) {
+        Some(public) => Some(Candidate {
+            name,
+            public,
+            refused: Cell::new(false),
+        }),
+        None => {
+            runtime::log!("argument device: the manifest gives no {name}");
+            None
+        }
+    };
+    names
+        .split_ascii_whitespace()
+        .filter_map(candidate)
+        .collect()
+}
+
+/// The kernel's objects and the drivers.
 struct Surroundings {
     bell: Handle,
-    device: Handle,
+    drivers: Vec<Candidate>,
     pool: Memory,
     rings: Memory,
     /// The endpoint that lifelines come from; told when the service begins.
     sessions: Cell<Handle>,
-    /// Whether it was said that the driver does not attach, which is said once.
-    refused: Cell<bool>,
+}
+
+impl Candidate {
+    /// What its refusal to attach means; one that is no news by itself is said, once.
+    fn refusal(&self, error: CallError<NetDeviceError>) -> Refusal {
+        let refusal = match error {
+            CallError::Service(NetDeviceError::NoCard) => return Refusal::NoCard,
+            CallError::Service(NetDeviceError::DeviceFailed) => Refusal::NoCard,
+            _ => Refusal::NotYet,
+        };
+        if !self.refused.replace(true) {
+            runtime::log!("no network by {} for now: {error}", self.name);
+        }
+        refusal
+    }
 }
 
 impl System for Surroundings {
@@ -125,14 +171,31 @@ impl System for Surroundings {
         }
     }
 
-    fn attach(&self, shape: Shape, bits: u64, lifeline: u64) -> Option<Attachment> {
-        let session = connect(
-            self.device,
-            net_device::NUMBER,
-            clock::after(CONNECT_PATIENCE),
-        )
-        .ok()?;
-        let lifeline = endpoint::mint(self.sessions.get(), lifeline).ok()?;
+    fn drivers(&self) -> usize {
+        self.drivers.len()
+    }
+
+    fn driver_name(&self, driver: usize) -> &str {
+        self.drivers.get(driver).map_or("", |driver| driver.name)
+    }
+
+    fn attach(
+        &self,
+        driver: usize,
+        shape: Shape,
+        bits: u64,
+        lifeline: u64,
+    ) -> Result<Attachment, Refusal> {
+        let driver = self.drivers.get(driver).ok_or(Refusal::NoCard)?;
+        let patience = clock::after(CONNECT_PATIENCE);
+        let session = connect(driver.public, net_device::NUMBER, patience);
+        let session = session.map_err(|error| match error {
+            // Init gave it up, or it is no driver: it will never be there.
+            CallError::Transport(Error::Closed) | CallError::Service(_) => Refusal::NoCard,
+            _ => Refusal::NotYet,
+        })?;
+        let lifeline = endpoint::mint(self.sessions.get(), lifeline);
+        let lifeline = lifeline.map_err(|_| Refusal::NotYet)?;
         let client = NetDeviceClient::new(Kernel, session.handle());
         let attached = client.attach(
             clock::after(ATTACH_PATIENCE),
@@ -145,25 +208,29 @@ impl System for Surroundings {
         );
         // Where it did not move to the driver it must not stay here.
         handle::close(lifeline);
-        match attached {
-            Ok((card, doorbell)) => {
-                self.refused.set(false);
-                Some(Attachment {
-                    card: Card {
-                        mac: card.mac,
-                        mtu: usize::from(card.mtu),
-                    },
-                    session: session.into_handle(),
-                    doorbell,
-                    bits: card.doorbell_bits,
-                })
+        let (card, doorbell) = attached.map_err(|error| driver.refusal(error))?;
+        driver.refused.set(false);
+        Ok(Attachment {
+            card: Card {
+                mac: card.mac,
+                mtu: usize::from(card.mtu),
+            },
+            session: session.into_handle(),
+            doorbell,
+            bits: card.doorbell_bits,
+        })
+    }
+
+    fn cards(&self, driver: usize) -> Option<u16> {
+        let public = self.drivers.get(driver)?.public;
+        let patience = clock::after(CONNECT_PATIENCE);
+        match connect(public, net_device::NUMBER, patience) {
+            Ok(session) => {
+                let client = NetDeviceClient::new(Kernel, session.handle());
+                client.cards(clock::after(LINK_PATIENCE)).ok()
             }
-            Err(error) => {
-                if !self.refused.replace(true) {
-                    runtime::log!("no network for now: {error}");
-                }
-                None
-            }
+            Err(CallError::Transport(Error::Closed) | CallError::Service(_)) => Some(0),
+            Err(_) => None,
         }
     }
 
@@ -184,9 +251,9 @@ struct NetworkService {
 }
 
 impl NetworkService {
-    fn new(startup: &Startup<'_>, config: &Config) -> Result<NetworkService, Error> {
+    fn new(startup: &'static Startup<'static>, config: &Config) -> Result<NetworkService, Error> {
         let bell = Notification::create()?;
-        let device = startup.handle(startup.argument("device").unwrap_or("virtio-net"));
+        let drivers = candidates(startup);
         let buffers = startup
             .argument("packets")
             .and_then(|value| value.parse().ok());
@@ -211,10 +278,9 @@ impl NetworkService {
         );
         let surroundings = Surroundings {
             bell: bell.handle(),
-            device: device.unwrap_or(Handle::NONE),
+            drivers,
             pool,
             rings,
-            refused: Cell::new(false),
             sessions: Cell::new(Handle::NONE),
         };
         let server = Server::new(surroundings, config, packets, stack, now);

@@ -5,6 +5,7 @@
 //! task's loop sleeps in between. Nothing in here waits for the network or for a client, and for the
 //! driver a tenth of a second at most, while there is none.
 
+mod drivers;
 mod operations;
 mod session;
 mod stream;
@@ -19,9 +20,10 @@ use ipc::interface::network::{
 };
 use ipc::server::{Deferred, LaterOperation, Outgoing};
 
+use self::drivers::{Driver, Unused};
 pub use self::session::STOP_BIT;
-use self::session::{DRIVER_BIT, Endpoint, LIFELINE, NEVER, Session, doorbell_bit};
-pub use self::system::{Attachment, System};
+use self::session::{Endpoint, LIFELINE, NEVER, Session, doorbell_bit};
+pub use self::system::{Attachment, Refusal, System};
 use crate::config::Config;
 use crate::names::QueryId;
 use crate::packets::Packets;
@@ -32,24 +34,13 @@ use crate::udp::UdpId;
 
 /// Sessions at once.
 const MAX_SESSIONS: usize = 64;
-/// Pause between two attempts to find a driver.
-const ATTACH_PAUSE: Nanoseconds = SECOND / 5;
 /// Rounds of work before the loop looks for calls again.
 const ROUNDS: usize = 8;
-/// Smallest packet size that is believed (RFC 791, section 3.2: every host takes 576 bytes).
-const SMALLEST_MTU: usize = 576;
 /// Shortest sleep: nothing that is due is due more exactly.
 const TICK: Nanoseconds = 50_000;
 /// How long connections that applications have closed may take to end when the system stops. It is
 /// less than init bears.
 const STOP_PATIENCE: Nanoseconds = SECOND;
-
-/// Where the driver stands.
-enum Driver {
-    /// None, or it is not known yet whether one is there: the next attempt is due then.
-    Absent(Nanoseconds),
-    Attached(Attachment),
-}
 
 /// What a stack's socket belongs to: session and socket number.
 type Place = (u64, Socket);
@@ -60,6 +51,11 @@ pub struct Server<S: System> {
     stack: Stack,
     packets: Packets<S::Memory>,
     driver: Driver,
+    /// Which of the drivers was attached last.
+    current: usize,
+    /// It was said that no driver has a card.
+    missed: bool,
+    unused: Unused,
     attachments: u32,
     /// The badge of the lifeline that was given away last.
     lifeline: u64,
@@ -88,6 +84,9 @@ impl<S: System> Server<S> {
             stack,
             packets,
             driver: Driver::Absent(now),
+            current: 0,
+            missed: false,
+            unused: Unused::default(),
             attachments: 0,
             lifeline: LIFELINE,
             sessions: BTreeMap::new(),
@@ -153,6 +152,7 @@ impl<S: System> Server<S> {
     /// nanoseconds of the monotonic clock; `now`: at once, after a look for calls.
     pub fn run(&mut self) -> Nanoseconds {
         self.find_driver();
+        self.tell_unused();
         let now = self.system.now();
         for _ in 0..ROUNDS {
             let attached = matches!(self.driver, Driver::Attached(_));
@@ -210,53 +210,13 @@ impl<S: System> Server<S> {
             // A stack without a card has nothing to send in time; what waits for an answer is given
             // up in time all the same.
             Driver::Absent(attempt) => Some(attempt),
-            Driver::Attached(_) => self.stack.deadline(now),
+            Driver::Attached(_) => {
+                let deadlines = [self.stack.deadline(now), self.unused.deadline()];
+                deadlines.into_iter().flatten().min()
+            }
         };
         let due = [stack, self.stopping].into_iter().flatten().min();
         due.map_or(NEVER, |moment| moment.max(now + TICK))
-    }
-
-    fn find_driver(&mut self) {
-        let now = self.system.now();
-        let Driver::Absent(attempt) = self.driver else {
-            return;
-        };
-        if attempt > now {
-            return;
-        }
-        self.driver = Driver::Absent(now + ATTACH_PAUSE);
-        // No driver has the rings: the last one's death was told, or none ever had them.
-        if self.packets.reclaim().is_err() {
-            return;
-        }
-        // A number of its own for each attempt: the end of one that failed is no news of the next.
-        self.lifeline += 1;
-        let shape = self.packets.shape();
-        match self.system.attach(shape, DRIVER_BIT, self.lifeline) {
-            Some(attachment) => {
-                self.attachments += 1;
-                let mut card = attachment.card;
-                card.mtu = card.mtu.clamp(SMALLEST_MTU, shape.mtu());
-                self.stack.card_returned(now, card);
-                self.driver = Driver::Attached(attachment);
-                self.system.log(format_args!(
-                    "attached to the driver, time {}",
-                    self.attachments
-                ));
-            }
-            None => self.packets.detach(),
-        }
-    }
-
-    fn driver_lost(&mut self, why: &str) {
-        let now = self.system.now();
-        let before = core::mem::replace(&mut self.driver, Driver::Absent(now));
-        self.packets.detach();
-        if let Driver::Attached(attachment) = before {
-            self.system.log(format_args!("{why}"));
-            self.system.close(attachment.session);
-            self.system.close(attachment.doorbell);
-        }
     }
 }
 

@@ -22,6 +22,15 @@ pub struct Attachment {
     pub bits: u64,
 }
 
+/// Why a driver was not attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has no card, or none that works, or will not be started any more.
+    NoCard,
+    /// It is not there yet, or busy.
+    NotYet,
+}
+
 /// The system around the server.
 pub trait System {
     /// Memory shared with another task; what is mapped goes with its last clone.
@@ -47,10 +56,26 @@ pub trait System {
     /// Answers a call that was stashed.
     fn reply(&self, to: Handle, outgoing: &Outgoing<'_>);
 
-    /// Connects to the driver and gives it pool and rings, a bell with the bits `bits`, and a send
-    /// right with the badge `lifeline`; `None` where it is not there yet or refuses. Takes a tenth of
-    /// a second at most.
-    fn attach(&self, shape: Shape, bits: u64, lifeline: u64) -> Option<Attachment>;
+    /// Number of drivers that may have a card, in the order in which they are asked.
+    fn drivers(&self) -> usize;
+
+    /// A driver's name, by its place in that order.
+    fn driver_name(&self, driver: usize) -> &str;
+
+    /// Connects to this driver and gives it pool and rings, a bell with the bits `bits`, and a send
+    /// right with the badge `lifeline`. Takes a tenth of a second at most while the driver is not
+    /// there.
+    fn attach(
+        &self,
+        driver: usize,
+        shape: Shape,
+        bits: u64,
+        lifeline: u64,
+    ) -> Result<Attachment, Refusal>;
+
+    /// How many cards the machine has for this driver; `None` where it does not answer yet, which is
+    /// waited for as in [`System::attach`].
+    fn cards(&self, driver: usize) -> Option<u16>;
 
     /// Whether the cable is connected, as the driver of this session says.
     fn link_up(&self, session: Handle) -> bool;

@@ -15,7 +15,7 @@ use ipc::ring::{PacketConsumer, StreamConsumer, StreamPair, StreamProducer, pack
 use ipc::server::{Answer, Caller, Outgoing, ReplySlot};
 use ipc::{Error, Handle};
 use netstack::packets::{Packets, Shape};
-use netstack::server::{Attachment, STOP_BIT, Server, System};
+use netstack::server::{Attachment, Refusal, STOP_BIT, Server, System};
 use netstack::stack::Stack;
 use netstack::tcp::{ConnectionId, End, ListenerId, Phase};
 use netstack::time::SECOND;
@@ -39,7 +39,9 @@ struct Record {
     closed: RefCell<Vec<Handle>>,
     replies: RefCell<Vec<(Handle, Vec<u8>)>>,
     next: Cell<u64>,
-    driver_there: Cell<bool>,
+    /// The drivers with the number of their cards; `None` does not answer.
+    drivers: RefCell<Vec<Option<u16>>>,
+    log: RefCell<Vec<String>>,
     attempts: Cell<u32>,
     refused: Cell<Option<u64>>,
     attached: Cell<Option<u64>>,
@@ -99,28 +101,51 @@ impl System for FakeSystem {
             .push((to, outgoing.bytes().to_vec()));
     }
 
-    fn attach(&self, _: Shape, bits: u64, lifeline: u64) -> Option<Attachment> {
+    fn drivers(&self) -> usize {
+        self.0.drivers.borrow().len()
+    }
+
+    fn driver_name(&self, driver: usize) -> &str {
+        ["first", "second"][driver]
+    }
+
+    fn attach(
+        &self,
+        driver: usize,
+        _: Shape,
+        bits: u64,
+        lifeline: u64,
+    ) -> Result<Attachment, Refusal> {
         assert_eq!(bits, 1);
         self.0.attempts.set(self.0.attempts.get() + 1);
         // Where it is refused, the kernel tells that the lifeline is closed.
         self.0.refused.set(Some(lifeline));
-        self.0.driver_there.get().then(|| {
-            self.0.attached.set(Some(lifeline));
-            let (session, doorbell) = (self.0.handle(), self.0.handle());
-            Attachment {
-                card: card(1),
-                session,
-                doorbell,
-                bits: 4,
-            }
+        match self.0.drivers.borrow()[driver] {
+            None => return Err(Refusal::NotYet),
+            Some(0) => return Err(Refusal::NoCard),
+            Some(_) => {}
+        }
+        self.0.attached.set(Some(lifeline));
+        let (session, doorbell) = (self.0.handle(), self.0.handle());
+        Ok(Attachment {
+            card: card(1),
+            session,
+            doorbell,
+            bits: 4,
         })
+    }
+
+    fn cards(&self, driver: usize) -> Option<u16> {
+        self.0.drivers.borrow()[driver]
     }
 
     fn link_up(&self, _: Handle) -> bool {
         true
     }
 
-    fn log(&self, _: core::fmt::Arguments<'_>) {}
+    fn log(&self, line: core::fmt::Arguments<'_>) {
+        self.0.log.borrow_mut().push(line.to_string());
+    }
 }
 
 struct Slot<'a>(&'a Record);
@@ -172,7 +197,7 @@ impl World {
     fn new() -> World {
         let record = Rc::new(Record::default());
         record.now.set(SECOND);
-        record.driver_there.set(true);
+        record.drivers.replace(vec![Some(1)]);
         let shape = Shape::new(BUFFERS, 1500);
         let (pool, rings) = (
             Shared::new(shape.pool_bytes()),
@@ -663,9 +688,81 @@ fn a_driver_that_dies_is_attached_again_and_streams_go_on() {
 }
 
 #[test]
+fn the_first_driver_with_a_card_is_used_and_unused_cards_are_told_once() {
+    let mut world = World::new();
+    world.record.drivers.replace(vec![Some(0), None]);
+    for _ in 0..40 {
+        world.step();
+    }
+    assert!(world.record.attempts.get() >= 2 && world.record.log.borrow().is_empty());
+    // The second has cards, and the first did not find its own so far.
+    world.record.drivers.replace(vec![Some(0), Some(3)]);
+    for _ in 0..40 {
+        world.step();
+    }
+    let first = "attached to the driver, time 1: second";
+    assert_eq!(
+        *world.record.log.borrow(),
+        [first, "not used: 2 cards of second"]
+    );
+    world.driver = None;
+    let lifeline = world.record.refused.get().unwrap();
+    world.server.badge_closed(lifeline);
+    for _ in 0..40 {
+        world.step();
+    }
+    let again = "attached to the driver, time 2: second";
+    assert_eq!(
+        world.record.log.borrow()[2..],
+        ["the driver is gone", again]
+    );
+}
+
+#[test]
+fn a_driver_that_is_being_started_is_waited_for_before_the_next_is_asked() {
+    let mut world = World::new();
+    world.record.drivers.replace(vec![None, Some(1)]);
+    for _ in 0..40 {
+        world.step();
+    }
+    assert!(world.record.log.borrow().is_empty(), "nobody is attached");
+    world.record.drivers.replace(vec![Some(1), None]);
+    for _ in 0..40 {
+        world.step();
+    }
+    let attached = "attached to the driver, time 1: first";
+    assert_eq!(*world.record.log.borrow(), [attached]);
+    // The second is asked until it answers.
+    world.record.drivers.replace(vec![Some(1), Some(1)]);
+    for _ in 0..40 {
+        world.step();
+    }
+    assert_eq!(
+        *world.record.log.borrow(),
+        [attached, "not used: a card of second"]
+    );
+}
+
+#[test]
+fn without_any_card_that_is_said_once_and_the_search_goes_on() {
+    let mut world = World::new();
+    world.record.drivers.replace(vec![Some(0), Some(0)]);
+    for _ in 0..40 {
+        world.step();
+    }
+    let missing = "no network for now: no driver has a card";
+    assert_eq!(*world.record.log.borrow(), [missing]);
+    world.record.drivers.replace(vec![Some(1), Some(0)]);
+    for _ in 0..40 {
+        world.step();
+    }
+    assert_eq!(world.record.log.borrow().len(), 2, "it was found");
+}
+
+#[test]
 fn without_a_driver_calls_are_answered_and_the_search_goes_on() {
     let mut world = World::new();
-    world.record.driver_there.set(false);
+    world.record.drivers.replace(vec![None]);
     let app = world.app(5, ALL);
     for _ in 0..20 {
         world.step();
@@ -691,7 +788,7 @@ fn without_a_driver_calls_are_answered_and_the_search_goes_on() {
         attempts,
         "the end of an attempt that was refused is no reason for the next"
     );
-    world.record.driver_there.set(true);
+    world.record.drivers.replace(vec![Some(1)]);
     world.until("the driver", |world| world.driver.is_some());
 }
 

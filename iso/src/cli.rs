@@ -210,6 +210,8 @@ pub enum Nic {
     Virtio,
     /// virtio-net by the older interface, through an I/O port range
     VirtioLegacy,
+    /// Intel's 82540EM
+    E1000,
     /// No card
     None,
 }

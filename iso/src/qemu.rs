@@ -267,6 +267,7 @@ fn network(qemu: &mut Command, options: &RunOptions, forwards: &[Forward]) {
         Nic::VirtioLegacy => {
             "virtio-net-pci,netdev=net0,romfile=,disable-modern=on,disable-legacy=off"
         }
+        Nic::E1000 => "e1000,netdev=net0,romfile=",
     };
     let backend = match &options.net {
         Net::Tap(name) => format!("tap,id=net0,ifname={name},script=no,downscript=no"),

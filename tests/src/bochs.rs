@@ -1,14 +1,16 @@
 //! A virtual machine of a test that Bochs plays, for what QEMU's translator does not have: x2APIC, the TSC
 //! deadline timer, process-context identifiers, RDSEED. It boots a CD; the console is its first serial port.
-//! It is ended when dropped. What is said on the console is `console`'s.
+//! It can have an e1000 card on Bochs' own network, which hands out addresses and forwards a port of the
+//! host. It is ended when dropped. What is said on the console is `console`'s.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use iso::forward::Forward;
 use iso::image::Image;
 use iso::{grub, packages, process};
 use tempfile::TempDir;
@@ -34,11 +36,16 @@ const VGA_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
 /// What the debugger, which Debian's Bochs starts in, is told: to go on.
 const DEBUGGER: &str = "continue\n";
 
+/// The Ethernet address of the card.
+pub const CARD: &str = "52:54:00:12:34:56";
+
 /// A running machine.
 #[derive(Debug)]
 pub struct Bochs {
     /// The first serial port.
     pub console: Console,
+    /// The host's address that leads to the guest's port.
+    pub address: Option<SocketAddr>,
     child: Child,
     _folder: TempDir,
     _slot: Slot,
@@ -47,6 +54,16 @@ pub struct Bochs {
 impl Bochs {
     /// Boots an image with this many processors and this kernel command line.
     pub fn start(image: &Image, cpus: u32, append: &str) -> Result<Self> {
+        Self::boot(image, cpus, append, None)
+    }
+
+    /// The same with a network card; a free port of the host leads to this port of the guest.
+    pub fn start_with_card(image: &Image, cpus: u32, guest_port: u16) -> Result<Self> {
+        let forward = Forward::local(0, guest_port).free()?;
+        Self::boot(image, cpus, "", Some(forward))
+    }
+
+    fn boot(image: &Image, cpus: u32, append: &str, forward: Option<Forward>) -> Result<Self> {
         packages::need(PROGRAM, &PACKAGES)?;
         let slot = Slot::take();
         let folder = tempfile::tempdir().context("cannot make a folder for Bochs' settings")?;
@@ -55,7 +72,11 @@ impl Bochs {
         let port = listener.local_addr()?.port();
         let [settings, commands, log] =
             ["settings", "commands", "output"].map(|name| folder.path().join(name));
-        fs::write(&settings, self::settings(&iso, cpus, port, folder.path()))?;
+        let mut text = self::settings(&iso, cpus, port, folder.path());
+        if let Some(forward) = forward {
+            text += &card(forward, folder.path())?;
+        }
+        fs::write(&settings, text)?;
         fs::write(&commands, DEBUGGER)?;
         let mut command = Command::new(PROGRAM);
         command.arg("-q").arg("-f").arg(&settings);
@@ -68,6 +89,7 @@ impl Bochs {
         match accept(&mut child, &listener).and_then(Console::new) {
             Ok(console) => Ok(Self {
                 console,
+                address: forward.map(|forward| forward.host),
                 child,
                 _folder: folder,
                 _slot: slot,
@@ -78,6 +100,14 @@ impl Bochs {
                 Err(error.context(said).context(process::line(&command)))
             }
         }
+    }
+}
+
+impl Bochs {
+    /// `http://ADDRESS` of the guest's port.
+    pub fn url(&self, path: &str) -> Result<String> {
+        let address = self.address.context("this machine has no card")?;
+        Ok(format!("http://{address}{path}"))
     }
 }
 
@@ -110,6 +140,22 @@ fn settings(iso: &Path, cpus: u32, port: u16, folder: &Path) -> String {
         iso.display(),
         folder.join("log").display(),
     )
+}
+
+/// The settings of a card, with the file that describes the network behind it (Bochs user manual,
+/// section 4.3, `e1000` and the `slirp` module).
+fn card(forward: Forward, folder: &Path) -> Result<String> {
+    let network = folder.join("network");
+    let rule = format!(
+        "# slirp config\nhostfwd = tcp:{}-:{}\n",
+        forward.host, forward.guest
+    );
+    fs::write(&network, rule)?;
+    Ok(format!(
+        "pci: enabled=1, chipset=i440fx, slot1=e1000\n\
+         e1000: enabled=1, mac={CARD}, ethmod=slirp, script={}\n",
+        network.display()
+    ))
 }
 
 /// The connection that Bochs makes as it starts.

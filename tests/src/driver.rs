@@ -4,9 +4,14 @@ use anyhow::{Result, ensure};
 
 use crate::{Machine, http};
 
-/// Downloads so many bytes from the guest and kills the driver each time that a stride more of them has
-/// arrived. The download has to arrive whole. Returns how often the driver was killed.
-pub fn killed_in_download(machine: &mut Machine, length: u64, stride: u64) -> Result<u64> {
+/// Downloads so many bytes from the guest and kills the driver of this name each time that a stride more
+/// of them has arrived. The download has to arrive whole. Returns how often the driver was killed.
+pub fn killed_in_download(
+    machine: &mut Machine,
+    name: &str,
+    length: u64,
+    stride: u64,
+) -> Result<u64> {
     let url = machine.url(&format!("/bytes/{length}"))?;
     let (mut next, mut kills) = (stride, 0);
     let got = http::download(&http::client(), &url, |total| {
@@ -20,10 +25,10 @@ pub fn killed_in_download(machine: &mut Machine, length: u64, stride: u64) -> Re
             machine.console.wait_for("attached to the driver, time")?;
         }
         kills += 1;
-        machine.console.send_line("kill virtio-net")?;
+        machine.console.send_line(&format!("kill {name}"))?;
         machine
             .console
-            .wait_for("virtio-net died (killed)")
+            .wait_for(&format!("{name} died (killed)"))
             .map(drop)
     })?;
     ensure!(

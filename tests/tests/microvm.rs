@@ -23,7 +23,7 @@ fn serves(cpus: u32) -> Result<()> {
     console.wait_for("web: serving port 80\n")?;
     let page = http::get(&http::client(), &machine.url("/")?)?;
     ensure!(page.contains("virtio-net"), "the page is: {page}");
-    let kills = driver::killed_in_download(&mut machine, 32 << 20, 6 << 20)?;
+    let kills = driver::killed_in_download(&mut machine, "virtio-net", 32 << 20, 6 << 20)?;
     ensure!(kills >= 3, "the driver was killed {kills} times only");
     let tasks = shell::ps(&mut machine.console)?;
     let restarted = tasks

@@ -20,7 +20,15 @@ const TIME_WAIT: Duration = Duration::from_secs(90);
 /// When a client gives a request up whose server was killed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-const KILLED: [&str; 6] = ["virtio-net", "web", "console", "netstack", "shell", "pci"];
+const KILLED: [&str; 7] = [
+    "virtio-net",
+    "e1000",
+    "web",
+    "console",
+    "netstack",
+    "shell",
+    "pci",
+];
 const COMMANDS: [&str; 5] = ["info", "mem", "net", "ping 10.0.2.2", "uptime"];
 
 #[test]

@@ -120,9 +120,12 @@ fn no_card() {
         let setup = Setup::new(image(Kind::System)?).with(|options| options.nic = Nic::None);
         let mut machine = setup.start()?;
         let console = &mut machine.console;
-        console.wait_for("virtio-net: no virtio network device")?;
-        let refused = "netstack: no network for now: the device does not work\n";
+        let refused = "netstack: no network for now: no driver has a card\n";
         console.wait_for(refused)?;
+        for cause in ["virtio-net: no virtio network", "e1000: no e1000 network"] {
+            let said = console.text().matches(cause).count();
+            ensure!(said == 1, "`{cause}` was said {said} times");
+        }
         let net = console.command("net")?;
         ensure!(net.contains("no driver"), "`net` says: {net}");
         let ping = console.command("ping 10.0.2.2")?;

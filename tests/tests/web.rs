@@ -121,6 +121,10 @@ machines! {
     web_legacy_1_cpu: "a legacy card, 1 CPU", 1, legacy;
     web_legacy_2_cpus: "a legacy card, 2 CPUs", 2, legacy;
     web_legacy_4_cpus: "a legacy card, 4 CPUs", 4, legacy;
+    web_e1000_1_cpu: "an e1000 card, 1 CPU, the older machine", 1, |setup| {
+        e1000(setup).with(|options| options.machine = iso::cli::Machine::Pc)
+    };
+    web_e1000_2_cpus: "an e1000 card, 2 CPUs", 2, e1000;
     web_64_mib: "64 MiB of memory", 1, |setup| setup.memory(64);
     web_no_pit_no_pic: "no PIT and no PIC, a legacy card on the root bus", 2, |setup| {
         bare(setup, &["virtio-net-pci,netdev=net0,romfile=,disable-modern=on,disable-legacy=off"])
@@ -140,6 +144,10 @@ const ROOT_PORT: &str =
 
 fn legacy(setup: Setup) -> Setup {
     setup.with(|options| options.nic = Nic::VirtioLegacy)
+}
+
+fn e1000(setup: Setup) -> Setup {
+    setup.with(|options| options.nic = Nic::E1000)
 }
 
 /// A machine without the old timer and the old interrupt controller.

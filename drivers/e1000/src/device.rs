@@ -10,12 +10,17 @@ use net_driver::{Device, Direction, Interrupt, Returned};
 use pci_function::{Area, OutOfDmaMemory};
 use registers::Registers;
 
-use crate::register::{self, RingRegisters, cause, control, receive_control, transmit_control};
+use crate::register::{
+    self, RingRegisters, cause, control, eeprom, receive_control, transmit_control,
+};
 use crate::ring::{self, Ring};
 
 /// Times a register is read before the device counts as not answering. Each reading leaves the virtual
 /// machine, so this is a good part of a second.
 const READINGS: u32 = 100_000;
+/// Times the first receive address is read until it counts as not loaded: longer than the few
+/// milliseconds that a device takes to read its EEPROM.
+const ADDRESS_READINGS: u32 = 10_000;
 /// Turns of an empty loop that take more than the microsecond after a reset in which the device may
 /// not be accessed (manual, section 13.4.1).
 const RESET_TURNS: u32 = 20_000;
@@ -368,21 +373,42 @@ fn set_up_ring<R: Registers>(registers: &R, at: RingRegisters, ring: &Ring) {
     registers.write32(at.tail, 0);
 }
 
-/// The device's own address, which it reads from its EEPROM after a reset (manual, section 13.5.2). One
-/// that is none is replaced.
+/// The device's own address. It reads it from its EEPROM after a reset (manual, section 13.5.2); where it
+/// did not, the driver does. One that is none is replaced.
 fn station_address<R: Registers>(registers: &R) -> [u8; 6] {
-    let high = || registers.read32(register::ADDRESS[1]);
-    let valid = (0..READINGS).any(|_| high() & register::ADDRESS_VALID != 0);
-    let low = registers.read32(register::ADDRESS[0]).to_le_bytes();
-    let high = high().to_le_bytes();
-    let address = [low[0], low[1], low[2], low[3], high[0], high[1]];
-    // The lowest bit of the first byte is that of groups (IEEE 802-2014, section 8.2.2).
-    if valid && address[0] & 1 == 0 && address != [0; 6] {
-        return address;
+    let [low, high] = register::ADDRESS;
+    let is_valid = |_| registers.read32(high) & register::ADDRESS_VALID != 0;
+    if (0..ADDRESS_READINGS).any(is_valid) {
+        let [a, b, c, d] = registers.read32(low).to_le_bytes();
+        let [e, f, ..] = registers.read32(high).to_le_bytes();
+        if is_address([a, b, c, d, e, f]) {
+            return [a, b, c, d, e, f];
+        }
     }
-    let [a, b, c, d, e, f] = OWN_ADDRESS;
-    registers.write32(register::ADDRESS[0], u32::from_le_bytes([a, b, c, d]));
-    let high = u32::from_le_bytes([e, f, 0, 0]) | register::ADDRESS_VALID;
-    registers.write32(register::ADDRESS[1], high);
-    OWN_ADDRESS
+    let stored = stored_address(registers).filter(|address| is_address(*address));
+    let address = stored.unwrap_or(OWN_ADDRESS);
+    let [a, b, c, d, e, f] = address;
+    registers.write32(low, u32::from_le_bytes([a, b, c, d]));
+    let end = u32::from_le_bytes([e, f, 0, 0]);
+    registers.write32(high, end | register::ADDRESS_VALID);
+    address
+}
+
+/// Whether this is an address of one station. The lowest bit of the first byte is that of groups
+/// (IEEE 802-2014, section 8.2.2).
+fn is_address(address: [u8; 6]) -> bool {
+    address[0] & 1 == 0 && address != [0; 6]
+}
+
+/// The address in the EEPROM's first three words (manual, section 5.6.1).
+fn stored_address<R: Registers>(registers: &R) -> Option<[u8; 6]> {
+    let mut address = [0; 6];
+    for (index, pair) in (0u32..).zip(address.chunks_exact_mut(2)) {
+        registers.write32(register::EEPROM, index << 8 | eeprom::START);
+        let word = (0..READINGS)
+            .map(|_| registers.read32(register::EEPROM))
+            .find(|word| word & eeprom::DONE != 0)?;
+        pair.copy_from_slice(&((word >> 16) as u16).to_le_bytes());
+    }
+    Some(address)
 }

@@ -32,6 +32,8 @@ pub(crate) struct FakeNic {
     pub(crate) never_stops: bool,
     /// Reads as all ones: it was taken out.
     pub(crate) gone: bool,
+    /// The EEPROM's first words; none: it never answers.
+    pub(crate) eeprom: Option<[u16; 3]>,
     /// Number of resets so far.
     pub(crate) resets: usize,
     /// Accesses to registers so far.
@@ -59,6 +61,7 @@ impl FakeHandle {
             never_resets: false,
             never_stops: false,
             gone: false,
+            eeprom: None,
             resets: 0,
             accesses: 0,
         })))
@@ -190,6 +193,14 @@ impl Registers for FakeHandle {
             _ if state.gone => u32::MAX,
             register::CAUSE => std::mem::take(&mut state.causes),
             register::RECEIVE_CONTROL if state.never_stops => 2,
+            register::EEPROM => {
+                let asked = state.words[offset / 4];
+                let word = state
+                    .eeprom
+                    .and_then(|words| words.get(asked as usize >> 8).copied());
+                let started = word.filter(|_| asked & 1 != 0);
+                started.map_or(asked, |word| u32::from(word) << 16 | asked | 1 << 4)
+            }
             _ => state.words[offset / 4],
         }
     }

@@ -4,6 +4,8 @@
 pub(crate) const CONTROL: usize = 0x0000;
 /// Device status, STATUS (section 13.4.2).
 pub(crate) const STATUS: usize = 0x0008;
+/// EEPROM read, EERD (section 13.4.4).
+pub(crate) const EEPROM: usize = 0x0014;
 /// Flow control address low and high, type and timer: FCAL, FCAH, FCT, FCTTV (sections 13.4.8 to
 /// 13.4.10, 13.4.12).
 pub(crate) const FLOW_CONTROL: [usize; 4] = [0x0028, 0x002c, 0x0030, 0x0170];
@@ -82,6 +84,14 @@ pub(crate) mod control {
     /// duplex (FRCSPD, FRCDPX), flow control (RFCE, TFCE), VLAN tags taken off (VME), PHY reset.
     pub(crate) const OFF: u32 =
         1 << 3 | 1 << 7 | 1 << 11 | 1 << 12 | 1 << 27 | 1 << 28 | 1 << 30 | 1 << 31;
+}
+
+/// Bits of EEPROM read (section 13.4.4): the word's address is in bits 8 to 15, the word in bits 16 to 31.
+pub(crate) mod eeprom {
+    /// Read now (START).
+    pub(crate) const START: u32 = 1 << 0;
+    /// The word is there (DONE).
+    pub(crate) const DONE: u32 = 1 << 4;
 }
 
 /// Device status: the link is up (LU; section 13.4.2).

@@ -13,8 +13,8 @@ const SERVICE: &str = "e1000";
 /// Intel (PCI code and ID assignment).
 const VENDOR: u16 = 0x8086;
 /// The devices that this driver was tried with, of those in the manual's section 5.2: 82540EM, 82545EM
-/// and 82544EI, all for copper.
-const DEVICES: [u16; 3] = [0x100e, 0x100f, 0x1008];
+/// and 82544GC, all for copper.
+const DEVICES: [u16; 3] = [0x100e, 0x100f, 0x100c];
 /// The BAR of the registers (manual, section 4.1).
 const REGISTERS: u8 = 0;
 /// Bytes of the arena that the two rings are made of, twice: those of a device that did not stop are

@@ -341,6 +341,32 @@ fn an_address_that_is_none_is_replaced() {
 }
 
 #[test]
+fn an_address_that_the_device_did_not_load_is_read_from_its_eeprom() {
+    let addresses = [
+        ([0x5452, 0x1200, 0x5634], [0x52, 0x54, 0, 0x12, 0x34, 0x56]),
+        ([0x0101, 0, 0], [2, 0, 0, 0, 0, 1]),
+        ([0, 0, 0], [2, 0, 0, 0, 0, 1]),
+    ];
+    for (words, address) in addresses {
+        let device = FakeHandle::new();
+        device.set_register(register::ADDRESS[1], 0);
+        device.state().eeprom = Some(words);
+        let nic = Nic::start(device.clone()).unwrap();
+        assert_eq!(nic.mac(), address);
+        let [a, b, c, d, e, f] = address;
+        let low = u32::from_le_bytes([a, b, c, d]);
+        assert_eq!(device.register(register::ADDRESS[0]), low);
+        let high = u32::from_le_bytes([e, f, 0, 0x80]);
+        assert_eq!(
+            device.register(register::ADDRESS[1]),
+            high,
+            "it is filtered by"
+        );
+        nic.stop();
+    }
+}
+
+#[test]
 fn a_device_that_does_not_stop_or_answer_is_given_up() {
     type Lie = fn(&FakeHandle);
     let lies: [(Lie, NicError); 3] = [

@@ -44,6 +44,8 @@ pub enum Kind {
     Large,
     /// The suite in the network stack's place, with the card's driver.
     Card,
+    /// The same with the driver of the other kind of card.
+    CardE1000,
     /// What `cargo run` boots, and the suite beside it.
     Beside,
     /// Threads of one task that do everything at once, by a seed (`interleave.seed=N`).
@@ -69,6 +71,7 @@ pub fn image(kind: Kind) -> Result<Image> {
         Kind::Large => ("large", Some(LARGE), &[]),
         Kind::Mutants => ("mutants", Some(SUITE), &["mutants"]),
         Kind::Card => ("card", Some(CARD), &[]),
+        Kind::CardE1000 => ("card-e1000", Some(CARD), &[]),
         Kind::Interleave => ("interleave", Some(INTERLEAVE), &[]),
         Kind::Static => ("static", Some(image::SYSTEM), &[]),
         Kind::Beside => ("beside", Some(image::SYSTEM), &[]),
@@ -80,6 +83,10 @@ pub fn image(kind: Kind) -> Result<Image> {
             Kind::Beside => {
                 let end = fs::read_to_string(builder.workspace.root.join(BESIDE))?;
                 Some(format!("{}\n{end}", fs::read_to_string(&*path)?))
+            }
+            Kind::CardE1000 => {
+                let text = fs::read_to_string(&*path)?;
+                Some(text.replace("\"virtio-net\"", "\"e1000\""))
             }
             _ => None,
         };

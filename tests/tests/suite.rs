@@ -2,7 +2,7 @@
 //! memory.
 
 use anyhow::Result;
-use iso::cli::Accel;
+use iso::cli::{Accel, Nic};
 use tests::images::{Kind, image};
 use tests::{Bochs, Setup, case, suite};
 
@@ -91,5 +91,15 @@ fn suite_card() {
         "every word of every ring between the card's driver and a network stack is corrupted";
     case("suite_card", what, || {
         passes(Kind::Card, |setup| setup.cpus(2))
+    });
+}
+
+#[test]
+fn suite_card_e1000() {
+    let what = "the same for the driver of an e1000 card";
+    case("suite_card_e1000", what, || {
+        passes(Kind::CardE1000, |setup| {
+            setup.cpus(2).with(|options| options.nic = Nic::E1000)
+        })
     });
 }

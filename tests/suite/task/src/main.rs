@@ -143,7 +143,8 @@ fn tests(only: Option<&str>) -> impl Iterator<Item = &'static Test> {
     let of_service = |service, tests: &'static [Test]| if is_given(service) { tests } else { &[] };
     let special = [
         of_service(streams::SERVICE, streams::TESTS),
-        of_service(card::SERVICE, card::TESTS),
+        of_service(card::SERVICES[0], card::TESTS),
+        of_service(card::SERVICES[1], card::TESTS),
     ];
     let asked_for = match only {
         Some(_) => [large::TESTS, stopping::TESTS],

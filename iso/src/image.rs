@@ -136,7 +136,8 @@ pub fn assemble(builder: &Builder, recipe: &Recipe<'_>) -> Result<Image> {
     Ok(image)
 }
 
-fn read_manifest(builder: &Builder, path: &Path) -> Result<Manifest> {
+/// Reads a manifest and checks it against the programs that there are.
+pub fn read_manifest(builder: &Builder, path: &Path) -> Result<Manifest> {
     let programs: Vec<&str> = builder
         .workspace
         .tasks

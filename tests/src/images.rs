@@ -1,6 +1,7 @@
 //! What the tests boot, built once in each test program: the system of `cargo run` and the
 //! in-emulator suite. How it is built is the tool's.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -25,6 +26,9 @@ pub const CARD: &str = "tests/suite/card.toml";
 
 /// The end of the manifest of the system with the suite beside it.
 pub const BESIDE: &str = "tests/suite/beside.toml";
+
+/// The task that no manifest names, because it starts the others.
+pub const INIT: &str = "init";
 
 /// The guest's address in [`Kind::Static`], in a network of 24 bits.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 2);
@@ -105,6 +109,15 @@ pub fn image(kind: Kind) -> Result<Image> {
     let image = image::assemble(&builder, &recipe)?;
     built.push((kind, image.clone()));
     Ok(image)
+}
+
+/// The tasks of [`Kind::System`], as `ps` names them: those of its manifest, and init.
+pub fn tasks() -> Result<BTreeSet<String>> {
+    let builder = Builder::new()?;
+    let path = builder.workspace.root.join(image::SYSTEM);
+    let manifest = image::read_manifest(&builder, &path)?;
+    let names = manifest.task.into_iter().map(|task| task.name);
+    Ok(names.chain([INIT.to_owned()]).collect())
 }
 
 /// The system's manifest with [`ADDRESS`] for the network stack.

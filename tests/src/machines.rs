@@ -139,6 +139,12 @@ pub const ALL: &[Row] = rows! {
             "virtio-net-pci,romfile=,addr=0x5",
         ])
     };
+    matrix card "pc-e1000-iso": "i440FX, an e1000 card, 2 CPUs, from a CD", |setup| {
+        e1000(on(setup.cpus(2), Kind::Pc, "max")).with(|options| options.boot = Boot::Iso)
+    };
+    matrix card "q35-e1000-no-pit": "an e1000 card, 3 CPUs, no PIT and no PIC", |setup| {
+        e1000(no_pit(setup.cpus(3)))
+    };
     matrix bare "pc-no-card": "i440FX, no card, 6 CPUs", |setup| {
         on(setup.cpus(6), Kind::Pc, "max").with(|options| options.nic = Nic::None)
     };
@@ -157,6 +163,10 @@ fn on(setup: Setup, machine: Kind, cpu: &str) -> Setup {
 
 fn legacy(setup: Setup) -> Setup {
     setup.with(|options| options.nic = Nic::VirtioLegacy)
+}
+
+fn e1000(setup: Setup) -> Setup {
+    setup.with(|options| options.nic = Nic::E1000)
 }
 
 fn no_pit(setup: Setup) -> Setup {

@@ -7,19 +7,6 @@ use anyhow::{Result, ensure};
 
 use crate::Console;
 
-/// The tasks of the system, as `ps` names them.
-pub const TASKS: [&str; 9] = [
-    "init",
-    "pci",
-    "console",
-    "platform",
-    "virtio-net",
-    "e1000",
-    "netstack",
-    "shell",
-    "web",
-];
-
 /// A line of `ps`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {

@@ -8,27 +8,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use tests::case::say;
 use tests::counts::Counts;
-use tests::images::{Kind, image};
+use tests::images::{self, INIT, Kind, image};
 use tests::{Machine, Setup, case, http};
 
 /// How long the machine works.
 const LENGTH: Duration = Duration::from_secs(10 * 60);
-/// Longer than init remembers a death, for each task: six of them take turns.
+/// Longer than init remembers a death, for each task: all but init take turns.
 const BETWEEN_KILLS: Duration = Duration::from_secs(10);
 /// Longer than the network stack remembers a connection that it closed first, in guest time.
 const TIME_WAIT: Duration = Duration::from_secs(90);
 /// When a client gives a request up whose server was killed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-const KILLED: [&str; 7] = [
-    "virtio-net",
-    "e1000",
-    "web",
-    "console",
-    "netstack",
-    "shell",
-    "pci",
-];
 const COMMANDS: [&str; 5] = ["info", "mem", "net", "ping 10.0.2.2", "uptime"];
 
 #[test]
@@ -39,7 +30,7 @@ fn soak() {
         let mut machine = setup.start()?;
         machine.console.wait_for("web: serving port 80\n")?;
         // One round first, so that what the kernel keeps for reuse is there already.
-        let each = BETWEEN_KILLS * KILLED.len() as u32;
+        let each = BETWEEN_KILLS * killed()?.len() as u32;
         work(&mut machine, each)?;
         settle(&mut machine)?;
         let before = Counts::read(&mut machine.console)?;
@@ -91,13 +82,20 @@ fn work(machine: &mut Machine, length: Duration) -> Result<u64> {
     Ok(answered)
 }
 
+/// The tasks that are killed.
+fn killed() -> Result<Vec<String>> {
+    let tasks = images::tasks()?;
+    Ok(tasks.into_iter().filter(|name| name != INIT).collect())
+}
+
 fn disturb(machine: &mut Machine, page: &str, length: Duration) -> Result<()> {
+    let tasks = killed()?;
     let begin = Instant::now();
     for round in 0.. {
         if begin.elapsed() >= length {
             return Ok(());
         }
-        let killed = KILLED[round % KILLED.len()];
+        let killed = &tasks[round % tasks.len()];
         let next = Instant::now() + BETWEEN_KILLS;
         machine.console.send_line(&format!("kill {killed}"))?;
         machine

@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use iso::cli::Nic;
 use tests::console::PROMPT;
-use tests::images::{Kind, image};
-use tests::shell::{self, TASKS, Task};
+use tests::images::{self, Kind, image};
+use tests::shell::{self, Task};
 use tests::{LIMIT, Machine, Setup, case, http};
 
 #[test]
@@ -20,8 +20,8 @@ fn prompt_and_tasks() {
             let mut machine = Setup::new(image(Kind::System)?).start()?;
             machine.console.wait_for(PROMPT)?;
             let tasks = shell::ps(&mut machine.console)?;
-            let names: BTreeSet<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
-            ensure!(names == TASKS.into(), "`ps` lists {names:?}");
+            let names: BTreeSet<String> = tasks.iter().map(|task| task.name.clone()).collect();
+            ensure!(names == images::tasks()?, "`ps` lists {names:?}");
             let roots: BTreeSet<u64> = tasks.iter().map(|task| task.root).collect();
             ensure!(
                 roots.len() == tasks.len() && !roots.contains(&0),

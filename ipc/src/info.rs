@@ -194,8 +194,8 @@ record! {
 
 record! {
     /// The clock page, read-only in every task at [`crate::layout::CLOCK_PAGE`]. The sequence is odd
-    /// while the kernel writes; read it before and after.
-    /// time = base_ns + ((tsc - base_tsc) * multiplier >> 32), as 128-bit product.
+    /// while the kernel writes; read it before the other words and after the TSC.
+    /// time = base_ns + ((tsc - base_tsc) * multiplier >> 32), as 128-bit product; base_ns before the base.
     ClockPage {
         /// Sequence number: even, and the same before and after, or read again.
         sequence,

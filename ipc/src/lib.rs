@@ -8,6 +8,7 @@
 
 pub mod badge;
 pub mod client;
+pub mod clock;
 pub mod codec;
 pub mod error;
 pub mod handle;

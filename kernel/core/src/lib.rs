@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod archive;
+pub mod clock;
 pub mod cpu;
 pub mod create;
 pub mod dispatch;

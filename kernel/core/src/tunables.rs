@@ -4,6 +4,7 @@
 //! What this leaves to others: using the values. A value is read where it is used, each time, unless
 //! its text says that it counts at boot only.
 
+use crate::clock::source::Source;
 use crate::sync::{AtomicU64, Ordering};
 use core::fmt;
 
@@ -119,6 +120,8 @@ tunables! {
     TraceEnabled = "trace.enabled", Choice, 0..=1, default 0, Rule::Words(&["off", "on"]);
     /// What follows a panic of the kernel: 0 (halt) or 1 (reboot).
     PanicAction = "panic.action", Choice, 0..=1, default 0, Rule::Words(&["halt", "reboot"]);
+    /// Where the TSC's rate is to come from: 0 (auto) for the first source that is sure. Counts at boot only.
+    ClockSource = "clock.source", Choice, 0..=6, default 0, Rule::Words(&Source::WORDS);
 }
 
 impl Tunable {

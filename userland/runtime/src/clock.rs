@@ -8,7 +8,10 @@
 )]
 
 use crate::syscall::invoke;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::hint::spin_loop;
+use core::sync::atomic::AtomicU32;
+#[cfg(target_os = "none")]
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use ipc::info::ClockPage;
 use ipc::message::NEVER;
@@ -16,18 +19,24 @@ use ipc::{Deadline, Operation};
 
 /// Nanoseconds of the monotonic clock since boot. 0 on the host.
 pub fn now() -> u64 {
-    match page() {
-        Some(page) => time_of(&page, timestamp()),
-        None => read().0,
+    loop {
+        match ClockPage::read(word, timestamp) {
+            Some(reading) if reading.usable => return reading.now,
+            Some(_) => return read().0,
+            None => spin_loop(),
+        }
     }
 }
 
 /// Nanoseconds since 1970-01-01 UTC; `None` where the machine has no wall clock.
 pub fn wall() -> Option<u64> {
-    let wall = match page() {
-        Some(page) if page.wall_offset_ns == 0 => 0,
-        Some(page) => time_of(&page, timestamp()).wrapping_add(page.wall_offset_ns),
-        None => read().1,
+    let wall = loop {
+        match ClockPage::read_wall(word, timestamp) {
+            Some((reading, 0)) if reading.usable => break 0,
+            Some((reading, offset)) if reading.usable => break reading.now.wrapping_add(offset),
+            Some(_) => break read().1,
+            None => spin_loop(),
+        }
     };
     (wall != 0).then_some(wall)
 }
@@ -56,72 +65,41 @@ fn read() -> (u64, u64) {
     times.map_or((0, 0), |results| (results[0], results[1]))
 }
 
-/// The time at a TSC value: base + ticks * multiplier / 2^32.
-fn time_of(page: &ClockPage, tsc: u64) -> u64 {
-    // Another CPU's TSC may be a little behind the base.
-    let ticks = tsc.saturating_sub(page.base_tsc);
-    let passed = (u128::from(ticks) * u128::from(page.multiplier)) >> 32;
-    page.base_ns.wrapping_add(passed as u64)
-}
-
-/// Reads one consistent state through the sequence lock.
-fn consistent(word: impl Fn(usize) -> u64) -> ClockPage {
-    loop {
-        let mut words = [0; ClockPage::WORDS];
-        for (position, value) in words.iter_mut().enumerate() {
-            *value = word(position);
-            if position == 0 {
-                fence(Ordering::Acquire);
-            }
-        }
-        fence(Ordering::Acquire);
-        let page = ClockPage::from_words(&words);
-        if page.sequence.is_multiple_of(2) && word(0) == page.sequence {
-            return page;
-        }
-        core::hint::spin_loop();
-    }
-}
-
-/// The clock page; `None` where ring 3 must not use the TSC.
+/// A quadword of the clock page.
 #[cfg(target_os = "none")]
-fn page() -> Option<ClockPage> {
+#[inline(always)]
+fn word(position: usize) -> u64 {
     let start = core::ptr::with_exposed_provenance::<[AtomicU64; ClockPage::WORDS]>(
         ipc::layout::CLOCK_PAGE as usize,
     );
     // SAFETY: the kernel maps the page, readable, in every task for as long as it lives, and
     // writes its quadwords atomically.
     let words = unsafe { &*start };
-    let page = consistent(|position| {
-        words
-            .get(position)
-            .map_or(0, |word| word.load(Ordering::Relaxed))
-    });
-    (page.usable != 0).then_some(page)
+    words
+        .get(position)
+        .map_or(0, |word| word.load(Ordering::Relaxed))
 }
 
+/// There is no page on the host: all is 0, and nothing usable.
 #[cfg(not(target_os = "none"))]
-fn page() -> Option<ClockPage> {
-    let none: &[AtomicU64] = &[];
-    let page = consistent(|position| {
-        none.get(position)
-            .map_or(0, |word| word.load(Ordering::Relaxed))
-    });
-    (page.usable != 0).then_some(page)
+fn word(_: usize) -> u64 {
+    0
 }
 
-/// The time stamp counter, read after all earlier loads (Intel SDM volume 2B, RDTSC).
+/// The time stamp counter, read after all earlier loads and before all later ones (Intel SDM volume 2B,
+/// RDTSC).
 #[cfg(target_os = "none")]
 fn timestamp() -> u64 {
     let (low, high): (u64, u64);
-    // SAFETY: RDTSC changes nothing; the kernel allows it where it says that the page is usable.
+    // SAFETY: RDTSC changes nothing, and the kernel lets ring 3 execute it.
     unsafe {
         core::arch::asm!(
             "lfence",
             "rdtsc",
+            "lfence",
             lateout("rax") low,
             lateout("rdx") high,
-            options(nostack, nomem, preserves_flags),
+            options(nostack, preserves_flags),
         );
     }
     high << 32 | low
@@ -130,41 +108,4 @@ fn timestamp() -> u64 {
 #[cfg(not(target_os = "none"))]
 fn timestamp() -> u64 {
     0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{consistent, time_of};
-    use core::cell::Cell;
-    use ipc::info::ClockPage;
-
-    #[test]
-    fn ticks_are_scaled_without_overflow_and_never_run_backwards_past_the_base() {
-        let page = ClockPage {
-            base_tsc: 1_000,
-            base_ns: 5_000,
-            multiplier: 1 << 31,
-            ..ClockPage::default()
-        };
-        assert_eq!(time_of(&page, 3_000), 6_000);
-        assert_eq!(time_of(&page, 0), 5_000);
-        let year = 3_000_000_000 * 86_400 * 365;
-        assert_eq!(time_of(&page, 1_000 + year), 5_000 + year / 2);
-    }
-
-    #[test]
-    fn a_state_that_is_being_written_is_read_again() {
-        let reads = Cell::new(0);
-        let page = consistent(|position| {
-            reads.set(reads.get() + 1);
-            match (position, reads.get()) {
-                (0, 1) => 7,
-                (0, _) => 8,
-                (2, count) => count,
-                _ => 1,
-            }
-        });
-        assert_eq!(page.sequence, 8);
-        assert!(page.base_ns > 7, "taken in the second round");
-    }
 }

@@ -1,25 +1,35 @@
 //! Time: the TSC, scaled to nanoseconds since boot, the same on every CPU; and the page from which
-//! ring 3 reads it without a system call. How fast the TSC runs is `calibrate`'s to find out.
+//! the kernel and ring 3 read it. How fast the TSC runs is `calibrate`'s to find out, what the page
+//! means is `ipc::clock`'s.
 #![expect(unsafe_code, reason = "reads the TSC")]
 
-use crate::{percpu, physical};
+use crate::percpu;
+use boot::PAGE;
+use boot::entry::KERNEL_BASE;
 use core::arch::asm;
 use core::arch::x86_64::_rdtsc;
+use ipc::clock::Reading;
 use ipc::info::ClockPage;
+use kernel_core::clock::{self, Rate, page, scaled};
 use kernel_core::frames::Frame;
+use kernel_core::platform::{FRAME_WORDS, FrameWords};
 use kernel_core::sync::{AtomicU64, Ordering};
 
 /// Nanoseconds in a second.
-pub(crate) const SECOND: u64 = 1_000_000_000;
+pub(crate) const SECOND: u64 = clock::SECOND;
 
-/// TSC at boot; nanoseconds per tick and ticks per nanosecond, each times 2^32. Set once.
-static BASE: AtomicU64 = AtomicU64::new(0);
-static TO_NANOSECONDS: AtomicU64 = AtomicU64::new(0);
+/// The clock page, alone in its frame of the image.
+#[repr(C, align(4096))]
+struct Page(FrameWords);
+
+static PAGE_WORDS: Page = Page([const { AtomicU64::new(0) }; FRAME_WORDS]);
+const _: () = assert!(align_of::<Page>() as u64 == PAGE && size_of::<Page>() as u64 == PAGE);
+
+/// Ticks per nanosecond, times 2^32.
 static TO_TICKS: AtomicU64 = AtomicU64::new(0);
-/// Wall time minus monotonic time in nanoseconds, 0 for none. Set once.
-static WALL_OFFSET: AtomicU64 = AtomicU64::new(0);
-/// Number of the clock page's frame.
-static PAGE: AtomicU64 = AtomicU64::new(0);
+/// The latest time that the kernel gave out while the clock page was not usable: CPUs whose TSCs differ are
+/// made to agree no better than could be measured, and this makes up for the rest.
+static LATEST: AtomicU64 = AtomicU64::new(0);
 
 /// The TSC, not read ahead of earlier instructions (Intel SDM volume 2B, RDTSC).
 #[inline(always)]
@@ -36,6 +46,15 @@ pub(crate) fn ticks() -> u64 {
     unsafe { _rdtsc() }
 }
 
+/// CPU 0's TSC, by what was measured when this CPU started, read after what was done before and ahead of
+/// what is done afterwards.
+fn common_tsc() -> u64 {
+    let tsc = tsc();
+    // SAFETY: as in `tsc`.
+    unsafe { asm!("lfence", options(nostack, preserves_flags)) };
+    tsc.wrapping_add(percpu::this().tsc_offset.load(Ordering::Relaxed))
+}
+
 /// Another CPU's TSC now, by what was measured when it started.
 pub(crate) fn ticks_on(cpu: &percpu::PerCpu) -> u64 {
     ticks()
@@ -43,52 +62,84 @@ pub(crate) fn ticks_on(cpu: &percpu::PerCpu) -> u64 {
         .wrapping_sub(cpu.tsc_offset.load(Ordering::Relaxed))
 }
 
-/// How long so many ticks of the TSC are.
+/// How long so many ticks of the TSC are, at its present rate.
 pub(crate) fn nanoseconds(ticks: u64) -> u64 {
-    scaled(ticks, TO_NANOSECONDS.load(Ordering::Relaxed))
+    scaled(ticks, word(MULTIPLIER))
 }
 
-/// How many ticks of the TSC so many nanoseconds are.
+/// How many ticks of the TSC so many nanoseconds are, at its present rate.
 pub(crate) fn ticks_in(nanoseconds: u64) -> u64 {
     scaled(nanoseconds, TO_TICKS.load(Ordering::Relaxed))
 }
 
-/// `value` * `scale` / 2^32.
+/// Position of the multiplier in the page.
+const MULTIPLIER: usize = 3;
+
 #[inline(always)]
-fn scaled(value: u64, scale: u64) -> u64 {
-    ((u128::from(value) * u128::from(scale)) >> 32) as u64
+fn word(position: usize) -> u64 {
+    PAGE_WORDS.0[position].load(Ordering::Relaxed)
 }
 
-/// Starts the clock at 0, now. `hz` is the TSC's rate, above 0.
-pub(crate) fn start(hz: u64) {
-    TO_NANOSECONDS.store(
-        ((u128::from(SECOND) << 32) / u128::from(hz)) as u64,
-        Ordering::Relaxed,
-    );
-    TO_TICKS.store(
-        ((u128::from(hz) << 32) / u128::from(SECOND)) as u64,
-        Ordering::Relaxed,
-    );
-    BASE.store(tsc(), Ordering::Relaxed);
+/// Starts the clock at 0, now. The rate is above 0.
+pub(crate) fn start(rate: Rate) {
+    let multiplier = rate.nanoseconds_per_tick();
+    change(|old, tsc| {
+        Some(ClockPage {
+            base_tsc: tsc,
+            multiplier,
+            ..old
+        })
+    });
 }
 
-/// Nanoseconds since [`start`].
+/// Replaces the clock's state: see [`page::change`], which says what `next` must keep to.
+pub(crate) fn change(mut next: impl FnMut(ClockPage, u64) -> Option<ClockPage>) -> bool {
+    let recording = |old: ClockPage, tsc| {
+        let new = next(old, tsc)?;
+        TO_TICKS.store(clock::inverse(new.multiplier), Ordering::Relaxed);
+        // What ring 3 read itself so far is not later than this.
+        LATEST.fetch_max(new.time_at(tsc), Ordering::Relaxed);
+        Some(new)
+    };
+    page::change(&PAGE_WORDS.0, common_tsc, recording)
+}
+
+/// CPU 0's TSC and the time. Spins while another CPU changes the state, which takes it some dozens of
+/// instructions, in which it waits for nobody.
+#[inline]
+fn read() -> Reading {
+    loop {
+        if let Some(reading) = ClockPage::read(word, common_tsc) {
+            return reading;
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// CPU 0's TSC and the time then.
+pub(crate) fn pair() -> (u64, u64) {
+    let reading = read();
+    (reading.tsc, reading.now)
+}
+
+/// Nanoseconds since [`start`]: never less than any CPU read before.
 #[inline]
 pub(crate) fn now() -> u64 {
-    let ticks = tsc().wrapping_add(percpu::this().tsc_offset.load(Ordering::Relaxed));
-    // A CPU whose TSC is behind by less than could be measured must not see a time before 0.
-    let since = ticks.wrapping_sub(BASE.load(Ordering::Relaxed)) as i64;
-    scaled(since.max(0) as u64, TO_NANOSECONDS.load(Ordering::Relaxed))
+    let reading = read();
+    if reading.usable {
+        reading.now
+    } else {
+        LATEST
+            .fetch_max(reading.now, Ordering::AcqRel)
+            .max(reading.now)
+    }
 }
 
-/// This CPU's TSC at a time, rounded up. The time is less than a century away.
-pub(crate) fn tsc_at(nanoseconds: u64) -> u64 {
-    let ticks = scaled(nanoseconds, TO_TICKS.load(Ordering::Relaxed)).saturating_add(2);
-    let offset = percpu::this().tsc_offset.load(Ordering::Relaxed);
-    ticks
-        .saturating_add(BASE.load(Ordering::Relaxed))
-        .saturating_sub(offset.cast_signed().max(0) as u64)
-        .saturating_add(offset.cast_signed().min(0).unsigned_abs())
+/// This CPU's TSC when the time will be so many nanoseconds later, rounded up.
+pub(crate) fn tsc_after(nanoseconds: u64) -> u64 {
+    ticks()
+        .saturating_add(ticks_in(nanoseconds))
+        .saturating_add(2)
 }
 
 /// Spins for this long.
@@ -99,34 +150,31 @@ pub(crate) fn spin(nanoseconds: u64) {
     }
 }
 
-/// Sets the wall clock: seconds since 1970-01-01, now.
-pub(crate) fn set_wall(seconds: u64) {
-    WALL_OFFSET.store((seconds * SECOND).saturating_sub(now()), Ordering::Relaxed);
+/// Sets the wall clock: its difference to the clock, in nanoseconds.
+pub(crate) fn set_wall_offset(offset: u64) {
+    change(|old, _| {
+        Some(ClockPage {
+            wall_offset_ns: offset,
+            ..old
+        })
+    });
 }
+
+/// Position of the wall clock's offset in the page.
+const WALL_OFFSET: usize = 4;
 
 /// Wall time minus monotonic time in nanoseconds; 0 where there is no wall clock.
 pub(crate) fn wall_offset() -> u64 {
-    WALL_OFFSET.load(Ordering::Relaxed)
+    word(WALL_OFFSET)
 }
 
-/// Fills the clock page. `usable` says whether all CPUs' TSCs agree, so that ring 3 may read them.
-/// To be called once, after all CPUs are started; `frame` is RAM of the kernel's own.
-pub(crate) fn fill_page(frame: Frame, usable: bool) {
-    let page = ClockPage {
-        sequence: 0,
-        base_tsc: BASE.load(Ordering::Relaxed),
-        base_ns: 0,
-        multiplier: TO_NANOSECONDS.load(Ordering::Relaxed),
-        wall_offset_ns: wall_offset(),
-        usable: u64::from(usable),
-    };
-    for (word, value) in physical::words(frame).iter().zip(page.to_words()) {
-        word.store(value, Ordering::Relaxed);
-    }
-    PAGE.store(u64::from(frame.0), Ordering::Relaxed);
+/// Lets ring 3 read the TSC: all CPUs' agree.
+pub(crate) fn allow_ring_3() {
+    change(|old, _| Some(ClockPage { usable: 1, ..old }));
 }
 
 /// The clock page's frame.
 pub(crate) fn page() -> Frame {
-    Frame(PAGE.load(Ordering::Relaxed) as u32)
+    let address = (&raw const PAGE_WORDS).addr() as u64 - KERNEL_BASE;
+    Frame((address / PAGE) as u32)
 }

@@ -65,11 +65,12 @@ pub(crate) fn relax() {
 }
 
 /// Makes the kernel from what is left of the memory, and starts init and all CPUs.
-pub(crate) fn start(info: BootInfo, machine: Machine, mut memory: BootMemory) -> ! {
-    let tunables = Tunables::new();
-    tunables.parse_command_line(machine.command_line, &mut |word, refusal| {
-        say!("{word}: {refusal}")
-    });
+pub(crate) fn start(
+    info: BootInfo,
+    machine: Machine,
+    tunables: Tunables,
+    mut memory: BootMemory,
+) -> ! {
     choose_mutant(machine.command_line);
     let cpus = memory.place(smp::count() as usize, Cpu::new);
     let records = tunables.get(Tunable::TraceRecords);

@@ -19,6 +19,7 @@ mod gdt;
 mod idt;
 mod ioapic;
 mod kernel;
+mod kvmclock;
 mod paging;
 mod panic;
 mod patch;

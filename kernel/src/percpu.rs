@@ -35,7 +35,7 @@ pub(crate) struct PerCpu {
     pub(crate) index: AtomicU32,
     /// Its local APIC's identifier.
     pub(crate) apic: AtomicU32,
-    /// Added to the TSC to make it agree with CPU 0's.
+    /// Added to the TSC to make it agree with CPU 0's; set by CPU 0 when it starts this one.
     pub(crate) tsc_offset: AtomicU64,
     /// The timer's deadline in nanoseconds, `u64::MAX` for none.
     pub(crate) deadline: AtomicU64,

@@ -13,6 +13,7 @@ use crate::uart::say;
 use crate::{apic, clock, entry, fpu, gdt, idt, kernel, physical, stop};
 use boot::entry::{PARAMETERS, Parameters, early_root_address, trampoline_code};
 use core::mem::offset_of;
+use kernel_core::clock::agree::{self, Agreement, Round};
 use kernel_core::platform::{FrameWords, MAX_CPUS};
 use kernel_core::static_ref::AtomicRef;
 use kernel_core::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -28,7 +29,7 @@ const STARTING: u32 = 0;
 const ONLINE: u32 = 1;
 const GIVEN_UP: u32 = 2;
 /// Comparisons of two CPUs' TSCs.
-const TSC_ROUNDS: u32 = 5;
+const TSC_ROUNDS: u32 = 10;
 
 /// The CPUs that run, by number.
 static CPUS: [AtomicRef<PerCpu>; MAX_CPUS] = [const { AtomicRef::none() }; MAX_CPUS];
@@ -213,9 +214,9 @@ fn wait(end: u64, done: impl Fn() -> bool) {
 }
 
 /// Finds by how much a CPU's TSC differs from this one's, on the CPU that starts it. Whether it does
-/// not: it answers within every question's time.
+/// not, so that a time handed from one to the other does not lie in the future there.
 fn compare_tsc(cpu: &PerCpu) -> bool {
-    let rounds = (1..=TSC_ROUNDS).map(|_| {
+    let agreement = agree::compare((1..=TSC_ROUNDS).map(|_| {
         let round = TSC_ASKED.load(Ordering::Relaxed) + 1;
         let before = clock::tsc();
         TSC_ASKED.store(round, Ordering::Release);
@@ -223,28 +224,24 @@ fn compare_tsc(cpu: &PerCpu) -> bool {
             core::hint::spin_loop();
         }
         let after = clock::tsc();
-        let middle = before + (after - before) / 2;
-        (
-            after - before,
-            middle
-                .wrapping_sub(TSC_ANSWER.load(Ordering::Relaxed))
-                .cast_signed(),
-        )
-    });
-    // The shortest round says it best.
-    let Some((duration, offset)) = rounds.min_by_key(|(duration, _)| *duration) else {
-        return true;
-    };
-    let agrees = offset.unsigned_abs() <= duration / 2 + 1;
-    if !agrees {
-        cpu.tsc_offset
-            .store(offset.cast_unsigned(), Ordering::Relaxed);
-        say!(
-            "CPU {}: its TSC differs by {offset} ticks",
-            cpu.index.load(Ordering::Relaxed)
-        );
+        Round {
+            before,
+            answer: TSC_ANSWER.load(Ordering::Relaxed),
+            after,
+        }
+    }));
+    let offset = agreement.offset();
+    cpu.tsc_offset.store(offset, Ordering::Relaxed);
+    let index = cpu.index.load(Ordering::Relaxed);
+    let ticks = offset.cast_signed();
+    match agreement {
+        Agreement::Agree => {}
+        Agreement::Differ(_) => say!("CPU {index}: its TSC is {ticks} ticks behind CPU 0's"),
+        Agreement::Unsteady(_) => {
+            say!("CPU {index}: its TSC is about {ticks} ticks behind CPU 0's, and that changes");
+        }
     }
-    agrees
+    agreement == Agreement::Agree
 }
 
 /// The other side of [`compare_tsc`]: answers until the CPUs are released.

@@ -10,15 +10,17 @@ use crate::cpuid::Feature;
 use crate::paging::{self, Tables};
 use crate::uart::{self, say};
 use crate::{
-    apic, calibrate, clock, cpuid, gdt, idt, ioapic, kernel, patch, percpu, physical, power, rtc,
-    smp, stop, timer,
+    apic, calibrate, clock, cpuid, gdt, idt, ioapic, kernel, kvmclock, patch, percpu, physical,
+    power, rtc, smp, stop, timer,
 };
 use boot::acpi::{self, AcpiError, Fadt, Madt};
 use boot::entry::EARLY_END;
 use boot::{BootError, BootInfo, CommandLine, PAGE, Range};
-use kernel_core::frames::Frame;
+use kernel_core::clock::Rate;
+use kernel_core::clock::source::Source;
 use kernel_core::kernel::Machine;
 use kernel_core::sync;
+use kernel_core::tunables::{Tunable, Tunables};
 use spin::Once;
 
 /// The command line, kept for good.
@@ -29,7 +31,7 @@ struct Firmware {
     root: u64,
     madt: Madt,
     fadt: Option<Fadt>,
-    hpet: Option<u64>,
+    hpet: Option<Range>,
 }
 
 /// The kernel's first Rust function, on the early page tables: `magic` and `info` as the loader left
@@ -54,7 +56,7 @@ extern "C" fn kernel_start(magic: u32, info: u32) -> ! {
     // a loader or the firmware filled is handed out before.
     let early = unsafe { physical::EarlyMemory::new() };
     let info = read_boot_info(&early, magic, info).unwrap_or_else(|error| panic!("{error}"));
-    let firmware = read_firmware(&early, info.rsdp);
+    let firmware = read_firmware(&early, info.rsdp, &info.ram);
     let free = info.free().unwrap_or_else(|error| panic!("{error}"));
     say_memory(&info);
 
@@ -67,26 +69,29 @@ extern "C" fn kernel_start(magic: u32, info: u32) -> ! {
     ioapic::silence_legacy();
     smp::set_up_this_cpu(cpu);
     smp::enlist(cpu);
-    let clock_source = start_clock(&firmware, &mut memory);
+    let command_line = COMMAND_LINE
+        .call_once(|| info.command_line.clone())
+        .as_str();
+    let tunables = Tunables::new();
+    tunables.parse_command_line(command_line, &mut |word, refusal| say!("{word}: {refusal}"));
+    let clock_start = start_clock(&firmware, &tunables, &mut memory);
     let inputs = ioapic::initialise(&mut Tables::again(&mut memory), &firmware.madt);
     let agree = start_processors(&firmware.madt, trampoline, &mut memory, inputs);
     paging::keep(kept_ranges(&info, &firmware.madt));
     power::map(&mut Tables::again(&mut memory));
-    let page = Frame::from_address(memory.take(PAGE)).unwrap_or(Frame(0));
-    clock::fill_page(page, agree);
-    let command_line = COMMAND_LINE
-        .call_once(|| info.command_line.clone())
-        .as_str();
+    if agree && clock_start.may_agree {
+        clock::allow_ring_3();
+    }
     let machine = Machine {
         command_line,
-        clock_source,
+        clock_source: clock_start.source,
         acpi_root: firmware.root,
         power: firmware
             .fadt
             .map(|fadt| power::describe(&fadt, &firmware.madt))
             .unwrap_or_default(),
     };
-    kernel::start(info, machine, memory)
+    kernel::start(info, machine, tunables, memory)
 }
 
 fn read_boot_info(
@@ -101,7 +106,11 @@ fn read_boot_info(
 }
 
 /// Reads the firmware's tables. What is missing is said; the machine then has one CPU, or no soft off.
-fn read_firmware(memory: &physical::EarlyMemory, rsdp: Option<u64>) -> Firmware {
+fn read_firmware(
+    memory: &physical::EarlyMemory,
+    rsdp: Option<u64>,
+    ram: &boot::Ranges,
+) -> Firmware {
     let mut firmware = Firmware {
         root: 0,
         madt: Madt::default(),
@@ -116,7 +125,7 @@ fn read_firmware(memory: &physical::EarlyMemory, rsdp: Option<u64>) -> Firmware 
         }
     };
     firmware.root = tables.root();
-    firmware.hpet = calibrate::hpet_of(&tables);
+    firmware.hpet = calibrate::hpet_of(&tables).filter(|registers| !ram.overlaps(*registers));
     let complain = |error: AcpiError, lost: &str| say!("{error}: {lost}");
     match tables.table("APIC").and_then(Madt::read) {
         Ok(madt) => firmware.madt = madt,
@@ -155,35 +164,60 @@ fn load_tables(info: &BootInfo, memory: &mut BootMemory) {
     unsafe { memory.lift_limit() };
 }
 
-/// Finds the TSC's rate and starts the clock, the timer and the wall clock. Returns the source's name.
-fn start_clock(firmware: &Firmware, memory: &mut BootMemory) -> &'static str {
+/// Finds the TSC's rate and starts the clock, the timer and the wall clock.
+fn start_clock(firmware: &Firmware, tunables: &Tunables, memory: &mut BootMemory) -> ClockStart {
+    let wanted = Source::wanted(tunables.get(Tunable::ClockSource));
     let mut tables = Tables::again(memory);
-    let Some(rate) = calibrate::tsc_rate(&mut tables, firmware.fadt.as_ref(), firmware.hpet) else {
+    let fadt = firmware.fadt.as_ref();
+    let rate = calibrate::tsc_rate(wanted, &mut tables, fadt, firmware.hpet);
+    let Some((source, rate)) = rate else {
         panic!(
             "no timer to measure the TSC by: give the machine an HPET, an ACPI PM timer or a PIT"
         );
     };
-    clock::start(rate.hz);
-    match timer::calibrate() {
-        None => say!(
-            "clock: TSC at {} kHz, by {}; timer: TSC deadline",
-            rate.hz / 1000,
-            rate.source
-        ),
-        Some(hz) => {
-            say!(
-                "clock: TSC at {} kHz, by {}; timer: local APIC at {} kHz",
-                rate.hz / 1000,
-                rate.source,
-                hz / 1000
-            );
-        }
+    clock::start(rate);
+    let followed = match source {
+        Source::KvmClock => kvmclock::begin(),
+        _ => None,
+    };
+    say_clock(source, rate, timer::calibrate());
+    timer::set(u64::MAX);
+    let (may_agree, told) = followed.unwrap_or((true, None));
+    if !may_agree {
+        say!("kvmclock does not vouch for the TSCs: tasks ask the kernel for the time");
     }
-    match rtc::seconds() {
-        Some(seconds) => clock::set_wall(seconds),
+    let century = fadt.and_then(|fadt| fadt.century);
+    let read = || {
+        let wall = rtc::seconds(century)?.checked_mul(clock::SECOND)?;
+        Some(wall.saturating_sub(clock::now()))
+    };
+    match told.or_else(read) {
+        Some(offset) => clock::set_wall_offset(offset),
         None => say!("no real-time clock: wall time is unknown"),
     }
-    rate.source
+    ClockStart {
+        source: source.name(),
+        may_agree,
+    }
+}
+
+/// How the clock was started.
+struct ClockStart {
+    source: &'static str,
+    /// Whether all CPUs' TSCs may agree, as far as the source knows.
+    may_agree: bool,
+}
+
+/// `timer` is the rate of the local APIC's timer in Hz, where it counts.
+fn say_clock(source: Source, rate: Rate, timer: Option<u64>) {
+    let (khz, source, error) = (rate.hz / 1000, source.name(), rate.error_ppm);
+    match timer {
+        None => say!("clock: TSC at {khz} kHz, by {source}, +-{error} ppm; timer: TSC deadline"),
+        Some(hz) => say!(
+            "clock: TSC at {khz} kHz, by {source}, +-{error} ppm; timer: local APIC at {} kHz",
+            hz / 1000
+        ),
+    }
 }
 
 /// Starts the other CPUs; whether all TSCs agree.

@@ -4,7 +4,7 @@
 
 use crate::cpuid::{self, Feature};
 use crate::percpu::{self, PerCpu};
-use crate::{apic, clock};
+use crate::{apic, clock, kvmclock};
 use kernel_core::sync::{AtomicU64, Ordering};
 
 /// Timer ticks per nanosecond, times 2^32, at divider 1. Set once; 0 in TSC deadline mode.
@@ -14,6 +14,9 @@ const LARGEST_SHIFT: u32 = 7;
 /// Longest wait that is given to the hardware in one piece, in nanoseconds: an hour. Deadlines come
 /// from ring 3 and may be centuries away, where a hypervisor's own arithmetic overflows.
 const LONGEST: u64 = 3600 * clock::SECOND;
+/// The same where the clock goes by kvmclock, which the timer's interrupt looks at: a minute. So long CPU 0
+/// sleeps at most then, with no deadline either.
+const LONGEST_FOLLOWING: u64 = 60 * clock::SECOND;
 /// How long the counter's rate is measured, in nanoseconds.
 const MEASURE: u64 = 10_000_000;
 
@@ -28,6 +31,7 @@ pub(crate) fn calibrate() -> Option<u64> {
     let (left, end) = (apic::timer_count(), clock::now());
     apic::start_timer(0, 0);
     let hz = u128::from(u32::MAX - left) * u128::from(clock::SECOND) / u128::from(end - start);
+    assert!(hz != 0, "the local APIC's timer does not count");
     TICKS.store(
         ((hz << 32) / u128::from(clock::SECOND)) as u64,
         Ordering::Relaxed,
@@ -39,7 +43,7 @@ pub(crate) fn calibrate() -> Option<u64> {
 pub(crate) fn set(deadline: u64) {
     let cpu = percpu::this();
     cpu.deadline.store(deadline, Ordering::Relaxed);
-    if deadline != u64::MAX {
+    if deadline != u64::MAX || looks_at_clock(cpu) {
         arm(deadline);
     } else if cpuid::has(Feature::TscDeadline) {
         apic::set_deadline(0);
@@ -48,12 +52,20 @@ pub(crate) fn set(deadline: u64) {
     }
 }
 
+/// Whether this CPU looks at kvmclock from time to time, whatever else it waits for.
+fn looks_at_clock(cpu: &PerCpu) -> bool {
+    kvmclock::is_followed() && cpu.index.load(Ordering::Relaxed) == 0
+}
+
 fn arm(deadline: u64) {
-    let now = clock::now();
-    let left = deadline.saturating_sub(now).min(LONGEST);
+    let longest = if kvmclock::is_followed() {
+        LONGEST_FOLLOWING
+    } else {
+        LONGEST
+    };
+    let left = deadline.saturating_sub(clock::now()).min(longest);
     if cpuid::has(Feature::TscDeadline) {
-        // 0 would disarm it.
-        return apic::set_deadline(clock::tsc_at(now.saturating_add(left)).max(1));
+        return apic::set_deadline(clock::tsc_after(left));
     }
     let ticks = (u128::from(left) * u128::from(TICKS.load(Ordering::Relaxed))) >> 32;
     let shift = (0..LARGEST_SHIFT).find(|shift| ticks >> shift <= u128::from(u32::MAX));
@@ -62,15 +74,20 @@ fn arm(deadline: u64) {
     apic::start_timer(count.saturating_add(1), shift);
 }
 
-/// In the timer's interrupt: whether the deadline has come. If it has not, the timer runs on.
+/// In the timer's interrupt: whether the deadline has come. If it has not, the timer runs on. Lets the clock
+/// follow kvmclock, and so deadlines.
 pub(crate) fn expired(cpu: &PerCpu) -> bool {
+    kvmclock::follow();
     let deadline = cpu.deadline.load(Ordering::Relaxed);
-    if deadline == u64::MAX {
+    if deadline == u64::MAX && !looks_at_clock(cpu) {
         // Disarmed while the interrupt was under way.
         return false;
     }
     if clock::now() >= deadline {
         cpu.deadline.store(u64::MAX, Ordering::Relaxed);
+        if looks_at_clock(cpu) {
+            arm(u64::MAX);
+        }
         return true;
     }
     arm(deadline);

@@ -11,6 +11,10 @@ const BUTTON_IS_NOT_FIXED: u32 = 1 << 4;
 const TIMER_32_BITS: u32 = 1 << 8;
 const RESET_SUPPORTED: u32 = 1 << 10;
 const HARDWARE_REDUCED: u32 = 1 << 20;
+/// Registers of the real-time clock (Motorola MC146818 data sheet): the first that is not the time or its
+/// status, and the last.
+const FIRST_FREE: u8 = 14;
+const LAST: u8 = 127;
 /// Generic address (section 5.2.3.2): its address spaces memory and I/O; where in it the address is.
 const SPACE_MEMORY: u8 = 0;
 const SPACE_IO: u8 = 1;
@@ -66,6 +70,8 @@ pub struct Fadt {
     pub reset: Option<(Register, u8)>,
     /// What takes the sleep type where there are no fixed registers.
     pub sleep_control: Option<Register>,
+    /// Register of the real-time clock that holds the century; `None` where none does.
+    pub century: Option<u8>,
 }
 
 impl Fadt {
@@ -81,6 +87,10 @@ impl Fadt {
             dsdt: u64_at(table, 140)
                 .filter(|address| *address != 0)
                 .unwrap_or(u64::from(narrow_dsdt)),
+            century: table
+                .get(108)
+                .copied()
+                .filter(|register| (FIRST_FREE..=LAST).contains(register)),
             reset: if flags & RESET_SUPPORTED != 0 {
                 register(table, 116).zip(table.get(128).copied())
             } else {
@@ -191,6 +201,7 @@ mod tests {
             general_events: [general, EventBlock::default()],
             sci: 9,
             has_fixed_button: true,
+            century: Some(0x32),
             ..Fadt::default()
         }
     }
@@ -232,6 +243,18 @@ mod tests {
         ] {
             assert_eq!(Fadt::read(&recorded::bytes(table)), Ok(expected), "{name}");
         }
+    }
+
+    #[test]
+    fn a_century_is_no_other_register_of_the_clock() {
+        let century = |register: u8| {
+            let table = fadt(|body| put(body, 108, &[register]));
+            Fadt::read(&table).unwrap().century
+        };
+        for register in [0, 9, 11, 13, 128, 255] {
+            assert_eq!(century(register), None);
+        }
+        assert_eq!([14, 127].map(century), [Some(14), Some(127)]);
     }
 
     #[test]

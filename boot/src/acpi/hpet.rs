@@ -3,7 +3,8 @@
 use super::AcpiError;
 use crate::physical::u64_at;
 
-/// Physical address of the registers, from a verified table.
+/// Physical address of the registers, from a verified table: below 4 GiB, where they always are. A processor may
+/// not have the bits for what lies far above.
 ///
 /// # Errors
 /// [`AcpiError::Malformed`] if they are not in memory space, or the table is too short.
@@ -14,7 +15,7 @@ pub fn hpet_address(table: &[u8]) -> Result<u64, AcpiError> {
         return Err(BAD);
     }
     u64_at(table, 44)
-        .filter(|address| *address != 0 && address % 8 == 0)
+        .filter(|address| *address != 0 && address % 8 == 0 && *address < 1 << 32)
         .ok_or(BAD)
 }
 
@@ -31,5 +32,10 @@ mod tests {
         body[4] = 1;
         assert!(hpet_address(&table("HPET", &body)).is_err());
         assert!(hpet_address(&table("HPET", &body[..15])).is_err());
+        body[4] = 0;
+        for address in [0, 0xfed0_0004, 1 << 32, u64::MAX - 7] {
+            body[8..16].copy_from_slice(&u64::to_le_bytes(address));
+            assert!(hpet_address(&table("HPET", &body)).is_err());
+        }
     }
 }

@@ -204,10 +204,10 @@ pub struct KvmClock {
 }
 
 impl KvmClock {
-    /// The clock is 0 at a TSC value, by what KVM says.
-    pub fn start(info: &TimeInfo, tells_stable: bool, tsc: u64) -> KvmClock {
+    /// The clock says `now` at a TSC value, and KVM what is in `info`.
+    pub fn start(info: &TimeInfo, tells_stable: bool, tsc: u64, now: u64) -> KvmClock {
         KvmClock {
-            origin: info.time_at(tsc),
+            origin: info.time_at(tsc).saturating_sub(now),
             tells_stable,
         }
     }
@@ -223,15 +223,15 @@ impl KvmClock {
         wall.saturating_add(info.time_at(tsc)).saturating_sub(now)
     }
 
-    /// The clock's state from a TSC value on, now that KVM wrote another `info`, and the wall clock beside
-    /// it where there is one; `None` if nothing changes. The clock takes KVM's scale. It is set forward to KVM's
+    /// The clock's state from a TSC value on, now that KVM wrote another `info`; `None` if nothing
+    /// changes. `wall` asks for KVM's wall clock, if there is one. The clock takes KVM's scale. It is set forward to KVM's
     /// time, never back: where it is ahead, because time stood still for the machine and not for its TSC, or the TSC
     /// jumped, it stays so. Where CPUs' TSCs agree no more, ring 3 has to ask the kernel from now on.
     pub fn follow(
         &self,
         old: ClockPage,
         info: &TimeInfo,
-        wall: Option<u64>,
+        wall: impl FnOnce() -> Option<u64>,
         tsc: u64,
     ) -> Option<ClockPage> {
         let before = old.time_at(tsc);
@@ -252,7 +252,7 @@ impl KvmClock {
             base_tsc: tsc,
             base_ns,
             multiplier,
-            wall_offset_ns: wall.map_or(old.wall_offset_ns, wall_offset),
+            wall_offset_ns: wall().map_or(old.wall_offset_ns, wall_offset),
             usable,
         })
     }
@@ -408,14 +408,14 @@ mod tests {
                     continue;
                 };
                 assert_eq!(info.time_at(u64::MAX / 2), u64::MAX);
-                let clock = KvmClock::start(&info, true, 0);
+                let clock = KvmClock::start(&info, true, 0, 0);
                 let wild = ClockPage {
                     base_ns: u64::MAX,
                     ..ClockPage::default()
                 };
                 for tsc in [0, 1, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX] {
-                    clock.follow(wild, &info, Some(u64::MAX), tsc);
-                    clock.follow(ClockPage::default(), &info, Some(0), tsc);
+                    clock.follow(wild, &info, || Some(u64::MAX), tsc);
+                    clock.follow(ClockPage::default(), &info, || Some(0), tsc);
                 }
             }
         }
@@ -452,13 +452,13 @@ mod tests {
     #[test]
     fn a_new_scale_takes_over_where_the_old_one_ends() {
         let at_2_25 = info(1_000, 9 * SECOND, WRITTEN[0]);
-        let clock = KvmClock::start(&at_2_25, true, 1_000);
+        let clock = KvmClock::start(&at_2_25, true, 1_000, 0);
         let old = state(&at_2_25, 1_000);
         // Ten seconds later the machine is on a computer of 3 GHz; nobody noticed for a second.
         let moved = 1_000 + 22_500_000_000;
         let at_3 = info(moved, 19 * SECOND, WRITTEN[1]);
         let noticed = moved + 3_000_000_000;
-        let new = clock.follow(old, &at_3, Some(SECOND), noticed).unwrap();
+        let new = clock.follow(old, &at_3, || Some(SECOND), noticed).unwrap();
         assert_eq!(new.multiplier, at_3.nanoseconds_per_tick());
         // The old scale ran too fast for that second: 4/3 of it. Time goes on from there.
         assert_eq!(new.time_at(noticed), old.time_at(noticed));
@@ -469,21 +469,25 @@ mod tests {
         let wall = new.time_at(noticed) + new.wall_offset_ns;
         assert!(wall.abs_diff(21 * SECOND) < 10);
         assert_eq!((new.usable, new.sequence), (1, 2));
-        assert_eq!(clock.follow(new, &at_3, Some(SECOND), noticed + 5), None);
+        assert_eq!(clock.follow(new, &at_3, || Some(SECOND), noticed + 5), None);
     }
 
     #[test]
     fn a_clock_that_fell_behind_is_set_forward() {
         let at_3 = info(0, 0, WRITTEN[1]);
-        let clock = KvmClock::start(&at_3, true, 0);
+        let clock = KvmClock::start(&at_3, true, 0, 0);
         let at_2 = info(30_000_000_000, 10 * SECOND, WRITTEN[2]);
         let noticed = 30_000_000_000 + 2_000_000_000;
-        let new = clock.follow(state(&at_3, 0), &at_2, None, noticed).unwrap();
+        let new = clock
+            .follow(state(&at_3, 0), &at_2, || None, noticed)
+            .unwrap();
         assert!(new.base_ns.abs_diff(11 * SECOND) < 10);
         assert_eq!(new.wall_offset_ns, 7, "none was told");
         for wild in [1 << 62, u64::MAX] {
             let at_2 = info(30_000_000_000, wild, WRITTEN[2]);
-            let new = clock.follow(state(&at_3, 0), &at_2, None, noticed).unwrap();
+            let new = clock
+                .follow(state(&at_3, 0), &at_2, || None, noticed)
+                .unwrap();
             assert!(new.base_ns < 11 * SECOND, "not believed");
         }
     }
@@ -491,15 +495,15 @@ mod tests {
     #[test]
     fn times_that_jump_back_do_not_move_the_clock_back() {
         let first = info(0, 100 * SECOND, WRITTEN[2]);
-        let clock = KvmClock::start(&first, true, 0);
+        let clock = KvmClock::start(&first, true, 0, 0);
         let old = state(&first, 0);
         let tsc = 20_000_000_000;
         // The same scale: nothing is to be done, whatever the time. Another one: it goes on from here.
         for time in [0, 50 * SECOND, 105 * SECOND] {
             let back = info(tsc, time, WRITTEN[2]);
-            assert_eq!(clock.follow(old, &back, None, tsc), None);
+            assert_eq!(clock.follow(old, &back, || None, tsc), None);
             let back = info(tsc, time, WRITTEN[1]);
-            let new = clock.follow(old, &back, None, tsc).unwrap();
+            let new = clock.follow(old, &back, || None, tsc).unwrap();
             assert_eq!(new.base_ns, 10 * SECOND);
         }
         // The TSC itself goes back: the clock does not, and does not stop either.
@@ -509,7 +513,7 @@ mod tests {
             ..old
         };
         let restored = info(1_000, 90 * SECOND, WRITTEN[2]);
-        let new = clock.follow(old, &restored, None, 1_000).unwrap();
+        let new = clock.follow(old, &restored, || None, 1_000).unwrap();
         assert_eq!((new.base_tsc, new.base_ns), (1_000, 10 * SECOND));
         assert_eq!(new.time_at(2_000_001_000), 11 * SECOND);
     }
@@ -517,28 +521,28 @@ mod tests {
     #[test]
     fn rounding_moves_nothing() {
         let first = info(0, 0, WRITTEN[0]);
-        let clock = KvmClock::start(&first, true, 0);
+        let clock = KvmClock::start(&first, true, 0, 0);
         let tsc = 2_250_000_000;
         for time in [SECOND - 900_000, SECOND + 900_000] {
             let again = info(tsc, time, WRITTEN[0]);
-            assert_eq!(clock.follow(state(&first, 0), &again, None, tsc), None);
+            assert_eq!(clock.follow(state(&first, 0), &again, || None, tsc), None);
         }
     }
 
     #[test]
     fn without_the_stable_bit_ring_3_asks_the_kernel() {
         let stable = info(0, 0, WRITTEN[0]);
-        let clock = KvmClock::start(&stable, true, 0);
+        let clock = KvmClock::start(&stable, true, 0, 0);
         assert!(clock.is_stable(&stable));
-        assert!(!KvmClock::start(&stable, false, 0).is_stable(&stable));
+        assert!(!KvmClock::start(&stable, false, 0, 0).is_stable(&stable));
         let unstable = read(&structure(0, 0, WRITTEN[0].1, WRITTEN[0].2, 0)).unwrap();
         assert!(!clock.is_stable(&unstable));
         let old = state(&stable, 0);
-        let new = clock.follow(old, &unstable, None, 1_000).unwrap();
+        let new = clock.follow(old, &unstable, || None, 1_000).unwrap();
         assert_eq!(new.usable, 0);
         assert_eq!(new.time_at(1_000), old.time_at(1_000));
         // It does not come back: what ring 3 and the kernel read since would have to be compared.
-        assert_eq!(clock.follow(new, &stable, None, 2_000), None);
+        assert_eq!(clock.follow(new, &stable, || None, 2_000), None);
     }
 
     /// The machine moves about: whoever reads the clock, before and after each move, sees it go forward.
@@ -547,7 +551,7 @@ mod tests {
         let mut random = crate::random::Random::new(7);
         let mut below = |end: u64| random.below(end as usize) as u64;
         let first = info(0, 1_000, WRITTEN[0]);
-        let clock = KvmClock::start(&first, true, 0);
+        let clock = KvmClock::start(&first, true, 0, 0);
         let mut page = state(&first, 0);
         let (mut tsc, mut last) = (0_u64, 0_u64);
         for _ in 0..20_000 {
@@ -557,7 +561,7 @@ mod tests {
             let written = WRITTEN[below(5) as usize];
             let time = below(40 * SECOND) + last / 2;
             let told = info(tsc - below(tsc.min(1_000) + 1), time, written);
-            page = clock.follow(page, &told, None, tsc).unwrap_or(page);
+            page = clock.follow(page, &told, || None, tsc).unwrap_or(page);
             assert!(page.time_at(tsc) >= last, "{told:?}");
             last = page.time_at(tsc);
         }

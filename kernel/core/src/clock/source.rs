@@ -90,7 +90,7 @@ impl fmt::Display for Finding {
         match self {
             Finding::Missing(source) => write!(
                 out,
-                "clock.source: this machine has no {}; choosing by itself",
+                "clock.source: no rate by {} on this machine; choosing by itself",
                 source.name()
             ),
             Finding::Implausible(source, hz) => {
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(findings, [Finding::Missing(Source::Pit)]);
         assert_eq!(
             findings[0].to_string(),
-            "clock.source: this machine has no PIT; choosing by itself"
+            "clock.source: no rate by PIT on this machine; choosing by itself"
         );
     }
 }

@@ -69,11 +69,7 @@ extern "C" fn kernel_start(magic: u32, info: u32) -> ! {
     ioapic::silence_legacy();
     smp::set_up_this_cpu(cpu);
     smp::enlist(cpu);
-    let command_line = COMMAND_LINE
-        .call_once(|| info.command_line.clone())
-        .as_str();
-    let tunables = Tunables::new();
-    tunables.parse_command_line(command_line, &mut |word, refusal| say!("{word}: {refusal}"));
+    let (command_line, tunables) = read_command_line(&info);
     let clock_start = start_clock(&firmware, &tunables, &mut memory);
     let inputs = ioapic::initialise(&mut Tables::again(&mut memory), &firmware.madt);
     let agree = start_processors(&firmware.madt, trampoline, &mut memory, inputs);
@@ -142,6 +138,16 @@ fn read_firmware(
     firmware
 }
 
+/// Keeps the command line and reads the tunables from it.
+fn read_command_line(info: &BootInfo) -> (&'static str, Tunables) {
+    let line = COMMAND_LINE
+        .call_once(|| info.command_line.clone())
+        .as_str();
+    let tunables = Tunables::new();
+    tunables.parse_command_line(line, &mut |word, refusal| say!("{word}: {refusal}"));
+    (line, tunables)
+}
+
 fn say_memory(info: &BootInfo) {
     let archive = info.archive.map_or(0, |archive| archive.bytes() >> 10);
     say!(
@@ -181,23 +187,29 @@ fn start_clock(firmware: &Firmware, tunables: &Tunables, memory: &mut BootMemory
         _ => None,
     };
     say_clock(source, rate, timer::calibrate());
+    // Where the clock goes by kvmclock this lets the timer look at it from now on.
     timer::set(u64::MAX);
     let (may_agree, told) = followed.unwrap_or((true, None));
     if !may_agree {
         say!("kvmclock does not vouch for the TSCs: tasks ask the kernel for the time");
     }
-    let century = fadt.and_then(|fadt| fadt.century);
+    start_wall_clock(told, fadt);
+    ClockStart {
+        source: source.name(),
+        may_agree,
+    }
+}
+
+/// Sets the wall clock as the hypervisor told its offset, else by the real-time clock.
+fn start_wall_clock(told: Option<u64>, fadt: Option<&Fadt>) {
     let read = || {
-        let wall = rtc::seconds(century)?.checked_mul(clock::SECOND)?;
+        let seconds = rtc::seconds(fadt.and_then(|fadt| fadt.century))?;
+        let wall = seconds.checked_mul(clock::SECOND)?;
         Some(wall.saturating_sub(clock::now()))
     };
     match told.or_else(read) {
         Some(offset) => clock::set_wall_offset(offset),
         None => say!("no real-time clock: wall time is unknown"),
-    }
-    ClockStart {
-        source: source.name(),
-        may_agree,
     }
 }
 

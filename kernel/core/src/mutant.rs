@@ -32,11 +32,13 @@ pub enum Mutant {
     HandleGeneration,
     /// A badged send right carries no badge.
     BadgeMint,
+    /// A CPU's clock is late by a millisecond, as if its TSC had not been compared, but for the first's.
+    ClockAgreement,
 }
 
 impl Mutant {
     /// Every breakage with its name on the command line.
-    pub const ALL: [(&'static str, Mutant); 12] = [
+    pub const ALL: [(&'static str, Mutant); 13] = [
         ("rights", Mutant::Rights),
         ("length", Mutant::Length),
         ("write-and-execute", Mutant::WriteAndExecute),
@@ -49,6 +51,7 @@ impl Mutant {
         ("port-switch", Mutant::PortSwitch),
         ("handle-generation", Mutant::HandleGeneration),
         ("badge-mint", Mutant::BadgeMint),
+        ("clock-agreement", Mutant::ClockAgreement),
     ];
 }
 

@@ -1,9 +1,10 @@
 //! The real-time clock's registers (Motorola MC146818 data sheet, section "Programming") as a time. UTC is
 //! assumed, as hypervisors set it. Reading them is the mechanism's.
 
-/// Status register B: binary, not decimal digits; 24 hours, not 12.
-const BINARY: u8 = 1 << 2;
-const HOURS_24: u8 = 1 << 1;
+/// Status register B: the fields are binary numbers, not decimal digits.
+pub const BINARY: u8 = 1 << 2;
+/// Status register B: hours go to 24, not to 12.
+pub const HOURS_24: u8 = 1 << 1;
 /// In the hours, where they are 12: afternoon.
 const AFTERNOON: u8 = 1 << 7;
 /// The century where the clock does not tell it, and the first and last that are believed.

@@ -2,9 +2,10 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use ipc::info::ThreadParameter;
 use ipc::{Error, Operation};
 
-use crate::child::Thread;
+use crate::child::{PATIENCE, PRIORITY, Thread};
 use crate::failure::{Outcome, ensure, ensure_equal, ensure_error};
 use crate::raw::{self, Board, call, value};
 use crate::suite::Owned;
@@ -12,6 +13,7 @@ use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     ("clock_never_goes_back", monotonic),
+    ("clock_never_goes_back_between_cpus", handed_over),
     ("clock_page_and_kernel_agree", clock_page),
     ("sleeps_end_in_the_order_of_their_deadlines", ordered_sleeps),
     ("past_deadlines_end_at_once", past),
@@ -31,6 +33,78 @@ fn monotonic(context: &Context) -> Outcome {
     context.suite.sleep(30);
     let passed = context.suite.now() - before;
     ensure!(passed >= 30_000_000, "a sleep of 30 ms took {passed} ns");
+    Ok(())
+}
+
+/// Times handed from CPU to CPU by [`handed_over`], and what it has for all its threads: whose turn it is,
+/// the time that the last turn read, and the first turn that read an earlier one, with both times.
+const TURNS: u64 = 4_000;
+const TURN: usize = 0;
+const TIME: usize = 1;
+const WRONG: usize = 2;
+
+/// A number from 0 to `end` - 1 for a turn, with no pattern.
+const fn chosen(turn: u64, end: u64) -> u64 {
+    (turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % end
+}
+
+/// In the turns that are this CPU's (word 1, of the number in word 2), reads the clock in one of the two ways, and
+/// hands the time over in the memory at the address in word 0.
+fn hand_over(board: &'static Board) {
+    let [address, own, cpus] = [0, 1, 2].map(|index| board.words[index].load(Ordering::Acquire));
+    let shared = raw::words(address, 4096);
+    loop {
+        let turn = shared[TURN].load(Ordering::Acquire);
+        if turn >= TURNS || shared[WRONG].load(Ordering::Acquire) != 0 {
+            return;
+        }
+        if chosen(turn, cpus) != own {
+            core::hint::spin_loop();
+            continue;
+        }
+        let earlier = shared[TIME].load(Ordering::Acquire);
+        let now = match chosen(turn, 3) {
+            0 => value(Operation::ClockRead, &[]).unwrap_or(0),
+            _ => runtime::clock::now(),
+        };
+        if now < earlier {
+            shared[WRONG + 1].store(now, Ordering::Relaxed);
+            shared[WRONG].store(turn + 1, Ordering::Release);
+        }
+        shared[TIME].store(now, Ordering::Release);
+        shared[TURN].store(turn + 1, Ordering::Release);
+    }
+}
+
+/// A time that one CPU read, from the kernel or from the clock page, is never later than what another
+/// one reads when it has got it.
+fn handed_over(context: &Context) -> Outcome {
+    let suite = &context.suite;
+    let region = crate::suite::Region::new(suite, 4096)?;
+    let shared = raw::words(region.address, 4096);
+    let turn = || shared[TURN].load(Ordering::Acquire);
+    let mut threads = alloc::vec::Vec::new();
+    let cpus = suite.cpus.min(64);
+    for cpu in 0..cpus {
+        let values = [region.address, cpu, cpus];
+        let thread = Thread::stopped(suite, None, hand_over, &values, PRIORITY)?;
+        thread.set(ThreadParameter::Affinity, 1 << cpu)?;
+        thread.go()?;
+        threads.push(thread);
+    }
+    let wrong = || shared[WRONG].load(Ordering::Acquire);
+    while turn() < TURNS && wrong() == 0 {
+        let before = turn();
+        let moves = suite.wait_for(PATIENCE, || turn() != before || wrong() != 0);
+        ensure!(moves, "nobody takes turn {before}");
+    }
+    threads.iter().try_for_each(|thread| thread.finish(suite))?;
+    let later = shared[WRONG + 1].load(Ordering::Acquire);
+    ensure!(
+        wrong() == 0,
+        "turn {} of {cpus} CPUs read {later}, though an earlier one had read more",
+        wrong()
+    );
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::archive::{self, Found};
 use crate::build::Builder;
 use crate::cli::{Profile, SizesOptions};
 use crate::figures::{self, Figure};
@@ -25,6 +26,12 @@ const KERNEL_CODE: u64 = 10_000;
 
 /// The same of assembly, in boot and kernel together.
 const ASSEMBLY: u64 = 500;
+
+/// Largest stripped kernel, in bytes.
+const KERNEL_FILE: u64 = 256 << 10;
+
+/// Largest system to boot, kernel and archive together, in bytes.
+const BOOT_FILES: u64 = 1_300_000;
 
 /// Measures and prints.
 pub fn command(options: &SizesOptions) -> Result<()> {
@@ -75,32 +82,36 @@ pub fn source() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// The figures of what boots: every program as it is loaded, and the files.
-fn binaries(image: &Image) -> Result<Vec<Figure>> {
+/// The figures of what boots: every program as a file and as it is loaded, what it and its symbols take in the
+/// archive, and the files.
+pub fn binaries(image: &Image) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let mut programs: Vec<_> = std::fs::read_dir(&image.symbols)?.collect::<Result<_, _>>()?;
     programs.sort_by_key(std::fs::DirEntry::file_name);
     for program in programs {
         let name = program.file_name().to_string_lossy().into_owned();
         let stripped = elf::strip(&std::fs::read(program.path())?)?;
-        figures.push(Figure::new(
-            format!("file_{name}"),
-            stripped.bytes.len() as u64,
-            "bytes",
-        ));
-        figures.push(Figure::new(
-            format!("memory_{name}"),
-            stripped.memory,
-            "bytes",
-        ));
+        let bytes = stripped.bytes.len() as u64;
+        let memory = Figure::new(format!("memory_{name}"), stripped.memory, "bytes");
+        let file = Figure::new(format!("file_{name}"), bytes, "bytes");
+        figures.push(if name == "kernel" {
+            file.budget(KERNEL_FILE)
+        } else {
+            file
+        });
+        figures.push(memory);
     }
-    if let Some(archive) = &image.archive {
-        figures.push(Figure::new(
-            "archive",
-            std::fs::metadata(archive)?.len(),
-            "bytes",
-        ));
+    let mut all = std::fs::metadata(&image.kernel)?.len();
+    if let Some(path) = &image.archive {
+        let archive = std::fs::read(path)?;
+        for Found { file, stored } in archive::read(&archive)? {
+            let name = file.name.replace('.', "_");
+            figures.push(Figure::new(format!("archived_{name}"), stored, "bytes"));
+        }
+        figures.push(Figure::new("archive", archive.len() as u64, "bytes"));
+        all += archive.len() as u64;
     }
+    figures.push(Figure::new("boot_files", all, "bytes").budget(BOOT_FILES));
     Ok(figures)
 }
 

@@ -199,11 +199,24 @@ trap_in_ring_0:
     jae dispatch
     // falls through
 
-// An exception that the kernel cannot survive.
+// An exception that the kernel cannot survive: all registers are for its last words.
 fatal:
+    push rcx
+    push rdx
+    push rbx
+    push rbp
+    push rsi
+    push rdi
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
     mov edi, eax
     mov rsi, rsp
-    mov rdx, rbp
     and rsp, -16
     call {fatal_exception}
     ud2

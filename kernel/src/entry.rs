@@ -13,7 +13,7 @@ use core::mem::offset_of;
 use ipc::Operation;
 use kernel_core::registers::Registers;
 use x86_64::VirtAddr;
-use x86_64::registers::control::{Cr2, Efer, EferFlags};
+use x86_64::registers::control::{Cr2, Cr3, Efer, EferFlags};
 use x86_64::registers::model_specific::{LStar, SFMask, Star};
 use x86_64::registers::rflags::RFlags;
 
@@ -147,9 +147,23 @@ pub(crate) fn enable_system_calls() {
     );
 }
 
-/// What the CPU and a stub of entry.S have pushed when ring 0 took an exception.
+/// What the CPU, a stub of entry.S and `fatal` have pushed when ring 0 took an exception.
 #[repr(C)]
 struct Frame {
+    r15: u64,
+    r14: u64,
+    r13: u64,
+    r12: u64,
+    r11: u64,
+    r10: u64,
+    r9: u64,
+    r8: u64,
+    rdi: u64,
+    rsi: u64,
+    rbp: u64,
+    rbx: u64,
+    rdx: u64,
+    rcx: u64,
     rax: u64,
     error_code: u64,
     rip: u64,
@@ -160,17 +174,40 @@ struct Frame {
 }
 
 /// An exception in ring 0, a double fault, or a machine check: a broken invariant or machine.
-extern "C" fn fatal_exception(vector: u32, frame: &Frame, frame_pointer: u64) -> ! {
+extern "C" fn fatal_exception(vector: u32, frame: &Frame) -> ! {
     percpu::recover();
+    let address = Cr2::read_raw();
     let from_ring_3 = frame.cs & 3 != 0;
     panic::exception(&panic::Exception {
         vector,
         error_code: frame.error_code,
-        address: Cr2::read_raw(),
+        address,
         instruction_pointer: frame.rip,
-        stack_pointer: frame.rsp,
-        flags: frame.rflags,
-        frame_pointer: if from_ring_3 { 0 } else { frame_pointer },
+        frame_pointer: if from_ring_3 { 0 } else { frame.rbp },
+        registers: [
+            ("rip", frame.rip),
+            ("rsp", frame.rsp),
+            ("rbp", frame.rbp),
+            ("rax", frame.rax),
+            ("rbx", frame.rbx),
+            ("rcx", frame.rcx),
+            ("rdx", frame.rdx),
+            ("rsi", frame.rsi),
+            ("rdi", frame.rdi),
+            ("r8", frame.r8),
+            ("r9", frame.r9),
+            ("r10", frame.r10),
+            ("r11", frame.r11),
+            ("r12", frame.r12),
+            ("r13", frame.r13),
+            ("r14", frame.r14),
+            ("r15", frame.r15),
+            ("rflags", frame.rflags),
+            ("cs", frame.cs),
+            ("ss", frame.ss),
+            ("cr2", address),
+            ("cr3", Cr3::read_raw().0.start_address().as_u64()),
+        ],
     })
 }
 

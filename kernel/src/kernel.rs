@@ -72,6 +72,8 @@ pub(crate) fn start(
     mut memory: BootMemory,
 ) -> ! {
     choose_mutant(machine.command_line);
+    #[cfg(feature = "panics")]
+    crate::provoke::by(machine.command_line);
     let cpus = memory.place(smp::count() as usize, Cpu::new);
     let records = tunables.get(Tunable::TraceRecords);
     let traces = trace_rings(&mut memory, cpus.len(), records);
@@ -127,7 +129,10 @@ fn frame_table(mut memory: BootMemory) -> FrameTable {
 }
 
 /// The boot archive in the direct map.
-fn archive_bytes(info: &BootInfo, archive: Range) -> &'static [u8] {
+///
+/// # Panics
+/// If it lies where no archive can be used.
+pub(crate) fn archive_bytes(info: &BootInfo, archive: Range) -> &'static [u8] {
     assert!(
         archive.start.is_multiple_of(PAGE),
         "the boot archive begins on a page"

@@ -28,10 +28,13 @@ mod physical;
 mod platform;
 mod ports;
 mod power;
+#[cfg(feature = "panics")]
+mod provoke;
 mod rtc;
 mod smp;
 mod start;
 mod stop;
+mod symbols;
 mod system_call;
 mod timer;
 mod trap;

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "walks the stack")]
 
 use crate::uart::{self, Uart};
-use crate::{kernel, paging, power, stop};
+use crate::{kernel, paging, power, stop, symbols};
 use core::arch::asm;
 use core::fmt::{self, Write as _};
 use core::panic::PanicInfo;
@@ -12,6 +12,9 @@ use kernel_core::thread::Thread;
 
 /// Most callers that a backtrace lists.
 const DEPTH: usize = 24;
+
+/// A register's name and what is in it.
+type Register = (&'static str, u64);
 
 /// An exception that ends the kernel.
 pub(crate) struct Exception {
@@ -23,12 +26,10 @@ pub(crate) struct Exception {
     pub(crate) address: u64,
     /// Address of the instruction.
     pub(crate) instruction_pointer: u64,
-    /// Stack pointer.
-    pub(crate) stack_pointer: u64,
-    /// RFLAGS.
-    pub(crate) flags: u64,
     /// RBP; 0 if it is ring 3's.
     pub(crate) frame_pointer: u64,
+    /// All registers.
+    pub(crate) registers: [Register; 22],
 }
 
 /// Makes this CPU the one that speaks. A panic within the panic halts at once.
@@ -45,12 +46,26 @@ fn begin() -> u32 {
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let cpu = begin();
-    let frame_pointer: u64;
-    // SAFETY: reads a register.
+    let [rip, rsp, rbp]: [u64; 3];
+    // SAFETY: reads registers.
     unsafe {
-        asm!("mov {}, rbp", out(reg) frame_pointer, options(nomem, nostack, preserves_flags))
+        asm!(
+            "lea {}, [rip]",
+            "mov {}, rsp",
+            "mov {}, rbp",
+            out(reg) rip,
+            out(reg) rsp,
+            out(reg) rbp,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    let state = State {
+        cpu,
+        registers: &[("rip", rip), ("rsp", rsp), ("rbp", rbp)],
+        instruction_pointer: None,
+        frame_pointer: rbp,
     };
-    report(cpu, frame_pointer, |out| {
+    report(&state, |out| {
         write!(out, "{}", info.message())?;
         info.location()
             .map_or(Ok(()), |place| write!(out, ", at {place}"))
@@ -59,49 +74,75 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 
 /// Ends the kernel after an exception in ring 0.
 pub(crate) fn exception(exception: &Exception) -> ! {
-    let cpu = begin();
-    report(cpu, exception.frame_pointer, |out| {
+    let state = State {
+        cpu: begin(),
+        registers: &exception.registers,
+        instruction_pointer: Some(exception.instruction_pointer),
+        frame_pointer: exception.frame_pointer,
+    };
+    report(&state, |out| {
         let Exception {
             vector,
             error_code,
             address,
             instruction_pointer,
-            stack_pointer,
-            flags,
             ..
         } = exception;
         write!(
             out,
-            "exception {vector} (error code {error_code:#x}, address {address:#x})"
-        )?;
-        write!(
-            out,
-            " at {instruction_pointer:#x}, rsp {stack_pointer:#x}, rflags {flags:#x}"
+            "exception {vector} (error code {error_code:#x}, address {address:#x}) at {instruction_pointer:#x}"
         )
     })
 }
 
-fn report(cpu: u32, frame_pointer: u64, what: impl Fn(&mut Uart) -> fmt::Result) -> ! {
+/// Where a CPU was when it panicked.
+struct State<'a> {
+    cpu: u32,
+    registers: &'a [Register],
+    /// The instruction that failed, where that is none of the panic's own.
+    instruction_pointer: Option<u64>,
+    frame_pointer: u64,
+}
+
+fn report(state: &State<'_>, what: impl Fn(&mut Uart) -> fmt::Result) -> ! {
     // Failure to write is not possible, and there would be nobody to tell.
-    let _ = write_report(&mut Uart, cpu, frame_pointer, what);
+    let _ = write_report(&mut Uart, state, &what);
     power::act(kernel::panic_action())
 }
 
 fn write_report(
     out: &mut Uart,
-    cpu: u32,
-    frame_pointer: u64,
-    what: impl Fn(&mut Uart) -> fmt::Result,
+    state: &State<'_>,
+    what: &dyn Fn(&mut Uart) -> fmt::Result,
 ) -> fmt::Result {
     out.write_str("uzura: panic: ")?;
     what(out)?;
-    write!(out, "\nuzura: panic: on CPU {cpu}, ")?;
+    write!(out, "\nuzura: panic: on CPU {}, ", state.cpu)?;
     match kernel::current_thread() {
         Some(thread) => write_thread(out, thread)?,
         None => writeln!(out, "in no thread")?,
     }
-    out.write_str("uzura: panic: called from")?;
-    backtrace(out, frame_pointer)?;
+    for registers in state.registers.chunks(3) {
+        out.write_str("uzura: panic: ")?;
+        for (name, value) in registers {
+            write!(out, "  {name} {value:016x}")?;
+        }
+        out.write_str("\n")?;
+    }
+    out.write_str("uzura: panic: called from\n")?;
+    if let Some(address) = state.instruction_pointer {
+        write_place(out, address, address)?;
+    }
+    backtrace(out, state.frame_pointer)
+}
+
+/// A line of the backtrace: `address`, and the function that `place` lies in if its name is known.
+fn write_place(out: &mut Uart, address: u64, place: u64) -> fmt::Result {
+    write!(out, "uzura: panic:   {address:#x}")?;
+    if let Some(function) = symbols::function(place) {
+        let (name, offset) = (function.name(), address - function.start);
+        write!(out, " {name}+{offset:#x}")?;
+    }
     out.write_str("\n")
 }
 
@@ -136,7 +177,8 @@ fn backtrace(out: &mut Uart, mut frame_pointer: u64) -> fmt::Result {
         }
         // SAFETY: sixteen bytes of a mapped kernel stack, aligned.
         let [next, address] = unsafe { *(frame_pointer as *const [u64; 2]) };
-        write!(out, " {address:#x}")?;
+        // The call is just before where it returns to, and may be the last instruction of its function.
+        write_place(out, address, address.saturating_sub(1))?;
         // Callers lie further up; anything else is no chain.
         if next <= frame_pointer {
             break;

@@ -11,7 +11,7 @@ use crate::paging::{self, Tables};
 use crate::uart::{self, say};
 use crate::{
     apic, calibrate, clock, cpuid, gdt, idt, ioapic, kernel, kvmclock, patch, percpu, physical,
-    power, rtc, smp, stop, timer,
+    power, rtc, smp, stop, symbols, timer,
 };
 use boot::acpi::{self, AcpiError, Fadt, Madt};
 use boot::entry::EARLY_END;
@@ -64,6 +64,7 @@ extern "C" fn kernel_start(magic: u32, info: u32) -> ! {
     let mut memory = unsafe { BootMemory::new(free, EARLY_END) };
     let trampoline = memory.take_low_page();
     load_tables(&info, &mut memory);
+    symbols::find(&info);
     smp::prepare(cpu, &mut Tables::again(&mut memory));
     apic::initialise(&mut Tables::again(&mut memory));
     ioapic::silence_legacy();

@@ -4,6 +4,7 @@ use core::fmt::{Display, Formatter, Result};
 use core::time::Duration;
 
 use ipc::info::FaultMessage;
+use ipc::symbols::Symbols;
 
 use crate::packed::PackedError;
 use crate::program::ProgramError;
@@ -193,6 +194,33 @@ impl Display for Registers<'_> {
     }
 }
 
+/// A line of a backtrace: where in which function, if the function is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The instruction that faulted, or where a call returns to.
+    pub address: u64,
+    /// Whether it is where a call returns to: the call is just before, and may be the last instruction of its
+    /// function.
+    pub returns: bool,
+    /// The program's symbols.
+    pub symbols: Option<Symbols<'a>>,
+}
+
+impl Display for Place<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> Result {
+        let address = self.address;
+        write!(formatter, "init:     {address:#x}")?;
+        let inside = address.saturating_sub(u64::from(self.returns));
+        match self.symbols.and_then(|symbols| symbols.find(inside)) {
+            Some(function) => {
+                let (name, offset) = (function.name(), address - function.start);
+                write!(formatter, " {name}+{offset:#x}")
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// Vector of the page fault (Intel SDM volume 3A, table 6-1).
 const PAGE_FAULT: u64 = 14;
 
@@ -241,9 +269,10 @@ const fn page_fault(error_code: u64) -> (&'static str, &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cause, Fault, Registers, Report};
+    use super::{Cause, Fault, Place, Registers, Report};
     use core::time::Duration;
     use ipc::info::FaultMessage;
+    use ipc::symbols::{self, Symbols};
 
     fn page_fault(error_code: u64) -> FaultMessage {
         FaultMessage {
@@ -282,6 +311,27 @@ mod tests {
         assert!(text(5).contains("(read, not allowed)"));
         assert!(text(7).contains("(write, not allowed)"));
         assert!(text(0x15).contains("(execute, not allowed)"));
+    }
+
+    #[test]
+    fn a_return_address_belongs_to_the_call_before_it() {
+        let mut room = [0; 100];
+        let functions = [(0x20_1000, "one"), (0x20_1040, "two"), (0x20_1080, "")];
+        let table = symbols::pack(0, &functions, &mut room).unwrap();
+        let symbols = Some(Symbols::read(table).unwrap());
+        let text = |address, returns| {
+            Place {
+                address,
+                returns,
+                symbols,
+            }
+            .to_string()
+        };
+        assert_eq!(text(0x20_1040, false), "init:     0x201040 two+0x0");
+        assert_eq!(text(0x20_1040, true), "init:     0x201040 one+0x40");
+        assert_eq!(text(0x20_1080, true), "init:     0x201080 two+0x40");
+        assert_eq!(text(0x20_1081, true), "init:     0x201081");
+        assert_eq!(text(0, true), "init:     0x0");
     }
 
     #[test]

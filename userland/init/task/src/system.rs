@@ -8,7 +8,7 @@ use init::backtrace::{self, Addresses};
 use init::badge::{Life, Sender};
 use init::heartbeat::Watch;
 use init::journal::Journal;
-use init::report::{Fault, Registers};
+use init::report::{Fault, Place, Registers};
 use init::services::Services;
 use init::supervisor::{Action, Supervisor};
 use ipc::info::FaultMessage;
@@ -19,6 +19,7 @@ use ipc::manifest::Task as Entry;
 use ipc::ring::SharedMemory;
 use ipc::server::{Caller, Outcome, Outgoing, Received};
 use ipc::startup::STACK_END;
+use ipc::symbols::{self, Symbols};
 use ipc::{Deadline, Error, Label};
 use runtime::endpoint::Endpoint;
 use runtime::mapping::{Access, Mapping};
@@ -27,9 +28,13 @@ use runtime::{Memory, Notification, clock, system as kernel};
 
 use crate::logs::Turn;
 use crate::maker::{Alive, Maker, log_bit};
+use crate::unpacking::Unpacking;
 
 /// How long a task that talks a lot waits for its next turn.
 const LOG_PAUSE: Duration = Duration::from_millis(20);
+
+/// Largest symbol table that is unpacked for a backtrace, in bytes: what the heap certainly has room for.
+const MOST_SYMBOLS: u64 = 128 * 1024;
 
 /// Everything that init looks after.
 #[derive(Debug)]
@@ -273,12 +278,24 @@ impl System {
             return;
         };
         let addresses = read_stack(&alive.stack, fault.frame_pointer);
-        if addresses.is_empty() {
-            return;
-        }
+        let binary = self.entries.get(task).map_or("?", |entry| entry.binary);
+        // Without the table the addresses alone are said.
+        let table = Unpacking::whole(&self.archive, binary, symbols::SUFFIX, MOST_SYMBOLS).ok();
+        let symbols = table
+            .as_ref()
+            .and_then(|table| Symbols::read(table.as_slice()).ok());
         let mut text = alloc::string::String::from("init:   called from");
+        let mut add = |address, returns| {
+            let place = Place {
+                address,
+                returns,
+                symbols,
+            };
+            text.push_str(&alloc::format!("\n{place}"));
+        };
+        add(fault.instruction_pointer, false);
         for address in addresses {
-            text.push_str(&alloc::format!(" {address:#x}"));
+            add(address, true);
         }
         self.say(format_args!("{text}"));
     }

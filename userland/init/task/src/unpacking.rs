@@ -38,6 +38,29 @@ impl Unpacking {
         Ok(file)
     }
 
+    /// All of a file of at most `most` bytes.
+    pub(crate) fn whole(
+        archive: &Archive<'static>,
+        name: &str,
+        suffix: &str,
+        most: u64,
+    ) -> Result<Vec<u8>, Cause<'static>> {
+        let no_room = Cause::Refused(Error::OutOfMemory);
+        let mut file = Self::begin(archive, name, suffix)?;
+        let length = usize::try_from(file.length().min(most)).map_err(|_| no_room)?;
+        let mut contents = Vec::new();
+        contents.try_reserve_exact(length).map_err(|_| no_room)?;
+        loop {
+            if contents.len() + file.part().len() > length {
+                return Err(no_room);
+            }
+            contents.extend_from_slice(file.part());
+            if !file.go_on()? {
+                return Ok(contents);
+            }
+        }
+    }
+
     /// Length of the whole file in bytes, as it says itself.
     pub(crate) const fn length(&self) -> u64 {
         self.packed.length()

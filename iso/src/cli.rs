@@ -119,8 +119,11 @@ pub enum TestKind {
 #[derive(Debug, Args)]
 pub struct SymbolizeOptions {
     /// Addresses, in hexadecimal
-    #[arg(required = true, value_name = "ADDRESS")]
+    #[arg(required_unless_present = "log", value_name = "ADDRESS")]
     pub addresses: Vec<String>,
+    /// A console log to print with function and line at each address of a backtrace; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["addresses", "exact"])]
+    pub log: Option<PathBuf>,
     /// The addresses are of instructions (a fault's rip), not of a backtrace
     #[arg(long)]
     pub exact: bool,

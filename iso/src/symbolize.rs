@@ -1,6 +1,10 @@
 //! `cargo run -- symbolize`: from addresses that the guest printed to functions and source lines, by
-//! the files with symbols that were kept beside the image. Building them is `image`'s.
+//! the files with symbols that were kept beside the image. Building them is `image`'s; where addresses are in
+//! a console log, `log`'s.
 
+pub mod log;
+
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use addr2line::{Loader, demangle_auto};
@@ -35,6 +39,10 @@ pub fn command(options: &SymbolizeOptions) -> Result<()> {
         .join(&options.image)
         .join("symbols");
     let symbols = Symbols::read(&folder)?;
+    if let Some(file) = &options.log {
+        print!("{}", log::annotate(&read_log(file)?, &symbols)?);
+        return Ok(());
+    }
     // A backtrace has addresses that calls return to: the call itself is just before, and may be the
     // last instruction of its function.
     let before = u64::from(!options.exact);
@@ -46,6 +54,20 @@ pub fn command(options: &SymbolizeOptions) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The text of a log; `-` is standard input. What is no UTF-8 in it, such as noise on a serial line, is passed
+/// over.
+fn read_log(file: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    if file == Path::new("-") {
+        std::io::stdin()
+            .read_to_end(&mut bytes)
+            .context("cannot read standard input")?;
+    } else {
+        bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The files with symbols of one image.
@@ -75,11 +97,26 @@ impl Symbols {
         Ok(Self { files })
     }
 
+    /// Whether there is a file of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|(path, _)| path.ends_with(name))
+    }
+
     /// Where an address lies; `None` when no file covers it.
     pub fn place(&self, address: u64) -> Result<Option<Place>> {
+        self.place_in(address, |_| true)
+    }
+
+    /// Where an address lies, of the files whose names are `wanted`; `None` when none of them covers it.
+    pub fn place_in(&self, address: u64, wanted: impl Fn(&str) -> bool) -> Result<Option<Place>> {
         let covers =
             |ranges: &[std::ops::Range<u64>]| ranges.iter().any(|range| range.contains(&address));
-        let Some((path, _)) = self.files.iter().find(|(_, ranges)| covers(ranges)) else {
+        let named = |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(&wanted)
+        };
+        let mut files = self.files.iter();
+        let Some((path, _)) = files.find(|(path, ranges)| named(path) && covers(ranges)) else {
             return Ok(None);
         };
         let foreign = |error: Box<dyn std::error::Error>| anyhow!("{}: {error}", path.display());

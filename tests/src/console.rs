@@ -79,6 +79,22 @@ impl Console {
         })
     }
 
+    /// Waits for a panic of the kernel and returns all that it says, up to the end of the machine.
+    pub fn panic(&mut self) -> Result<String> {
+        let mut said = self.wait_for(PANIC)?;
+        let ends = |said: &str| {
+            ["uzura: halted\n", "uzura: rebooting\n"]
+                .iter()
+                .any(|end| said.contains(end))
+        };
+        while !ends(&said) {
+            let before = self.seen;
+            ensure!(self.grows(LIMIT), "the panic does not end: {said}");
+            said.push_str(&self.screen.lock().plain[before..self.seen]);
+        }
+        Ok(said)
+    }
+
     /// Waits until one of `texts` is printed, at most so long: `None` then.
     fn wait_within(&mut self, texts: &[&str], limit: Duration) -> Result<Option<String>> {
         let begin = Instant::now();

@@ -56,6 +56,8 @@ pub enum Kind {
     Interleave,
     /// The suite with a kernel that can be broken on its command line (`mutant=NAME`).
     Mutants,
+    /// The suite with a kernel that panics on request (`panic=assertion|exception`).
+    Panics,
 }
 
 /// What was built so far in this process. Held while building: cargo would only wait for itself.
@@ -74,6 +76,7 @@ pub fn image(kind: Kind) -> Result<Image> {
         Kind::Suite => ("suite", Some(SUITE), &[]),
         Kind::Large => ("large", Some(LARGE), &[]),
         Kind::Mutants => ("mutants", Some(SUITE), &["mutants"]),
+        Kind::Panics => ("panics", Some(SUITE), &["panics"]),
         Kind::Card => ("card", Some(CARD), &[]),
         Kind::CardE1000 => ("card-e1000", Some(CARD), &[]),
         Kind::Interleave => ("interleave", Some(INTERLEAVE), &[]),

@@ -16,6 +16,7 @@ mod child;
 mod deaths;
 mod devices;
 mod failure;
+mod fault;
 mod floods;
 mod handles;
 mod hostile;
@@ -84,6 +85,7 @@ fn run(_: &'static ipc::startup::Startup<'static>) {
             return;
         }
     };
+    fault::by(&suite);
     let program = match Program::copy(&suite) {
         Ok(program) => program,
         Err(failure) => {

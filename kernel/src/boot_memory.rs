@@ -42,7 +42,7 @@ impl BootMemory {
         });
         let Some(start) = place else {
             panic!(
-                "not enough memory to boot: {bytes} bytes are wanted in one piece; give the machine 64 MiB or more"
+                "not enough memory to boot: {bytes} bytes are wanted in one piece; give the machine 24 MiB or more"
             );
         };
         self.cut(Range {

@@ -77,7 +77,9 @@ impl Builder {
         cargo
             .arg("--")
             .arg(format!("-Clink-arg=-T{}", script.display()))
-            .arg("-Clink-arg=--build-id=fast");
+            .arg("-Clink-arg=--build-id=fast")
+            // The script puts segments on pages of memory; in the file they need no filling between them.
+            .arg("-Clink-arg=--nmagic");
         cargo.arg(format!("-Cmetadata={:016x}", hash(&text)));
         say::progress("building the kernel");
         process::run(&mut cargo, BUILD_LIMIT).context("the kernel does not build")?;

@@ -60,6 +60,7 @@ binary = "program"
 priority = 41
 cpus = [0, 2]
 memory = "2 MiB"
+memory_least = "1536 KiB"
 stack = "64 KiB"
 heap = "1 MiB"
 restart = "never"
@@ -126,8 +127,8 @@ const OF_THE_KERNEL: [&str; 9] = [
 ];
 
 const OF_THE_ARCHIVE: [&str; 8] = [
-    "manifest: format 1, 1 tasks",
-    "first: program program, priority 41, memory 2 MiB, stack 64 KiB, heap 1 MiB, CPUs 0, 2, restarted never",
+    "manifest: format 2, 1 tasks",
+    "first: program program, priority 41, memory 1536 KiB to 2 MiB, stack 64 KiB, heap 1 MiB, CPUs 0, 2, restarted never",
     "provides first",
     "uses init: kill, power",
     "I/O ports 0x3f8-0x3ff",

@@ -36,9 +36,9 @@ fn describe_task(task: &Task<'_>) -> Result<String> {
         task.name,
         task.binary,
         task.priority,
-        Size(task.memory),
+        range(task.memory_least, task.memory),
         Size(task.stack),
-        Size(task.heap),
+        range(task.heap_least, task.heap),
         cpus(task.affinity),
         match task.restart {
             Restart::Always => "restarted always",
@@ -55,6 +55,15 @@ fn describe_task(task: &Task<'_>) -> Result<String> {
         writeln!(text, "  argument {} = {:?}", argument.name, argument.value)?;
     }
     Ok(text)
+}
+
+/// From the least that is enough to what is wished, where the two differ.
+fn range(least: u64, wish: u64) -> String {
+    if least == wish {
+        Size(wish).to_string()
+    } else {
+        format!("{} to {}", Size(least), Size(wish))
+    }
 }
 
 /// Which CPUs' bits are set.

@@ -236,12 +236,18 @@ impl<P: Platform> Kernel<P> {
                 MemoryKind::Ordinary => self.give_page(memory, page)?,
                 _ => Frame(memory.base().0 + page as u32),
             };
-            if !mutant::active(Mutant::FrameZeroing) {
+            if !mutant::active(Mutant::FrameZeroing) || self.is_paid_by_init(memory) {
                 self.zero(frame);
             }
             memory.progress.store(page + 1, Ordering::Release);
         }
         Ok(end == pages)
+    }
+
+    /// Whether init pays for it: that is its own, or what it makes tasks of.
+    fn is_paid_by_init(&self, memory: &Memory) -> bool {
+        let quota = memory.slot.quota();
+        quota.is_some_and(|quota| core::ptr::eq(quota, &self.root_quota))
     }
 
     fn give_page(&'static self, memory: &'static Memory, page: u64) -> Result<Frame, Error> {

@@ -24,7 +24,8 @@ pub enum Mutant {
     EndOfInterrupt,
     /// A quota's limit is not looked at.
     QuotaCharge,
-    /// Frames are handed out with what their last user left in them.
+    /// Frames are handed out with what their last user left in them, but for init, which could make no
+    /// task of them.
     FrameZeroing,
     /// I/O ports stay usable for the next task.
     PortSwitch,

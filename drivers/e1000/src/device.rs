@@ -125,6 +125,10 @@ impl<R: Registers> Device for Nic<R> {
     type Idle = R;
     type Error = NicError;
 
+    fn reset(registers: &mut R) -> Result<(), NicError> {
+        reset(registers)
+    }
+
     fn start(registers: R) -> Result<Nic<R>, (R, NicError)> {
         match bring_up(&registers) {
             Ok((receive, transmit, address)) => Ok(Nic {

@@ -150,13 +150,19 @@ pub struct State {
     pub closed: Vec<u64>,
     /// Refuses to attach a pool.
     pub refuse: bool,
-    /// Whether the device reaches the pool no more; asked when the pool is let go.
+    /// Whether the device reaches no memory; asked before it could, and when the pool is let go.
     pub stopped: Option<Box<dyn Fn() -> bool>>,
 }
 
 impl FakeSystem {
     fn log(&self, what: &str) {
         self.0.borrow_mut().log.push(what.into());
+    }
+
+    fn assert_stopped(&self) {
+        let state = self.0.borrow();
+        let stopped = state.stopped.as_ref().is_none_or(|stopped| stopped());
+        assert!(stopped, "the device has forgotten its queues");
     }
 }
 
@@ -173,17 +179,14 @@ impl Platform for FakeSystem {
         Ok(dma::allocate(GEOMETRY.pool_bytes as usize / 4096).expect("the arena is large enough"))
     }
     fn detach_pool(&mut self, pool: Area) {
-        let stopped = self
-            .0
-            .borrow()
-            .stopped
-            .as_ref()
-            .is_none_or(|stopped| stopped());
-        assert!(stopped, "the device has forgotten its queues");
+        self.assert_stopped();
         self.log("detach pool");
         dma::release(pool);
     }
     fn set_bus_master(&mut self, on: bool) -> Result<(), Error> {
+        if on {
+            self.assert_stopped();
+        }
         self.log(if on {
             "bus master on"
         } else {

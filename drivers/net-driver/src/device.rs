@@ -41,8 +41,10 @@ pub trait Device: Sized {
     /// How a device breaks its protocol.
     type Error: core::fmt::Debug;
 
-    /// Resets the device, whatever state an earlier driver left it in, and starts it. The idle device
-    /// comes back where it cannot be started.
+    /// Resets the device, whatever state an earlier driver left it in: it reaches no memory until it is
+    /// started. Comes before its bus mastering is switched on, so it must work without.
+    fn reset(idle: &mut Self::Idle) -> Result<(), Self::Error>;
+    /// Resets the device and starts it. The idle device comes back where it cannot be started.
     fn start(idle: Self::Idle) -> Result<Self, (Self::Idle, Self::Error)>;
     /// Resets the device. Where it does not confirm that, only switching its bus mastering off, which
     /// comes next, keeps it from memory; the memory of its queues is never used again then.

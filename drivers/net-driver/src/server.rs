@@ -186,7 +186,13 @@ impl<D: Device, P: Platform> NetServer<D, P> {
         rings: Rings<P::Memory>,
         pool: Area,
     ) -> Result<Card<D, P::Memory>, NetDeviceError> {
-        let idle = self.idle.take().ok_or(NetDeviceError::NoCard)?;
+        let mut idle = self.idle.take().ok_or(NetDeviceError::NoCard)?;
+        // With bus mastering a device that an earlier driver left running would go on, in memory that
+        // is others' by now.
+        if D::reset(&mut idle).is_err() {
+            self.idle = Some(idle);
+            return Err(NetDeviceError::DeviceFailed);
+        }
         if self.platform.set_bus_master(true).is_err() {
             self.idle = Some(idle);
             return Err(NetDeviceError::Kernel);

@@ -103,7 +103,7 @@ impl<T: VirtioTransport> Bench<T> {
 
     /// Resets the device and gives the pool back.
     fn end(self) {
-        let (_, stopped) = self.card.detach().reset();
+        let (_, stopped) = self.card.detach().halt();
         assert!(stopped);
         dma::release(self.pool);
     }
@@ -468,7 +468,7 @@ fn geometry_out_of_range_is_refused() {
             panic!("{geometry:?} was taken")
         };
         assert_eq!(error, CardError::Geometry);
-        assert!(device.reset().1);
+        assert!(device.halt().1);
         dma::release(bench.pool);
     }
     for entries in [0, 8, 24, 8192, u32::MAX] {

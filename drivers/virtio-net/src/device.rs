@@ -64,7 +64,7 @@ fn number(direction: Direction) -> u16 {
 
 impl<T: VirtioTransport> NetDevice<T> {
     /// Resets the device: it reaches no memory any more. False where it does not confirm that.
-    pub(crate) fn reset(self) -> (T, bool) {
+    pub(crate) fn halt(self) -> (T, bool) {
         let NetDevice {
             mut transport,
             queues,
@@ -114,6 +114,10 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
     type Idle = T;
     type Error = VirtioError;
 
+    fn reset(transport: &mut T) -> Result<(), VirtioError> {
+        virtio::reset(transport)
+    }
+
     fn start(mut transport: T) -> Result<NetDevice<T>, (T, VirtioError)> {
         match bring_up(&mut transport) {
             Ok((features, queues)) => {
@@ -136,7 +140,7 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
     }
 
     fn stop(self) -> T {
-        self.reset().0
+        self.halt().0
     }
 
     fn quiet(transport: &mut T) {

@@ -103,8 +103,37 @@ fn the_end_comes_in_order_and_every_start_is_a_reset() {
             ]
         );
     }
-    assert_eq!(device.state().resets, 6);
+    assert_eq!(
+        device.state().resets,
+        3 * 3,
+        "before bus mastering, at the negotiation, and at the end"
+    );
     assert_eq!(system.0.borrow().closed, [1, 2, 3, 4].repeat(3));
+}
+
+#[test]
+fn a_device_that_a_dead_driver_left_running_is_reset_before_it_reaches_memory() {
+    let (mut dead, device, system) = server();
+    let (_, mut stack) = attach(&mut dead, &system, 1, GEOMETRY).unwrap();
+    stack.give(0..4);
+    dead.run();
+    // It does not come to end anything.
+    core::mem::forget(dead);
+    let transport = LegacyTransport::new(device.clone(), Network, InterruptMode::Line);
+    let mut next: Server = NetServer::new(system.clone(), Some(transport), 2);
+    attach(&mut next, &system, 1, GEOMETRY).unwrap();
+    assert!(
+        device.take(0).is_none(),
+        "nothing of the dead one's is left"
+    );
+    next.closed(1);
+    // One that cannot be reset is not let at memory at all.
+    system.0.borrow_mut().log.clear();
+    device.state().never_resets = true;
+    let failed = attach(&mut next, &system, 1, GEOMETRY);
+    assert_eq!(failed.err(), Some(NetDeviceError::DeviceFailed));
+    let log = ["attach pool", "bus master off", "detach pool"];
+    assert_eq!(system.0.borrow().log, log);
 }
 
 #[test]

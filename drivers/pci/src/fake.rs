@@ -206,6 +206,8 @@ pub(crate) struct FakeSlots {
     registers: Rc<RefCell<BTreeMap<u64, u32>>>,
     /// Devices whose status never reads 0.
     pub(crate) stuck: Rc<Cell<bool>>,
+    /// The type of a device reads as all ones from the second time on.
+    pub(crate) fickle: Rc<Cell<bool>>,
 }
 
 /// One page of them.
@@ -241,10 +243,16 @@ impl Registers for FakePage {
         unreachable!("slots are accessed in 32 bits")
     }
     fn read32(&self, offset: usize) -> u32 {
-        let registers = self.0.registers.borrow();
-        let value = registers.get(&(self.1 + offset as u64));
+        let mut registers = self.0.registers.borrow_mut();
+        let Some(register) = registers.get_mut(&(self.1 + offset as u64)) else {
+            return u32::MAX;
+        };
+        let value = *register;
+        if offset & 0xff == 8 && self.0.fickle.get() {
+            *register = u32::MAX;
+        }
         let stuck = offset & 0xff == 0x70 && self.0.stuck.get();
-        value.copied().unwrap_or(u32::MAX) | u32::from(stuck)
+        value | u32::from(stuck)
     }
     fn write8(&self, _: usize, _: u8) {
         unreachable!("slots are accessed in 32 bits")

@@ -74,10 +74,15 @@ impl<C: ConfigSpace, P: Platform> PciBus<C, P> {
         &self.slots
     }
 
-    /// Whether every device that there is was stopped.
+    /// Whether every device that there is was stopped. There is none where the kernel says that an
+    /// address is no device's (InvalidArgument); after any other refusal one may run.
     pub fn all_stopped(&self) -> bool {
-        let mut slots = self.slots.iter();
-        slots.all(|slot| slot.state != SlotState::Running)
+        let may_run = |slot: &Slot| match slot.state {
+            SlotState::Running => true,
+            SlotState::Unreachable(error) => error != Error::InvalidArgument,
+            _ => false,
+        };
+        !self.slots.iter().any(may_run)
     }
 
     /// A client has connected; `may_claim` is the manifest's word.

@@ -56,6 +56,8 @@ pub struct Slot {
     pub word: SlotWord,
     /// What is in it, when the server started.
     pub state: SlotState,
+    /// The device's type; 0 for none that can be claimed.
+    kind: u16,
     /// Its registers; none where they cannot be reached.
     registers: Option<Shifted>,
 }
@@ -67,12 +69,14 @@ impl Slot {
         let mut slot = Slot {
             word,
             state: SlotState::Unknown,
+            kind: 0,
             registers: None,
         };
         match platform.map_registers(start, PAGE) {
             Ok(registers) => {
                 let skip = (word.address - start) as usize;
-                slot.state = look(slot.registers.insert(Shifted { registers, skip }));
+                let registers = slot.registers.insert(Shifted { registers, skip });
+                (slot.state, slot.kind) = look(registers);
             }
             Err(error) => slot.state = SlotState::Unreachable(error),
         }
@@ -100,8 +104,9 @@ impl Slot {
 
     /// The device as the list of functions has it, if it can be claimed. `position` is the slot's.
     pub(crate) fn function(&self, position: usize) -> Option<Function> {
-        let registers = self.registers.as_ref();
-        let registers = registers.filter(|_| self.state == SlotState::Device)?;
+        if self.state != SlotState::Device {
+            return None;
+        }
         let mut bars = [None; BARS];
         bars[0] = Some(Bar::Memory {
             address: self.word.address,
@@ -111,7 +116,7 @@ impl Slot {
         Some(Function {
             header: PciFunction {
                 vendor: PCI_VENDOR,
-                device: PCI_DEVICE + registers.read32(DEVICE_ID) as u16,
+                device: PCI_DEVICE + self.kind,
                 registers: Some(self.word.address),
                 ..PciFunction::default()
             },
@@ -124,15 +129,16 @@ impl Slot {
     }
 }
 
-/// What is behind the registers.
-fn look(registers: &Shifted) -> SlotState {
+/// What is behind the registers, and the type of a device that can be claimed. The type is read once: the
+/// next time it may be another.
+fn look(registers: &Shifted) -> (SlotState, u16) {
     if registers.read32(MAGIC) != MAGIC_VALUE {
-        return SlotState::Unknown;
+        return (SlotState::Unknown, 0);
     }
     match (registers.read32(VERSION), registers.read32(DEVICE_ID)) {
-        (LEGACY | MODERN, 0) => SlotState::Empty,
-        (LEGACY, _) => SlotState::Legacy,
-        (MODERN, kind) if kind < PCI_DEVICES => SlotState::Device,
-        _ => SlotState::Unknown,
+        (LEGACY | MODERN, 0) => (SlotState::Empty, 0),
+        (LEGACY, _) => (SlotState::Legacy, 0),
+        (MODERN, kind @ 1..PCI_DEVICES) => (SlotState::Device, kind as u16),
+        _ => (SlotState::Unknown, 0),
     }
 }

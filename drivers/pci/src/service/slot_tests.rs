@@ -92,6 +92,15 @@ fn slots_without_a_device_of_this_version_are_not_claimed() {
 }
 
 #[test]
+fn a_device_that_changes_its_type_is_what_it_was_first() {
+    let kernel = FakeKernel::default();
+    kernel.slots.add(FIRST, 2, 1);
+    kernel.slots.fickle.set(true);
+    let mut bus = start(&kernel);
+    assert_eq!(claim(&mut bus, 1).unwrap().device, CARD);
+}
+
+#[test]
 fn a_slot_the_kernel_does_not_map_is_said_to_be_so() {
     let kernel = FakeKernel::default();
     kernel.state.borrow_mut().refuse = Some(ipc::Error::InvalidArgument);
@@ -99,6 +108,9 @@ fn a_slot_the_kernel_does_not_map_is_said_to_be_so() {
     let expected = SlotState::Unreachable(ipc::Error::InvalidArgument);
     assert_eq!(states(&bus), [expected; 3]);
     assert!(bus.all_stopped() && bus.functions().is_empty());
+    // Where there can be a device, it was not stopped.
+    kernel.state.borrow_mut().refuse = Some(ipc::Error::OutOfQuota);
+    assert!(!start(&kernel).all_stopped());
 }
 
 #[test]

@@ -10,8 +10,11 @@ use super::session::DRIVER_BIT;
 use super::{Attachment, Refusal, Server, System};
 use crate::time::{Nanoseconds, SECOND};
 
-/// Pause between two attempts to find a driver, and to learn of unused cards.
+/// Pause between two attempts to find a driver, and before the second to learn of unused cards.
 const PAUSE: Nanoseconds = SECOND / 5;
+/// Times a driver is asked for its cards, within two minutes: the pauses double. Each may keep the clients
+/// waiting, and a driver that hangs never answers.
+const QUESTIONS: u32 = 10;
 /// Smallest packet size that is believed (RFC 791, section 3.2: every host takes 576 bytes).
 const SMALLEST_MTU: usize = 576;
 
@@ -25,10 +28,12 @@ pub(super) enum Driver {
 /// What is known of the cards that are not used.
 #[derive(Default)]
 pub(super) struct Unused {
-    /// Drivers that answered, with the number of their cards.
-    cards: Vec<(usize, u16)>,
-    /// When those that did not are asked again.
+    /// The number of each driver's cards, as far as they were asked.
+    cards: Vec<u16>,
+    /// When the next of them is asked again.
     again: Nanoseconds,
+    /// How often it was asked.
+    asked: u32,
     /// What is left unused was said.
     said: bool,
 }
@@ -100,6 +105,27 @@ impl<S: System> Server<S> {
         }
     }
 
+    /// Asks the drivers for the number of their cards; false as long as one is to be asked again.
+    fn learn_cards(&mut self) -> bool {
+        while self.unused.cards.len() < self.system.drivers() {
+            let driver = self.unused.cards.len();
+            let cards = self.system.cards(driver);
+            if cards.is_none() && self.unused.asked + 1 < QUESTIONS {
+                self.unused.again = self.system.now() + (PAUSE << self.unused.asked);
+                self.unused.asked += 1;
+                return false;
+            }
+            if cards.is_none() {
+                let name = self.system.driver_name(driver);
+                self.system
+                    .log(format_args!("{name} does not say which cards it has"));
+            }
+            self.unused.cards.push(cards.unwrap_or(0));
+            self.unused.asked = 0;
+        }
+        true
+    }
+
     /// Says once which cards the machine has beside the one in use.
     pub(super) fn tell_unused(&mut self) {
         let now = self.system.now();
@@ -107,21 +133,13 @@ impl<S: System> Server<S> {
         if self.unused.said || !attached || now < self.unused.again {
             return;
         }
-        for driver in 0..self.system.drivers() {
-            let known = self.unused.cards.iter().any(|(known, _)| *known == driver);
-            match self.system.cards(driver) {
-                _ if known => {}
-                Some(cards) => self.unused.cards.push((driver, cards)),
-                None => {
-                    self.unused.again = now + PAUSE;
-                    return;
-                }
-            }
+        if !self.learn_cards() {
+            return;
         }
         self.unused.said = true;
-        for (driver, cards) in &self.unused.cards {
-            let unused = cards.saturating_sub(u16::from(*driver == self.current));
-            let name = self.system.driver_name(*driver);
+        for (driver, cards) in self.unused.cards.iter().enumerate() {
+            let unused = cards.saturating_sub(u16::from(driver == self.current));
+            let name = self.system.driver_name(driver);
             match unused {
                 0 => {}
                 1 => self.system.log(format_args!("not used: a card of {name}")),

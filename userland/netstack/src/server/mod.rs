@@ -2,8 +2,9 @@
 //!
 //! It is woken by calls, by bits on its bell, by the kernel's word that a badge was
 //! closed, and by time. [`Server::run`] does all that is to do and says when to wake it by time; the
-//! task's loop sleeps in between. Nothing in here waits for the network or for a client, and for the
-//! driver a tenth of a second at most, while there is none.
+//! task's loop sleeps in between. Nothing in here waits for the network or for a client. For a driver it
+//! waits: an eighth of a second at most for one that does not answer, and for one that starts its card as
+//! long as that takes, two seconds at most.
 
 mod drivers;
 mod operations;

@@ -43,6 +43,8 @@ struct Record {
     drivers: RefCell<Vec<Option<u16>>>,
     log: RefCell<Vec<String>>,
     attempts: Cell<u32>,
+    /// How often a driver was asked for its cards.
+    asked: Cell<u32>,
     refused: Cell<Option<u64>>,
     attached: Cell<Option<u64>>,
 }
@@ -106,7 +108,7 @@ impl System for FakeSystem {
     }
 
     fn driver_name(&self, driver: usize) -> &str {
-        ["first", "second"][driver]
+        ["first", "second", "third"][driver]
     }
 
     fn attach(
@@ -136,6 +138,7 @@ impl System for FakeSystem {
     }
 
     fn cards(&self, driver: usize) -> Option<u16> {
+        self.0.asked.set(self.0.asked.get() + 1);
         self.0.drivers.borrow()[driver]
     }
 
@@ -741,6 +744,32 @@ fn a_driver_that_is_being_started_is_waited_for_before_the_next_is_asked() {
         *world.record.log.borrow(),
         [attached, "not used: a card of second"]
     );
+}
+
+#[test]
+fn a_driver_that_hangs_is_not_asked_for_its_cards_for_ever() {
+    let mut world = World::new();
+    world.record.drivers.replace(vec![Some(1), None, Some(2)]);
+    let asked = |world: &mut World| {
+        let end = world.record.now.get() + 120 * SECOND;
+        while world.record.now.get() < end {
+            world.step();
+        }
+        world.record.asked.get()
+    };
+    let first = asked(&mut world);
+    assert!((3..=12).contains(&first), "{first}");
+    assert_eq!(
+        asked(&mut world),
+        first,
+        "each question keeps clients waiting"
+    );
+    let said = [
+        "attached to the driver, time 1: first",
+        "second does not say which cards it has",
+        "not used: 2 cards of third",
+    ];
+    assert_eq!(*world.record.log.borrow(), said);
 }
 
 #[test]

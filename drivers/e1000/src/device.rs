@@ -6,7 +6,7 @@
 //! the causes of what it has seen are cleared, so that they do not interrupt then. A cause that is
 //! enabled and not asked for is disabled when it first interrupts.
 
-use net_driver::{Device, Direction, Interrupt, Returned};
+use net_driver::{Device, Direction, Interrupt, Returned, ethernet};
 use pci_function::{Area, OutOfDmaMemory};
 use registers::Registers;
 
@@ -31,14 +31,10 @@ const LARGEST_RECEIVED: usize = 1522;
 /// Longest packet that is sent, without the frame check sequence: that of Ethernet with a tag
 /// (IEEE 802.3-2018, section 3.2.7).
 const LARGEST_SENT: usize = 1518;
-/// What Ethernet carries (RFC 894).
-const ETHERNET_MTU: u16 = 1500;
 /// Buffers to receive into that are added before the device is told, as long as it has enough.
 const TOLD_TOGETHER: usize = 32;
 /// Buffers to receive into that are enough.
 const ENOUGH: usize = 64;
-/// A locally administered address (IEEE 802-2014, section 8.2), for a device that has none.
-const OWN_ADDRESS: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 
 /// What this driver writes into a transmit descriptor's command: end of packet (EOP), insert the frame
 /// check sequence (IFCS), report status (RS); the length is in bits 0 to 15 (manual, section 3.3.3).
@@ -279,7 +275,7 @@ impl<R: Registers> Device for Nic<R> {
     }
 
     fn mtu(&self) -> u16 {
-        ETHERNET_MTU
+        ethernet::MTU
     }
 
     fn tells_link(&self) -> bool {
@@ -385,23 +381,17 @@ fn station_address<R: Registers>(registers: &R) -> [u8; 6] {
     if (0..ADDRESS_READINGS).any(is_valid) {
         let [a, b, c, d] = registers.read32(low).to_le_bytes();
         let [e, f, ..] = registers.read32(high).to_le_bytes();
-        if is_address([a, b, c, d, e, f]) {
+        if ethernet::is_station([a, b, c, d, e, f]) {
             return [a, b, c, d, e, f];
         }
     }
-    let stored = stored_address(registers).filter(|address| is_address(*address));
-    let address = stored.unwrap_or(OWN_ADDRESS);
+    let stored = stored_address(registers).filter(|address| ethernet::is_station(*address));
+    let address = stored.unwrap_or(ethernet::OWN_ADDRESS);
     let [a, b, c, d, e, f] = address;
     registers.write32(low, u32::from_le_bytes([a, b, c, d]));
     let end = u32::from_le_bytes([e, f, 0, 0]);
     registers.write32(high, end | register::ADDRESS_VALID);
     address
-}
-
-/// Whether this is an address of one station. The lowest bit of the first byte is that of groups
-/// (IEEE 802-2014, section 8.2.2).
-fn is_address(address: [u8; 6]) -> bool {
-    address[0] & 1 == 0 && address != [0; 6]
 }
 
 /// The address in the EEPROM's first three words (manual, section 5.6.1).

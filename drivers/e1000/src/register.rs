@@ -127,8 +127,8 @@ pub(crate) mod transmit_control {
     pub(crate) const ENABLE: u32 = 1 << 1;
     /// Pad short packets (PSP).
     pub(crate) const PAD_SHORT: u32 = 1 << 3;
-    /// Collision threshold (CT) of 15, and collision distance (COLD) of 64 byte times: what section
-    /// 14.5 asks for.
+    /// Collision threshold (CT) of 15, for the 16 attempts of Ethernet, and collision distance (COLD) of
+    /// 64 byte times, that of full duplex (section 14.5).
     pub(crate) const COLLISIONS: u32 = 15 << 4 | 64 << 12;
 }
 

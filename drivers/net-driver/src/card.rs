@@ -22,9 +22,8 @@ use ipc::ring::{
 use pci_function::Area;
 
 use crate::device::{Device, Direction, Interrupt};
+use crate::ethernet;
 
-/// Bytes of an Ethernet header (IEEE 802.3-2018, section 3.2.1, without the checksum).
-const ETHERNET_HEADER_BYTES: usize = 14;
 /// Largest headroom that the interface allows.
 const LARGEST_HEADROOM: u32 = 64;
 /// Sizes of a buffer that the interface allows.
@@ -247,7 +246,7 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
             };
             let offset = returned.cookie as u32;
             let length = returned.length;
-            match length.filter(|length| *length >= ETHERNET_HEADER_BYTES) {
+            match length.filter(|length| *length >= ethernet::HEADER_BYTES) {
                 Some(length) => {
                     self.statistics.received_packets += 1;
                     self.statistics.received_bytes += length as u64;
@@ -327,7 +326,7 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
         let header = self.device.header_bytes();
         let range = self.pool.check(descriptor)?;
         let within = range.start % self.pool.buffer_bytes as usize;
-        let lengths = ETHERNET_HEADER_BYTES..=self.device.largest_sent();
+        let lengths = ethernet::HEADER_BYTES..=self.device.largest_sent();
         if !lengths.contains(&range.len()) || within < header {
             return None;
         }

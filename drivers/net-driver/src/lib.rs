@@ -12,6 +12,7 @@ extern crate alloc;
 pub mod bench;
 mod card;
 mod device;
+pub mod ethernet;
 mod server;
 mod task;
 

@@ -3,7 +3,7 @@
 
 use alloc::boxed::Box;
 
-use net_driver::{Device, Direction, Interrupt, Returned};
+use net_driver::{Device, Direction, Interrupt, Returned, ethernet};
 use pci_function::Area;
 use virtio::{Chain, Queue, VirtioError, VirtioTransport, feature};
 
@@ -37,8 +37,6 @@ const TRANSMIT_QUEUE: u16 = 1;
 const LEGACY_HEADER_BYTES: usize = 10;
 /// Bytes of the whole structure, which VERSION_1 always uses (section 5.1.6).
 const HEADER_BYTES: usize = 12;
-/// What Ethernet carries where the device does not say (RFC 894).
-const ETHERNET_MTU: u16 = 1500;
 /// Smallest MTU of a device (VIRTIO 1.2, section 5.1.4.2) and of IPv4 (RFC 791, section 3.2).
 const SMALLEST_MTU: u16 = 68;
 
@@ -228,7 +226,7 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
         core::mem::take(&mut self.changed)
     }
 
-    /// A device without an address gets a locally administered one (IEEE 802-2014, section 8.2): the
+    /// A device without an address, or with one that is none, gets a locally administered one: the
     /// driver has to make it up (VIRTIO 1.2, section 5.1.5).
     fn mac(&self) -> [u8; 6] {
         let read = || self.transport.read_config_space(configuration::MAC).ok();
@@ -236,13 +234,14 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
         offered
             .then(read)
             .flatten()
-            .unwrap_or([0x02, 0, 0, 0, 0, 0x01])
+            .filter(|address| ethernet::is_station(*address))
+            .unwrap_or(ethernet::OWN_ADDRESS)
     }
 
     fn mtu(&self) -> u16 {
         let read = || self.transport.read_config_space(configuration::MTU).ok();
         let offered = self.features & net_feature::MTU != 0;
-        let mtu = offered.then(read).flatten().unwrap_or(ETHERNET_MTU);
+        let mtu = offered.then(read).flatten().unwrap_or(ethernet::MTU);
         mtu.max(SMALLEST_MTU)
     }
 

@@ -63,6 +63,17 @@ fn an_attachment_tells_the_card_and_carries_packets() {
 }
 
 #[test]
+fn an_address_that_is_none_is_replaced() {
+    for address in [[0; 6], [0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+        let (mut server, device, system) = server();
+        device.state().configuration[..6].copy_from_slice(&address);
+        let (attached, _) = attach(&mut server, &system, 1, GEOMETRY).unwrap();
+        assert_eq!(attached.mac, [2, 0, 0, 0, 0, 1], "{address:x?}");
+        server.closed(1);
+    }
+}
+
+#[test]
 fn one_session_is_attached_and_its_end_frees_the_card() {
     let (mut server, _, system) = server();
     attach(&mut server, &system, 1, GEOMETRY).unwrap();

@@ -225,9 +225,13 @@ impl Arena {
         None
     }
 
-    fn free(&mut self, physical: u64, pages: usize) {
-        let first = physical.saturating_sub(self.area.physical) as usize / PAGE;
-        if first + pages <= ARENA_PAGES {
+    /// Frees pages; an area that is not of this arena, or is none of whole pages, frees nothing.
+    fn free(&mut self, area: Area) {
+        let offset = area.physical.wrapping_sub(self.area.physical) as usize;
+        let whole = offset.is_multiple_of(PAGE) && area.length.is_multiple_of(PAGE);
+        let (first, pages) = (offset / PAGE, area.length / PAGE);
+        let managed = first + pages <= ARENA_PAGES;
+        if whole && managed && self.area.part(offset, area.length) == Some(area) {
             self.mark(first, pages, false);
         }
     }
@@ -256,7 +260,7 @@ pub fn allocate(pages: usize) -> Result<Area, OutOfDmaMemory> {
 /// Gives pages back that [`allocate`] gave, once no device uses them any more.
 pub fn release(area: Area) {
     if let Some(arena) = ARENA.lock().as_mut() {
-        arena.free(area.physical, area.length / PAGE);
+        arena.free(area);
     }
 }
 
@@ -287,7 +291,8 @@ pub mod test_memory {
 
 #[cfg(test)]
 mod tests {
-    use super::{Area, NonNull, PAGE, allocate, at_physical, at_virtual, release, test_memory};
+    use super::{ARENA_PAGES, Area, Arena, NonNull, PAGE};
+    use super::{allocate, at_physical, at_virtual, release, test_memory};
 
     #[test]
     fn pages_are_zeroed_apart_and_come_back() {
@@ -306,6 +311,26 @@ mod tests {
         assert_eq!(bytes, [0; 8]);
         release(again);
         assert!(allocate(usize::MAX / PAGE).is_err(), "more than there is");
+    }
+
+    #[test]
+    fn only_pages_of_the_arena_come_back() {
+        test_memory::install();
+        let area = allocate(4).unwrap();
+        let mut arena = Arena {
+            area: area.part(PAGE, 2 * PAGE).unwrap(),
+            taken: [0; ARENA_PAGES / 64],
+        };
+        let pages = [1, 1].map(|count| arena.allocate(count).unwrap());
+        let foreign = [(0, 1), (3, 1), (0, 2), (2, 2)];
+        for (page, count) in foreign {
+            arena.free(area.part(page * PAGE, count * PAGE).unwrap());
+        }
+        arena.free(pages[0].part(8, 8).unwrap());
+        assert!(arena.allocate(1).is_none(), "both are still taken");
+        arena.free(pages[1]);
+        assert_eq!(arena.allocate(1), Some(pages[1]));
+        release(area);
     }
 
     #[test]

@@ -109,6 +109,14 @@ impl Bochs {
         let address = self.address.context("this machine has no card")?;
         Ok(format!("http://{address}{path}"))
     }
+
+    /// Waits until the guest has switched the machine off. How Bochs ends then says nothing: it counts
+    /// that as being interrupted.
+    pub fn wait_for_end(&mut self) -> Result<()> {
+        process::wait(&mut self.child, LIMIT)
+            .context("the machine was not switched off")
+            .map(drop)
+    }
 }
 
 impl Drop for Bochs {

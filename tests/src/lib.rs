@@ -13,6 +13,7 @@ pub mod images;
 pub mod linux;
 pub mod machine;
 pub mod machines;
+pub mod media;
 pub mod peer;
 pub mod qmp;
 pub mod shell;

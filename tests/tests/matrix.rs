@@ -25,7 +25,7 @@ fn matrix() {
     case(
         "matrix",
         "every machine boots, serves, restarts and ends",
-        || machines::check(machines::ALL.iter()),
+        || machines::check(machines::ALL.iter()).and_then(|()| machines::check_bochs()),
     );
 }
 

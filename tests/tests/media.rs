@@ -2,18 +2,14 @@
 //! serves the web page there. Pairs of medium, firmware, machine and card are each met once, not all
 //! together.
 
-use std::path::PathBuf;
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 use iso::cli::{Boot, Machine, Nic};
-use iso::image::Image;
 use iso::qemu::DiskBus;
-use iso::{disk, firmware, gce, grub, inspect, process};
-use tempfile::TempDir;
+use iso::{disk, firmware, inspect};
 use tests::console::PROMPT;
 use tests::images::{Kind, image};
-use tests::{LIMIT, Setup, case, http};
+use tests::media::{self, Maker};
+use tests::{Setup, case, http};
 
 /// What every medium's kernel command line has: the kernel does not know it and says so, which shows that
 /// GRUB handed it on.
@@ -51,32 +47,11 @@ fn compute_engine(setup: Setup) -> Setup {
     })
 }
 
-/// The hybrid ISO, to be used as a disk.
-fn iso(image: &Image, folder: &TempDir) -> Result<PathBuf> {
-    grub::iso(image, COMMAND_LINE, folder.path())
-}
-
-/// The disk as Compute Engine gets it: packed, and unpacked by GNU tar.
-fn unpacked(image: &Image, folder: &TempDir) -> Result<PathBuf> {
-    let made = disk::make(image, COMMAND_LINE, folder.path())?;
-    let archive = gce::pack(&made, folder.path())?;
-    let unpacked = folder.path().join("unpacked");
-    std::fs::create_dir(&unpacked)?;
-    let mut command = Command::new("tar");
-    command.arg("-xzf").arg(archive).arg("-C").arg(&unpacked);
-    process::output(&mut command, LIMIT)?;
-    Ok(unpacked.join(disk::NAME))
-}
-
 /// Boots a disk that `make` makes of the system, plugged into `bus`, on a machine that `change` makes.
-fn serves_from(
-    make: fn(&Image, &TempDir) -> Result<PathBuf>,
-    bus: DiskBus,
-    change: impl FnOnce(Setup) -> Setup,
-) -> Result<()> {
+fn serves_from(make: Maker, bus: DiskBus, change: impl FnOnce(Setup) -> Setup) -> Result<()> {
     let image = image(Kind::System)?;
     let folder = tempfile::tempdir().context("cannot make a folder for the disk")?;
-    let disk = make(&image, &folder)?;
+    let disk = make(&image, COMMAND_LINE, folder.path())?;
     serves(change(Setup::new(image).disk(disk, bus)))
 }
 
@@ -91,7 +66,7 @@ fn cd_by_bios() {
 fn iso_as_virtio_disk_by_bios() {
     let what = "the ISO as a virtio disk, BIOS, pc, 2 CPUs";
     case("iso_as_virtio_disk_by_bios", what, || {
-        serves_from(iso, DiskBus::Virtio, |setup| {
+        serves_from(media::iso, DiskBus::Virtio, |setup| {
             setup.with(|options| options.machine = Machine::Pc).cpus(2)
         })
     });
@@ -102,7 +77,7 @@ fn iso_as_scsi_disk_by_uefi_with_little_memory() {
     let what =
         "the ISO as a SCSI disk, UEFI, q35, 2 CPUs, the least memory that the firmware starts with";
     case("iso_as_scsi_disk_by_uefi_with_little_memory", what, || {
-        serves_from(iso, DiskBus::Scsi, |setup| {
+        serves_from(media::iso, DiskBus::Scsi, |setup| {
             by_uefi(setup).cpus(2).memory(firmware::LEAST_MEMORY)
         })
     });
@@ -112,7 +87,7 @@ fn iso_as_scsi_disk_by_uefi_with_little_memory() {
 fn compute_engine_disk_by_bios() {
     let what = "what Compute Engine gets, a SCSI disk, BIOS, pc, a legacy card";
     case("compute_engine_disk_by_bios", what, || {
-        serves_from(unpacked, DiskBus::Scsi, compute_engine)
+        serves_from(media::compute_engine, DiskBus::Scsi, compute_engine)
     });
 }
 
@@ -120,7 +95,7 @@ fn compute_engine_disk_by_bios() {
 fn compute_engine_disk_by_uefi() {
     let what = "what Compute Engine gets, a virtio disk, UEFI, pc, a legacy card, 5 GiB";
     case("compute_engine_disk_by_uefi", what, || {
-        serves_from(unpacked, DiskBus::Virtio, |setup| {
+        serves_from(media::compute_engine, DiskBus::Virtio, |setup| {
             by_uefi(compute_engine(setup)).memory(5 << 10)
         })
     });

@@ -113,11 +113,9 @@ fn follow_change() {
     let Some((clock, registers)) = FOLLOWED.get() else {
         return;
     };
-    // Being written, or nonsense: the next timer interrupt looks again.
-    let Ok(info) = TimeInfo::read(|position| TIME.word(position)) else {
-        return;
-    };
-    VERSION.store(info.version, Ordering::Relaxed);
-    // The wall clock's structure is one for all CPUs: only who changes the clock asks for it.
-    clock::change(|old, tsc| clock.follow(old, &info, || wall(*registers), tsc));
+    // Both structures are one for all CPUs: only who changes the clock reads the time's and asks for the wall
+    // clock's. Where the time's is being written or nonsense, or another CPU changes the clock, the next timer
+    // interrupt looks again.
+    let word = |position| TIME.word(position);
+    clock::change(|old, tsc| clock.follow(&VERSION, word, || wall(*registers), old, tsc));
 }

@@ -5,6 +5,7 @@
 
 use super::told::{self, Leaf};
 use super::{PLAUSIBLE, Rate, SECOND};
+use crate::sync::{AtomicU32, Ordering};
 use ipc::info::ClockPage;
 
 /// From KVM's first leaf: the one with the features, in EAX.
@@ -169,17 +170,23 @@ impl TimeInfo {
         }
     }
 
-    /// KVM's time at a TSC value, in nanoseconds; `time` before the structure's own.
+    /// KVM's time at a TSC value, in nanoseconds, at most 2^63 ticks before or after the structure's own: KVM
+    /// may have written it after the TSC was read.
     fn time_at(&self, tsc: u64) -> u64 {
-        let ticks = tsc.wrapping_sub(self.tsc).cast_signed().max(0) as u64;
+        let ticks = tsc.wrapping_sub(self.tsc).cast_signed();
+        let distance = u128::from(ticks.unsigned_abs());
         let shifted = match self.shift {
-            shift @ 0.. => u128::from(ticks) << shift,
-            shift => u128::from(ticks) >> shift.unsigned_abs(),
+            shift @ 0.. => distance << shift,
+            shift => distance >> shift.unsigned_abs(),
         };
-        // 63 + 31 + 32 bits at most.
-        let passed = (shifted * u128::from(self.multiplier)) >> 32;
-        let passed = u64::try_from(passed).unwrap_or(u64::MAX);
-        self.time.saturating_add(passed)
+        // 2^(63 + 31 + 32) at most.
+        let time = (shifted * u128::from(self.multiplier)) >> 32;
+        let time = u64::try_from(time).unwrap_or(u64::MAX);
+        if ticks < 0 {
+            self.time.saturating_sub(time)
+        } else {
+            self.time.saturating_add(time)
+        }
     }
 }
 
@@ -223,11 +230,29 @@ impl KvmClock {
         wall.saturating_add(info.time_at(tsc)).saturating_sub(now)
     }
 
+    /// What [`page::change`](super::page::change) makes of the clock's state: it follows the structure, which
+    /// `word` reads (see [`TIME_WORDS`]). That is done here, by the one CPU that may change the clock: what was read
+    /// before may be older than what another CPU has followed meanwhile. `version` is the structure's that the clock
+    /// goes by; it stays where nothing can be read, so that whoever looks at it tries again. `wall` is as for
+    /// [`KvmClock::wall_offset`], if there is one.
+    pub fn follow(
+        &self,
+        version: &AtomicU32,
+        word: impl Fn(usize) -> u32,
+        wall: impl FnOnce() -> Option<u64>,
+        old: ClockPage,
+        tsc: u64,
+    ) -> Option<ClockPage> {
+        let info = TimeInfo::read(word).ok()?;
+        version.store(info.version, Ordering::Relaxed);
+        self.next(old, &info, wall, tsc)
+    }
+
     /// The clock's state from a TSC value on, now that KVM wrote another `info`; `None` if nothing
     /// changes. `wall` asks for KVM's wall clock, if there is one. The clock takes KVM's scale. It is set forward to KVM's
     /// time, never back: where it is ahead, because time stood still for the machine and not for its TSC, or the TSC
     /// jumped, it stays so. Where CPUs' TSCs agree no more, ring 3 has to ask the kernel from now on.
-    pub fn follow(
+    fn next(
         &self,
         old: ClockPage,
         info: &TimeInfo,
@@ -261,8 +286,10 @@ impl KvmClock {
 #[cfg(test)]
 mod tests {
     use super::{KvmClock, KvmClockError, Registers, TimeInfo, registers, wall_clock};
-    use crate::clock::SECOND;
     use crate::clock::told::tests::{HYPERVISOR, kvm_leaf, table};
+    use crate::clock::{SECOND, page};
+    use crate::platform::{FRAME_WORDS, FrameWords};
+    use crate::sync::{AtomicU32, AtomicU64, Ordering};
     use ipc::info::ClockPage;
     use std::cell::Cell;
 
@@ -333,7 +360,8 @@ mod tests {
         for written @ (hz, ..) in WRITTEN {
             let info = info(5_000, 77 * SECOND, written);
             assert_eq!(info.time_at(5_000), 77 * SECOND);
-            assert_eq!(info.time_at(4_000), 77 * SECOND, "before");
+            let before = 77 * SECOND - info.time_at(5_000 - hz / 1_000_000);
+            assert!(before.abs_diff(1_000) <= 1, "a microsecond: {before}");
             let day = info.time_at(5_000 + 86_400 * hz) - 77 * SECOND;
             assert!(day.abs_diff(86_400 * SECOND) < 100_000, "{hz}: {day}");
             let scaled = (u128::from(86_400 * hz) * u128::from(info.nanoseconds_per_tick())) >> 32;
@@ -408,14 +436,15 @@ mod tests {
                     continue;
                 };
                 assert_eq!(info.time_at(u64::MAX / 2), u64::MAX);
+                assert!(info.time_at(1 << 63) < u64::MAX);
                 let clock = KvmClock::start(&info, true, 0, 0);
                 let wild = ClockPage {
                     base_ns: u64::MAX,
                     ..ClockPage::default()
                 };
                 for tsc in [0, 1, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX] {
-                    clock.follow(wild, &info, || Some(u64::MAX), tsc);
-                    clock.follow(ClockPage::default(), &info, || Some(0), tsc);
+                    clock.next(wild, &info, || Some(u64::MAX), tsc);
+                    clock.next(ClockPage::default(), &info, || Some(0), tsc);
                 }
             }
         }
@@ -458,7 +487,7 @@ mod tests {
         let moved = 1_000 + 22_500_000_000;
         let at_3 = info(moved, 19 * SECOND, WRITTEN[1]);
         let noticed = moved + 3_000_000_000;
-        let new = clock.follow(old, &at_3, || Some(SECOND), noticed).unwrap();
+        let new = clock.next(old, &at_3, || Some(SECOND), noticed).unwrap();
         assert_eq!(new.multiplier, at_3.nanoseconds_per_tick());
         // The old scale ran too fast for that second: 4/3 of it. Time goes on from there.
         assert_eq!(new.time_at(noticed), old.time_at(noticed));
@@ -469,7 +498,59 @@ mod tests {
         let wall = new.time_at(noticed) + new.wall_offset_ns;
         assert!(wall.abs_diff(21 * SECOND) < 10);
         assert_eq!((new.usable, new.sequence), (1, 2));
-        assert_eq!(clock.follow(new, &at_3, || Some(SECOND), noticed + 5), None);
+        assert_eq!(clock.next(new, &at_3, || Some(SECOND), noticed + 5), None);
+    }
+
+    /// The CPU stood still between its TSC and the structure, which KVM wrote meanwhile.
+    #[test]
+    fn a_structure_that_is_later_than_the_tsc_does_not_set_the_clock_forward() {
+        let first = info(0, 0, WRITTEN[2]);
+        let clock = KvmClock::start(&first, true, 0, 0);
+        let tsc = 20_000_000_000;
+        let later = info(tsc + 600_000_000, 10 * SECOND + 200_000_000, WRITTEN[1]);
+        let new = clock
+            .next(state(&first, 0), &later, || Some(SECOND), tsc)
+            .unwrap();
+        assert_eq!(new.base_ns, 10 * SECOND);
+        assert!(new.wall_offset_ns.abs_diff(SECOND) < 10);
+    }
+
+    /// Two CPUs see that KVM wrote the structure, and KVM writes it once more before the clock is theirs.
+    #[test]
+    fn who_changes_the_clock_follows_what_is_written_then() {
+        let words: Box<FrameWords> = Box::new([const { AtomicU64::new(0) }; FRAME_WORDS]);
+        let version = AtomicU32::new(4);
+        let first = info(0, 0, WRITTEN[2]);
+        let clock = KvmClock::start(&first, true, 0, 0);
+        page::change(&words, || 0, |_, _| Some(state(&first, 0)));
+        let (_, multiplier, shift) = WRITTEN[1];
+        let written = Cell::new(structure(0, 0, multiplier, shift, 1));
+        let follow = |old, tsc| {
+            let word = |place: usize| written.get()[place];
+            clock.follow(&version, word, || None, old, tsc)
+        };
+        let changed = page::change(
+            &words,
+            || 1_000,
+            |old, tsc| {
+                // The other CPU does not have the clock, and may not say that it goes by this version.
+                assert!(!page::change(&words, || 1_000, follow));
+                assert_eq!(version.load(Ordering::Relaxed), 4);
+                let (_, multiplier, shift) = WRITTEN[0];
+                let mut last = structure(0, 0, multiplier, shift, 1);
+                last[0] = 8;
+                written.set(last);
+                follow(old, tsc)
+            },
+        );
+        assert!(changed);
+        assert_eq!(version.load(Ordering::Relaxed), 8);
+        let expected = info(0, 0, WRITTEN[0]).nanoseconds_per_tick();
+        assert_eq!(words[3].load(Ordering::Relaxed), expected);
+        // What cannot be read leaves clock and version.
+        written.set([9; 8]);
+        assert!(!page::change(&words, || 2_000, follow));
+        assert_eq!(version.load(Ordering::Relaxed), 8);
     }
 
     #[test]
@@ -479,14 +560,14 @@ mod tests {
         let at_2 = info(30_000_000_000, 10 * SECOND, WRITTEN[2]);
         let noticed = 30_000_000_000 + 2_000_000_000;
         let new = clock
-            .follow(state(&at_3, 0), &at_2, || None, noticed)
+            .next(state(&at_3, 0), &at_2, || None, noticed)
             .unwrap();
         assert!(new.base_ns.abs_diff(11 * SECOND) < 10);
         assert_eq!(new.wall_offset_ns, 7, "none was told");
         for wild in [1 << 62, u64::MAX] {
             let at_2 = info(30_000_000_000, wild, WRITTEN[2]);
             let new = clock
-                .follow(state(&at_3, 0), &at_2, || None, noticed)
+                .next(state(&at_3, 0), &at_2, || None, noticed)
                 .unwrap();
             assert!(new.base_ns < 11 * SECOND, "not believed");
         }
@@ -501,9 +582,9 @@ mod tests {
         // The same scale: nothing is to be done, whatever the time. Another one: it goes on from here.
         for time in [0, 50 * SECOND, 105 * SECOND] {
             let back = info(tsc, time, WRITTEN[2]);
-            assert_eq!(clock.follow(old, &back, || None, tsc), None);
+            assert_eq!(clock.next(old, &back, || None, tsc), None);
             let back = info(tsc, time, WRITTEN[1]);
-            let new = clock.follow(old, &back, || None, tsc).unwrap();
+            let new = clock.next(old, &back, || None, tsc).unwrap();
             assert_eq!(new.base_ns, 10 * SECOND);
         }
         // The TSC itself goes back: the clock does not, and does not stop either.
@@ -513,7 +594,7 @@ mod tests {
             ..old
         };
         let restored = info(1_000, 90 * SECOND, WRITTEN[2]);
-        let new = clock.follow(old, &restored, || None, 1_000).unwrap();
+        let new = clock.next(old, &restored, || None, 1_000).unwrap();
         assert_eq!((new.base_tsc, new.base_ns), (1_000, 10 * SECOND));
         assert_eq!(new.time_at(2_000_001_000), 11 * SECOND);
     }
@@ -525,7 +606,7 @@ mod tests {
         let tsc = 2_250_000_000;
         for time in [SECOND - 900_000, SECOND + 900_000] {
             let again = info(tsc, time, WRITTEN[0]);
-            assert_eq!(clock.follow(state(&first, 0), &again, || None, tsc), None);
+            assert_eq!(clock.next(state(&first, 0), &again, || None, tsc), None);
         }
     }
 
@@ -538,11 +619,11 @@ mod tests {
         let unstable = read(&structure(0, 0, WRITTEN[0].1, WRITTEN[0].2, 0)).unwrap();
         assert!(!clock.is_stable(&unstable));
         let old = state(&stable, 0);
-        let new = clock.follow(old, &unstable, || None, 1_000).unwrap();
+        let new = clock.next(old, &unstable, || None, 1_000).unwrap();
         assert_eq!(new.usable, 0);
         assert_eq!(new.time_at(1_000), old.time_at(1_000));
         // It does not come back: what ring 3 and the kernel read since would have to be compared.
-        assert_eq!(clock.follow(new, &stable, || None, 2_000), None);
+        assert_eq!(clock.next(new, &stable, || None, 2_000), None);
     }
 
     /// The machine moves about: whoever reads the clock, before and after each move, sees it go forward.
@@ -561,7 +642,7 @@ mod tests {
             let written = WRITTEN[below(5) as usize];
             let time = below(40 * SECOND) + last / 2;
             let told = info(tsc - below(tsc.min(1_000) + 1), time, written);
-            page = clock.follow(page, &told, || None, tsc).unwrap_or(page);
+            page = clock.next(page, &told, || None, tsc).unwrap_or(page);
             assert!(page.time_at(tsc) >= last, "{told:?}");
             last = page.time_at(tsc);
         }

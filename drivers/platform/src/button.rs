@@ -118,8 +118,9 @@ impl<B: Source, S: System> Button<B, S> {
         }
         if self.source.look() {
             self.pressed();
-        } else {
-            self.retry = None;
+        } else if self.retry.take().is_some() {
+            // The press is gone without an answer: the interrupt of it is still to be acknowledged.
+            self.listen();
         }
     }
 
@@ -249,6 +250,19 @@ mod tests {
             button.tick();
         }
         assert_eq!((system.0.asked.get(), system.0.acknowledged.get()), (3, 1));
+        assert_eq!(button.deadline(), None);
+    }
+
+    #[test]
+    fn press_that_goes_away_unanswered_lets_the_interrupt_go() {
+        let (chipset, system, mut button) = button(true);
+        system.0.answers.borrow_mut().push(Answer::None);
+        chipset.press();
+        button.interrupted();
+        chipset.set(|registers| registers.pm1[0].status = 0);
+        system.pass(RETRY);
+        button.tick();
+        assert_eq!((system.0.asked.get(), system.0.acknowledged.get()), (1, 1));
         assert_eq!(button.deadline(), None);
     }
 

@@ -25,8 +25,10 @@ pub(crate) fn calibrate() -> Option<u64> {
     if cpuid::has(Feature::TscDeadline) {
         return None;
     }
-    apic::start_timer(u32::MAX, 0);
+    // The counter's time lies within the clock's: where a hypervisor holds the CPU up in between, the rate comes out
+    // too low, and a timer that is early is set again.
     let start = clock::now();
+    apic::start_timer(u32::MAX, 0);
     clock::spin(MEASURE);
     let (left, end) = (apic::timer_count(), clock::now());
     apic::start_timer(0, 0);

@@ -89,7 +89,7 @@ impl Bounds {
 }
 
 /// Measures. `counter` and `tsc` read the two, in the order in which they are called. `None` if the counter
-/// does not count as it should. Reads the counter some 24 million times at most.
+/// does not count as it should. Reads the counter some 31 million times at most.
 pub fn measure(
     unit: Unit,
     mut counter: impl FnMut() -> u64,

@@ -199,8 +199,13 @@ trap_in_ring_0:
     jae dispatch
     // falls through
 
-// An exception that the kernel cannot survive: all registers are for its last words.
+// An exception that the kernel cannot survive: all registers are for its last words. A double fault and a machine
+// check come here as they are, with the flags of whatever they interrupted.
 fatal:
+    only_if
+    clac
+    end_only_if {SMAP}
+    cld
     push rcx
     push rdx
     push rbx

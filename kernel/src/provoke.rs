@@ -1,5 +1,6 @@
-//! Panics on request, for the test of what a panic says: `panic=assertion` or `panic=exception` on the command
-//! line of a kernel that was built with the feature `panics`. The default build has none of it.
+//! Panics on request, for the test of what a panic says: `panic=assertion`, `panic=exception` or
+//! `panic=double-fault` on the command line of a kernel that was built with the feature `panics`. The default build
+//! has none of it.
 #![expect(unsafe_code, reason = "an exception on purpose")]
 
 use core::arch::asm;
@@ -10,6 +11,7 @@ pub(crate) fn by(command_line: &str) {
     match words.find_map(|word| word.strip_prefix("panic=")) {
         Some("assertion") => assertion(),
         Some("exception") => exception(),
+        Some("double-fault") => double_fault(),
         Some(other) => panic!("there is no panic {other}"),
         None => {}
     }
@@ -53,6 +55,23 @@ fn wild_read(address: u64) {
             in("r13") 0xad_u64,
             in("r14") 0xae_u64,
             in("r15") 0xaf_u64,
+        );
+    }
+}
+
+/// Pushes onto a stack that is not there, with the direction flag as ring 3 may have it when a machine check comes.
+#[inline(never)]
+fn double_fault() {
+    // SAFETY: a double fault ends the kernel, which is what this is for, on a stack of its own; nothing is written
+    // before.
+    unsafe {
+        asm!(
+            "mov rsp, {nowhere:r}",
+            "std",
+            "push rax",
+            "ud2",
+            nowhere = in(reg) 0xdead_0000_u64,
+            options(noreturn)
         );
     }
 }

@@ -121,6 +121,27 @@ fn exception_of_the_kernel_says_where() {
 }
 
 #[test]
+fn double_fault_says_where() {
+    let what =
+        "a kernel stack that is not there, in the middle of a copy downwards: registers, functions";
+    case("double_fault_says_where", what, || {
+        let (said, image) = panic("double-fault")?;
+        ensure!(
+            said.contains("exception 8 (error code 0x0, address 0xdeacfff8) at 0xffffffff80"),
+            "{said}"
+        );
+        ensure!(said.contains("  rsp 00000000dead0000"), "{said}");
+        let path = [
+            "kernel::provoke::double_fault",
+            "kernel::kernel::start",
+            "kernel_start",
+        ];
+        ensure_in_order(&said, &path)?;
+        ensure_lines(&said, &image, &["provoke.rs:", "kernel.rs:", "start.rs:"])
+    });
+}
+
+#[test]
 fn symbols_of_another_build_are_not_used() {
     let what = "kernel and archive of two builds: said at boot, and a panic has addresses alone";
     case("symbols_of_another_build_are_not_used", what, || {

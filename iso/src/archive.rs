@@ -8,6 +8,10 @@ use ipc::manifest::PACKED;
 use lz4_flex::frame::{BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 use tar::{Builder, EntryType, Header};
 
+/// Largest file that is unpacked, in bytes: a damaged one may claim 255 times its length. A program has 16 MiB of
+/// addresses.
+const MOST_BYTES: u64 = 64 << 20;
+
 /// A file of the boot archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
@@ -112,7 +116,13 @@ fn compress(contents: &[u8]) -> Result<Vec<u8>> {
 
 fn decompress(stored: &[u8]) -> Result<Vec<u8>> {
     let mut contents = Vec::new();
-    FrameDecoder::new(stored).read_to_end(&mut contents)?;
+    FrameDecoder::new(stored)
+        .take(MOST_BYTES + 1)
+        .read_to_end(&mut contents)?;
+    ensure!(
+        contents.len() as u64 <= MOST_BYTES,
+        "it is larger than {MOST_BYTES} bytes"
+    );
     Ok(contents)
 }
 
@@ -188,6 +198,16 @@ mod tests {
         let error = read(&damaged).unwrap_err();
         assert!(format!("{error:#}").contains("`web.lz4`"), "{error:#}");
         assert!(read(&archive[..515]).is_err());
+    }
+
+    #[test]
+    fn a_file_that_unpacks_to_too_much_is_refused() {
+        let most = vec![0; usize::try_from(MOST_BYTES).unwrap()];
+        let larger = [most.as_slice(), &[0]].concat();
+        let archive = |contents| pack(&[File::packed("web", contents)]).unwrap();
+        assert_eq!(read(&archive(most)).unwrap().len(), 1);
+        let error = read(&archive(larger)).unwrap_err();
+        assert!(format!("{error:#}").contains("larger than"), "{error:#}");
     }
 
     #[test]

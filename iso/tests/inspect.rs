@@ -126,9 +126,10 @@ const OF_THE_KERNEL: [&str; 9] = [
     "0x0000000000201000  0xffffffff80201000         16      12288  rw-",
 ];
 
-const OF_THE_ARCHIVE: [&str; 8] = [
+const OF_THE_ARCHIVE: [&str; 9] = [
     "manifest: format 2, 1 tasks",
-    "first: program program, priority 41, memory 1536 KiB to 2 MiB, stack 64 KiB, heap 1 MiB, CPUs 0, 2, restarted never",
+    "first: program program, priority 41, memory 2 MiB, stack 64 KiB, heap 1 MiB, CPUs 0, 2, restarted never",
+    "on a small machine at least memory 1536 KiB, heap 1 MiB",
     "provides first",
     "uses init: kill, power",
     "I/O ports 0x3f8-0x3ff",

@@ -33,37 +33,42 @@ pub(super) fn describe(bytes: &[u8]) -> Result<String> {
 fn describe_task(task: &Task<'_>) -> Result<String> {
     let mut text = format!(
         "{}: program {}, priority {}, memory {}, stack {}, heap {}, {}, {}\n",
-        task.name,
-        task.binary,
+        plain(task.name),
+        plain(task.binary),
         task.priority,
-        range(task.memory_least, task.memory),
+        Size(task.memory),
         Size(task.stack),
-        range(task.heap_least, task.heap),
+        Size(task.heap),
         cpus(task.affinity),
         match task.restart {
             Restart::Always => "restarted always",
             Restart::Never => "restarted never",
         },
     );
+    if (task.memory_least, task.heap_least) != (task.memory, task.heap) {
+        let (memory, heap) = (Size(task.memory_least), Size(task.heap_least));
+        writeln!(
+            text,
+            "  on a small machine at least memory {memory}, heap {heap}"
+        )?;
+    }
     if !task.restart_with.is_empty() {
-        writeln!(text, "  restarted with {}", task.restart_with.join(", "))?;
+        let names: Vec<String> = task.restart_with.iter().copied().map(plain).collect();
+        writeln!(text, "  restarted with {}", names.join(", "))?;
     }
     for grant in &task.grants {
         writeln!(text, "  {}", describe_grant(grant))?;
     }
     for argument in &task.arguments {
-        writeln!(text, "  argument {} = {:?}", argument.name, argument.value)?;
+        let name = plain(argument.name);
+        writeln!(text, "  argument {name} = {:?}", argument.value)?;
     }
     Ok(text)
 }
 
-/// From the least that is enough to what is wished, where the two differ.
-fn range(least: u64, wish: u64) -> String {
-    if least == wish {
-        Size(wish).to_string()
-    } else {
-        format!("{} to {}", Size(least), Size(wish))
-    }
+/// A name without what a terminal would obey, and on one line: it need not be one that the tool packs.
+fn plain(name: &str) -> String {
+    name.escape_debug().to_string()
 }
 
 /// Which CPUs' bits are set.
@@ -78,10 +83,10 @@ fn cpus(affinity: u64) -> String {
 
 fn describe_grant(grant: &Grant<'_>) -> String {
     match grant {
-        Grant::Provide(service) => format!("provides {service}"),
+        Grant::Provide(service) => format!("provides {}", plain(service)),
         Grant::Use { service, grants } => match grant_names(service, *grants) {
-            names if names.is_empty() => format!("uses {service}"),
-            names => format!("uses {service}: {names}"),
+            names if names.is_empty() => format!("uses {}", plain(service)),
+            names => format!("uses {}: {names}", plain(service)),
         },
         Grant::IoPorts { first, count } => {
             let last = u32::from(*first) + u32::from(*count).saturating_sub(1);
@@ -113,4 +118,50 @@ fn grant_names(service: &str, grants: u32) -> String {
         names.push(format!("{left:#x}"));
     }
     names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use ipc::manifest::{Argument, Grant, Restart, Task, pack};
+
+    use super::describe;
+
+    #[test]
+    fn names_are_shown_as_text_whatever_they_are() {
+        const WILD: &str = "\x1b[2J\nfirst";
+        let argument = Argument {
+            name: WILD,
+            value: WILD,
+        };
+        let task = Task {
+            name: WILD,
+            binary: WILD,
+            priority: 255,
+            affinity: 0,
+            memory: u64::MAX,
+            memory_least: 0,
+            stack: 1,
+            heap: 0,
+            heap_least: u64::MAX,
+            restart: Restart::Never,
+            restart_with: [WILD].into_iter().collect(),
+            grants: [
+                Grant::Provide(WILD),
+                Grant::Use {
+                    service: WILD,
+                    grants: u32::MAX,
+                },
+            ]
+            .into_iter()
+            .collect(),
+            arguments: [argument].into_iter().collect(),
+        };
+        let mut room = [0; 1000];
+        let text = describe(pack(&[task], &mut room).unwrap()).unwrap();
+        assert_eq!(text.lines().count(), 7, "{text}");
+        assert!(
+            text.lines().all(|line| !line.contains(char::is_control)),
+            "{text:?}"
+        );
+    }
 }

@@ -26,12 +26,10 @@ pub(crate) enum Feature {
     TscDeadline = 1 << 7,
     /// 1 GiB pages.
     GiganticPages = 1 << 8,
-    /// The TSC runs at one rate in all power states.
-    InvariantTsc = 1 << 9,
     /// RDTSCP and the TSC_AUX register.
-    Rdtscp = 1 << 10,
+    Rdtscp = 1 << 9,
     /// Process-context identifiers, and INVPCID to flush what bears one.
-    Pcid = 1 << 11,
+    Pcid = 1 << 10,
 }
 
 static FEATURES: AtomicU32 = AtomicU32::new(0);
@@ -56,7 +54,6 @@ pub(crate) fn detect() -> Result<(), &'static str> {
     let basic = cpuid.get_feature_info();
     let structured = cpuid.get_extended_feature_info();
     let extended = cpuid.get_extended_processor_and_feature_identifiers();
-    let power = cpuid.get_advanced_power_mgmt_info();
     let state = cpuid.get_extended_state_info();
     let mut bits = 0;
     let mut note =
@@ -84,10 +81,6 @@ pub(crate) fn detect() -> Result<(), &'static str> {
     note(
         Feature::XsaveOpt,
         state.is_some_and(|leaf| leaf.has_xsaveopt()),
-    );
-    note(
-        Feature::InvariantTsc,
-        power.is_some_and(|leaf| leaf.has_invariant_tsc()),
     );
     FEATURES.store(bits, Ordering::Relaxed);
 

@@ -24,7 +24,8 @@ const RESET_TIME: u64 = 10_000_000;
 const RETRY_TIME: u64 = 10_000_000;
 const PATIENCE: u64 = 2_000_000_000;
 /// States of a start. The CPU goes from the first to the second when it is ready, or the one that
-/// starts it to the third: whoever is first decides, so that a CPU that was given up never takes part.
+/// starts it to the third: whoever is first decides, so that a CPU that was given up never takes part. Until
+/// the CPUs are released one that is ready may be given up as well.
 const STARTING: u32 = 0;
 const ONLINE: u32 = 1;
 const GIVEN_UP: u32 = 2;
@@ -121,10 +122,13 @@ pub(crate) fn start_others(processors: &[u32], page: u64, memory: &mut BootMemor
         }
         let cpu = spare.take().unwrap_or_else(|| new_cpu(memory));
         match start(cpu, apic, page, words) {
-            Outcome::Online => {
-                agree &= compare_tsc(cpu);
-                enlist(cpu);
-            }
+            Outcome::Online => match compare_tsc(cpu) {
+                Some(same) => {
+                    agree &= same;
+                    enlist(cpu);
+                }
+                None => give_up(cpu, apic),
+            },
             // It never touched what was meant for it: the next one can have it.
             Outcome::Absent => spare = Some(cpu),
             Outcome::Lost => {}
@@ -202,8 +206,20 @@ fn start(cpu: &'static PerCpu, apic: u32, page: u64, words: &FrameWords) -> Outc
     if given_up.is_err() {
         return Outcome::Online;
     }
-    say!("processor with APIC {apic} started and was lost; it is left out");
+    say_lost(apic);
     Outcome::Lost
+}
+
+/// Gives up a CPU that was ready and fell silent: should it go on after all it halts when the others are released.
+fn give_up(cpu: &PerCpu, apic: u32) {
+    cpu.start.store(GIVEN_UP, Ordering::Release);
+    // The next one is asked for rounds of its own.
+    TSC_ASKED.fetch_add(TSC_ROUNDS, Ordering::Relaxed);
+    say_lost(apic);
+}
+
+fn say_lost(apic: u32) {
+    say!("processor with APIC {apic} started and was lost; it is left out");
 }
 
 /// Waits until `done` or `end`.
@@ -214,22 +230,14 @@ fn wait(end: u64, done: impl Fn() -> bool) {
 }
 
 /// Finds by how much a CPU's TSC differs from this one's, on the CPU that starts it. Whether it does
-/// not, so that a time handed from one to the other does not lie in the future there.
-fn compare_tsc(cpu: &PerCpu) -> bool {
-    let agreement = agree::compare((1..=TSC_ROUNDS).map(|_| {
-        let round = TSC_ASKED.load(Ordering::Relaxed) + 1;
-        let before = clock::tsc();
-        TSC_ASKED.store(round, Ordering::Release);
-        while TSC_ANSWERED.load(Ordering::Acquire) != round {
-            core::hint::spin_loop();
-        }
-        let after = clock::tsc();
-        Round {
-            before,
-            answer: TSC_ANSWER.load(Ordering::Relaxed),
-            after,
-        }
-    }));
+/// not, so that a time handed from one to the other does not lie in the future there; `None` if it does not
+/// answer in time.
+fn compare_tsc(cpu: &PerCpu) -> Option<bool> {
+    let mut rounds = [Round::default(); TSC_ROUNDS as usize];
+    for round in &mut rounds {
+        *round = ask_tsc()?;
+    }
+    let agreement = agree::compare(rounds);
     let offset = agreement.offset();
     cpu.tsc_offset.store(offset, Ordering::Relaxed);
     let index = cpu.index.load(Ordering::Relaxed);
@@ -241,7 +249,23 @@ fn compare_tsc(cpu: &PerCpu) -> bool {
             say!("CPU {index}: its TSC is about {ticks} ticks behind CPU 0's, and that changes");
         }
     }
-    agreement == Agreement::Agree
+    Some(agreement == Agreement::Agree)
+}
+
+/// Asks the CPU that is being started for its TSC.
+fn ask_tsc() -> Option<Round> {
+    let number = TSC_ASKED.load(Ordering::Relaxed) + 1;
+    let is_answered = || TSC_ANSWERED.load(Ordering::Acquire) == number;
+    let end = clock::now() + PATIENCE;
+    let before = clock::tsc();
+    TSC_ASKED.store(number, Ordering::Release);
+    wait(end, is_answered);
+    let after = clock::tsc();
+    is_answered().then(|| Round {
+        before,
+        answer: TSC_ANSWER.load(Ordering::Relaxed),
+        after,
+    })
 }
 
 /// The other side of [`compare_tsc`]: answers until the CPUs are released.
@@ -274,5 +298,9 @@ extern "C" fn kernel_start_ap(argument: u64) -> ! {
         stop::halt();
     }
     answer_until_released(first);
+    // It may not have answered in time.
+    if cpu.start.load(Ordering::Acquire) == GIVEN_UP {
+        stop::halt();
+    }
     kernel::take_part(cpu)
 }

@@ -3,7 +3,7 @@
 
 /// One question: the asking CPU's TSC before it asked, the other one's when it answered, the asking one's
 /// when it had the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Round {
     /// Before the question.
     pub before: u64,

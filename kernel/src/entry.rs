@@ -212,7 +212,7 @@ extern "C" fn fatal_exception(vector: u32, frame: &Frame) -> ! {
 }
 
 /// An NMI: how a panic stops the other CPUs; else the machine's complaint, which nobody here can
-/// judge. May run between any two instructions: takes no lock and knows no per-CPU state.
+/// judge. May run between any two instructions: takes no lock and asks nothing of the GS base.
 extern "C" fn non_maskable() {
     stop::obey();
 }

@@ -182,11 +182,17 @@ pub(crate) fn set_thread(thread: &'static Thread) {
     }
 }
 
+/// The CPU that calls, whatever its GS base is, once it has its descriptor table, which lies in its `PerCpu`.
+pub(crate) fn by_descriptor_table() -> &'static PerCpu {
+    let table = tables::sgdt().base.as_u64() as usize;
+    // SAFETY: `gdt::load`, which comes before the CPU takes any exception, has loaded the table of a
+    // `&'static PerCpu`, whose address `load` exposed.
+    unsafe { &*core::ptr::with_exposed_provenance(table - offset_of!(PerCpu, gdt)) }
+}
+
 /// Loads the GS base again in an exception from ring 0, which may have come while ring 3's was
-/// loaded. The descriptor table's address says which CPU this is: it lies in the CPU's `PerCpu`.
+/// loaded.
 pub(crate) fn recover() {
-    let table = tables::sgdt().base.as_u64();
-    GsBase::write(VirtAddr::new_truncate(
-        table - offset_of!(PerCpu, gdt) as u64,
-    ));
+    let address = core::ptr::from_ref(by_descriptor_table()).addr() as u64;
+    GsBase::write(VirtAddr::new_truncate(address));
 }

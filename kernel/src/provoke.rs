@@ -1,5 +1,5 @@
-//! Panics on request, for the test of what a panic says: `panic=assertion`, `panic=exception` or
-//! `panic=double-fault` on the command line of a kernel that was built with the feature `panics`. The default build
+//! Panics on request, for the test of what a panic says: `panic=assertion`, `panic=exception`,
+//! `panic=double-fault` or `panic=interrupted` on the command line of a kernel that was built with the feature `panics`. The default build
 //! has none of it.
 #![expect(unsafe_code, reason = "an exception on purpose")]
 
@@ -12,6 +12,7 @@ pub(crate) fn by(command_line: &str) {
         Some("assertion") => assertion(),
         Some("exception") => exception(),
         Some("double-fault") => double_fault(),
+        Some("interrupted") => panic!("{Interrupted} on purpose"),
         Some(other) => panic!("there is no panic {other}"),
         None => {}
     }
@@ -73,5 +74,16 @@ fn double_fault() {
             nowhere = in(reg) 0xdead_0000_u64,
             options(noreturn)
         );
+    }
+}
+
+/// Says so after an NMI, which comes while the panic speaks.
+struct Interrupted;
+
+impl core::fmt::Display for Interrupted {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        // SAFETY: enters the NMI's handler, on its own stack, which returns with all registers as they were.
+        unsafe { asm!("int 2") };
+        formatter.write_str("interrupted")
     }
 }

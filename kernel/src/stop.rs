@@ -23,9 +23,12 @@ pub(crate) fn this_cpu() -> u32 {
     }
 }
 
-/// In an NMI: stops this CPU for good if another one said so.
+/// In an NMI: stops this CPU for good if another one said so. One that comes from elsewhere does not keep the CPU
+/// that stopped the others from its last words.
 pub(crate) fn obey() {
-    if STOPPED_BY.load(Ordering::Acquire) != 0 {
+    let stopped_by = STOPPED_BY.load(Ordering::Acquire);
+    let this = || percpu::by_descriptor_table().index.load(Ordering::Relaxed) + 1;
+    if stopped_by != 0 && stopped_by != this() {
         halt();
     }
 }

@@ -56,7 +56,7 @@ pub enum Kind {
     Interleave,
     /// The suite with a kernel that can be broken on its command line (`mutant=NAME`).
     Mutants,
-    /// The suite with a kernel that panics on request (`panic=assertion|exception|double-fault`).
+    /// The suite with a kernel that panics on request (`panic=NAME`).
     Panics,
 }
 

@@ -142,6 +142,19 @@ fn double_fault_says_where() {
 }
 
 #[test]
+fn interrupted_panic_goes_on() {
+    let what = "an NMI from elsewhere while a panic speaks: it says all that it has to";
+    case("interrupted_panic_goes_on", what, || {
+        let (said, _) = panic("interrupted")?;
+        ensure!(
+            said.contains("panic: interrupted on purpose, at "),
+            "{said}"
+        );
+        ensure_in_order(&said, &["kernel::kernel::start", "kernel_start"])
+    });
+}
+
+#[test]
 fn symbols_of_another_build_are_not_used() {
     let what = "kernel and archive of two builds: said at boot, and a panic has addresses alone";
     case("symbols_of_another_build_are_not_used", what, || {

@@ -17,6 +17,9 @@ pub const PROMPT: &str = "uzura> ";
 /// What a panic of the kernel begins with: nobody need wait for anything else then.
 const PANIC: &str = "uzura: panic:";
 
+/// What a panic ends with where it restarts the machine, which may come to it again and again.
+const RESTART: &str = "uzura: rebooting\n";
+
 /// How long the shell may be silent until it is asked once more.
 const NUDGE: Duration = Duration::from_secs(15);
 
@@ -83,7 +86,7 @@ impl Console {
     pub fn panic(&mut self) -> Result<String> {
         let mut said = self.wait_for(PANIC)?;
         let ends = |said: &str| {
-            ["uzura: halted\n", "uzura: rebooting\n"]
+            ["uzura: halted\n", RESTART]
                 .iter()
                 .any(|end| said.contains(end))
         };
@@ -164,10 +167,11 @@ impl Console {
         }
     }
 
-    /// What comes until the guest falls silent: all that a panic says.
+    /// What comes until the guest falls silent, or starts again: all that a panic says.
     fn rest(&mut self) -> String {
         let before = self.seen;
-        while self.grows(Duration::from_secs(2)) {}
+        let starts_again = |screen: &Screen| screen.lock().plain[before..].contains(RESTART);
+        while !starts_again(&self.screen) && self.grows(Duration::from_secs(2)) {}
         self.screen.lock().plain[before..].to_owned()
     }
 

@@ -439,6 +439,8 @@ impl Row {
         let url = self.has_card().then(|| machine.url("/")).transpose()?;
         serves_restarts_ends(&mut machine.console, url.as_deref(), progress)?;
         machine.wait_for_end()?;
+        // Whoever waits for a second emulator and keeps the first one's place waits for ever.
+        drop(machine);
         progress.pass();
         let mut machine = setup.gdb().start()?;
         gdb::stop_at(&machine, &[&symbols], "kernel_start")?;

@@ -29,6 +29,8 @@ pub fn command(options: &TestOptions) -> Result<()> {
                 "matrix",
                 "--",
                 "--nocapture",
+                // Times are compared.
+                "--test-threads=1",
             ],
             "every machine, and Linux beside",
         ),

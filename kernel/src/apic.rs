@@ -19,6 +19,8 @@ const ID: u32 = 0x20;
 const TASK_PRIORITY: u32 = 0x80;
 const END_OF_INTERRUPT: u32 = 0xb0;
 const SPURIOUS: u32 = 0xf0;
+/// Vectors that wait for the processor, 32 to a register, the registers 16 bytes apart.
+const REQUESTED: u32 = 0x200;
 const COMMAND_LOW: u32 = 0x300;
 const COMMAND_HIGH: u32 = 0x310;
 const LVT_TIMER: u32 = 0x320;
@@ -224,6 +226,12 @@ pub(crate) fn start_timer(count: u32, shift: u32) {
     };
     write(TIMER_DIVIDE, code);
     write(TIMER_INITIAL, count);
+}
+
+/// Whether the timer has interrupted, with interrupts off here, and is not served yet.
+pub(crate) fn timer_is_due() -> bool {
+    let vector = u32::from(idt::TIMER);
+    read(REQUESTED + vector / 32 * 16) >> (vector % 32) & 1 != 0
 }
 
 /// What is left of the count.

@@ -45,6 +45,11 @@ pub(crate) fn has_bit(feature: u32) -> bool {
     FEATURES.load(Ordering::Relaxed) & feature != 0
 }
 
+/// Does without a feature that does not work here. To be called before another CPU starts.
+pub(crate) fn forget(feature: Feature) {
+    FEATURES.fetch_and(!(feature as u32), Ordering::Relaxed);
+}
+
 /// Asks the processor. To be called once, before anything asks [`has`].
 ///
 /// # Errors

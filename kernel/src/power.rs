@@ -203,8 +203,8 @@ fn fixed_soft_off(fadt: &Fadt, sleep: Sleep) {
     }
 }
 
-/// Tries one way after the other: as the firmware says, by the keyboard controller, by the chipset, and
-/// by what no processor survives.
+/// Tries one way after the other: as the firmware says, by the chipset, by the keyboard controller, which
+/// resets the processors alone, and by what no processor survives.
 fn reset() {
     if let Some((register, value)) = CONTROL.get().and_then(|control| control.fadt.reset) {
         let mapped = MAPPED.get().and_then(|mapped| mapped.reset);
@@ -212,15 +212,15 @@ fn reset() {
             wait();
         }
     }
-    if keyboard_reset() {
-        wait();
-    }
     for value in [CHIPSET_HARD, CHIPSET_HARD_NOW] {
         // SAFETY: where there is no such register nothing answers at this port; where there is, the
         // machine is reset, by intention.
         unsafe { Port::<u8>::new(CHIPSET_RESET).write(value) };
     }
     wait();
+    if keyboard_reset() {
+        wait();
+    }
     // SAFETY: an exception without a descriptor table shuts the processor down, which resets the
     // machine. The kernel ends here by intention.
     unsafe {

@@ -4,6 +4,7 @@
 
 use crate::cpuid::{self, Feature};
 use crate::percpu::{self, PerCpu};
+use crate::uart::say;
 use crate::{apic, clock, kvmclock};
 use kernel_core::sync::{AtomicU64, Ordering};
 
@@ -20,10 +21,21 @@ const LONGEST_FOLLOWING: u64 = 60 * clock::SECOND;
 /// How long the counter's rate is measured, in nanoseconds.
 const MEASURE: u64 = 10_000_000;
 
-/// Measures the counter's rate against the clock, where it is used. Returns it in Hz.
+/// How far ahead the deadline is by which the hardware is tried, in nanoseconds.
+const TRIAL: u64 = 100_000;
+/// Looks at the timer before its interrupt is given up: 0.1 s, or longer where each look leaves a guest.
+const PATIENCE: u32 = 100_000;
+
+/// Measures the counter's rate against the clock, where it is used. Returns it in Hz. To be called with
+/// interrupts off, on the first CPU.
 pub(crate) fn calibrate() -> Option<u64> {
     if cpuid::has(Feature::TscDeadline) {
-        return None;
+        if keeps_deadlines() {
+            return None;
+        }
+        say!("the timer does not keep TSC deadlines: it counts instead");
+        cpuid::forget(Feature::TscDeadline);
+        apic::enable();
     }
     // The counter's time lies within the clock's: where a hypervisor holds the CPU up in between, the rate comes out
     // too low, and a timer that is early is set again.
@@ -39,6 +51,21 @@ pub(crate) fn calibrate() -> Option<u64> {
         Ordering::Relaxed,
     );
     u64::try_from(hz).ok()
+}
+
+/// Whether the timer interrupts when the TSC reaches a deadline, not before. One that forgets how far the TSC was
+/// set back, as that of Bochs 2.7 after a reset, would interrupt without end.
+fn keeps_deadlines() -> bool {
+    let deadline = clock::tsc_after(TRIAL);
+    apic::set_deadline(deadline);
+    while !apic::timer_is_due() {
+        if clock::tsc() >= deadline {
+            let comes = (0..PATIENCE).any(|_| apic::timer_is_due());
+            apic::set_deadline(0);
+            return comes;
+        }
+    }
+    clock::tsc() >= deadline
 }
 
 /// Replaces this CPU's deadline; `u64::MAX` for none.

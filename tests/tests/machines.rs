@@ -9,3 +9,9 @@ fn slice_of_the_matrix() {
         machines::check(machines::SLICE)
     });
 }
+
+#[test]
+fn bochs_restarts_and_ends() {
+    let what = "the ISO in Bochs: shell, page, restart, again, and the end";
+    case("bochs_restarts_and_ends", what, machines::check_bochs);
+}

@@ -190,27 +190,43 @@ fn restart_without_keyboard_controller() {
     );
 }
 
+/// The kernel alone panics, for lack of a boot archive, and restarts this machine, which has no ACPI.
+fn panic_restarts(machine: &str) -> Result<()> {
+    let machine = ["-machine".to_owned(), machine.to_owned()];
+    let setup = Setup::new(image(Kind::Kernel)?)
+        .append("panic.action=reboot")
+        .with(|options| options.qemu.extend(machine))
+        .with(|options| options.nic = Nic::None);
+    let mut machine = setup.start()?;
+    machine.console.wait_for("uzura 0")?;
+    machine.console.panic()?;
+    let text = machine.console.text();
+    ensure!(
+        text.contains("uzura: no ACPI root pointer"),
+        "it has ACPI: {text}"
+    );
+    let (_, after) = text
+        .split_once("uzura: rebooting\n")
+        .context("the panic does not restart it")?;
+    if !after.contains("uzura 0") {
+        machine.console.wait_for("uzura 0")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn restart_by_the_keyboard_controller() {
+    let what = "an ISA PC, whose keyboard controller alone resets it, restarts after a panic";
+    case("restart_by_the_keyboard_controller", what, || {
+        panic_restarts("isapc")
+    });
+}
+
 #[test]
 fn restart_by_a_triple_fault() {
     let what =
         "a microvm without ACPI, where nothing else resets the machine, restarts after a panic";
     case("restart_by_a_triple_fault", what, || {
-        let bare = ["-machine".to_owned(), "microvm,acpi=off".to_owned()];
-        let setup = Setup::new(image(Kind::Kernel)?)
-            .append("panic.action=reboot")
-            .with(|options| options.qemu.extend(bare))
-            .with(|options| options.nic = Nic::None);
-        let mut machine = setup.start()?;
-        // There is no boot archive.
-        machine.console.wait_for("uzura 0")?;
-        machine.console.panic()?;
-        let text = machine.console.text();
-        let (_, after) = text
-            .split_once("uzura: rebooting\n")
-            .context("the panic does not restart it")?;
-        if !after.contains("uzura 0") {
-            machine.console.wait_for("uzura 0")?;
-        }
-        Ok(())
+        panic_restarts("microvm,acpi=off")
     });
 }

@@ -115,10 +115,12 @@ pub(crate) fn act(action: PowerAction) -> ! {
     match action {
         PowerAction::Halt => {
             uart::write_bytes(b"uzura: halted\n");
+            uart::drain();
             soft_off();
         }
         PowerAction::Reboot => {
             uart::write_bytes(b"uzura: rebooting\n");
+            uart::drain();
             reset();
         }
     }

@@ -18,8 +18,10 @@ const LINE_STATUS: u16 = 5;
 /// Line control: divisor latch access; 8 data bits, no parity, 1 stop bit.
 const DIVISOR_LATCH: u8 = 0x80;
 const EIGHT_N_ONE: u8 = 0x03;
-/// Line status: transmitter holding register empty. A port without a UART reads as all ones.
+/// Line status: transmitter holding register empty; the last byte has gone too. A port without a UART reads as
+/// all ones.
 const TRANSMITTER_EMPTY: u8 = 1 << 5;
+const TRANSMITTER_IDLE: u8 = 1 << 6;
 const NO_UART: u8 = 0xff;
 /// Looks at the status before a byte is given up: far more than the 87 microseconds that one takes
 /// at 115,200 bit/s, and the end of a wait for a UART that is not there.
@@ -51,14 +53,26 @@ pub(crate) fn initialise() {
 }
 
 fn send(byte: u8) {
+    if wait_for(TRANSMITTER_EMPTY) {
+        write(DATA, byte);
+    }
+}
+
+/// Waits until the status has this bit, or patience ends; false where there is no UART.
+fn wait_for(bit: u8) -> bool {
     for _ in 0..PATIENCE {
         match read(LINE_STATUS) {
-            NO_UART => return,
-            status if status & TRANSMITTER_EMPTY != 0 => break,
+            NO_UART => return false,
+            status if status & bit != 0 => break,
             _ => core::hint::spin_loop(),
         }
     }
-    write(DATA, byte);
+    true
+}
+
+/// Waits until all bytes have left the machine, before it loses its power.
+pub(crate) fn drain() {
+    wait_for(TRANSMITTER_IDLE);
 }
 
 /// Sends bytes, each line feed as carriage return and line feed. Takes as long as the line does.

@@ -114,17 +114,30 @@ fn serves_restarts_ends(
     url: Option<&str>,
     progress: &mut Progress,
 ) -> Result<()> {
+    serves(console, url, progress)?;
+    restarts(console, url, progress)?;
+    ends(console)
+}
+
+fn serves(console: &mut Console, url: Option<&str>, progress: &mut Progress) -> Result<()> {
     console.wait_for(PROMPT)?;
     progress.pass();
     works(console, url)?;
-    progress
-        .passed
-        .push(if url.is_some() { "yes" } else { "-" });
+    let page = if url.is_some() { "yes" } else { "-" };
+    progress.passed.push(page);
+    Ok(())
+}
+
+fn restarts(console: &mut Console, url: Option<&str>, progress: &mut Progress) -> Result<()> {
     console.send_line("reboot")?;
     console.wait_for("uzura: rebooting")?;
     console.wait_for(PROMPT)?;
     works(console, url).context("after `reboot`")?;
     progress.pass();
+    Ok(())
+}
+
+fn ends(console: &mut Console) -> Result<()> {
     console.send_line("halt")?;
     console.wait_for("uzura: halted\n").map(drop)
 }
@@ -142,23 +155,40 @@ fn works(console: &mut Console, url: Option<&str>) -> Result<()> {
 }
 
 /// Checks the machine that Bochs plays, which has neither gdb's stub nor a power button from outside, and
-/// prints a line of the table.
+/// prints lines of the table. It restarts without its card only: after the card has sent and received, the
+/// keyboard test of Bochs' own firmware fails at a restart ("Keyboard error:21").
 pub fn check_bochs() -> Result<()> {
-    const CPUS: u32 = 2;
-    let mut machine = Bochs::start_with_card(&image(Kind::System)?, CPUS, 80)?;
-    let url = machine.url("/")?;
+    let system = image(Kind::System)?;
+    let with_card = |progress: &mut Progress| {
+        let mut machine = Bochs::start_with_card(&system, BOCHS_CPUS, 80)?;
+        let url = machine.url("/")?;
+        serves(&mut machine.console, Some(&url), progress)?;
+        progress.passed.push("-");
+        ends(&mut machine.console)?;
+        machine.wait_for_end()
+    };
+    let alone = |progress: &mut Progress| {
+        let mut machine = Bochs::start(&system, BOCHS_CPUS, "")?;
+        serves_restarts_ends(&mut machine.console, None, progress)?;
+        machine.wait_for_end()
+    };
+    bochs_line("e1000", with_card).and_then(|()| bochs_line("none", alone))
+}
+
+/// Processors of the machine in Bochs.
+const BOCHS_CPUS: u32 = 2;
+
+/// Checks a machine in Bochs, with or without a card, and prints its line.
+fn bochs_line(card: &str, check: impl FnOnce(&mut Progress) -> Result<()>) -> Result<()> {
     let mut progress = Progress::default();
-    let result = serves_restarts_ends(&mut machine.console, Some(&url), &mut progress);
-    let result = result.and_then(|()| machine.wait_for_end());
+    let result = check(&mut progress);
     if result.is_ok() {
         progress.passed.extend(["yes", "-", "-"]);
     }
-    let words = ["Bochs", "", "2", "128", "BIOS", "ISO as CD", "e1000"];
-    say(&format!(
-        "  {}{}",
-        line(words.map(str::to_owned)),
-        progress.cells()
-    ));
+    let cpus = BOCHS_CPUS.to_string();
+    let words = ["Bochs", "", &cpus, "128", "BIOS", "ISO as CD", card];
+    let machine = line(words.map(str::to_owned));
+    say(&format!("  {machine}{}", progress.cells()));
     result.context("Bochs")
 }
 

@@ -12,6 +12,6 @@ fn slice_of_the_matrix() {
 
 #[test]
 fn bochs_restarts_and_ends() {
-    let what = "the ISO in Bochs: shell, page, restart, again, and the end";
+    let what = "the ISO in Bochs: shell, page and end with a card; shell, restart and end without";
     case("bochs_restarts_and_ends", what, machines::check_bochs);
 }

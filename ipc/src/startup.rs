@@ -149,8 +149,10 @@ pub struct Startup<'a> {
     /// Its arguments.
     #[serde(borrow)]
     pub arguments: heapless::Vec<Argument<'a>, MAX_ARGUMENTS>,
-    /// Its heap, mapped and zeroed.
+    /// Where its heap may be.
     pub heap: Range,
+    /// Bytes of the heap, from its beginning, that are mapped and zeroed; the rest is the task's to map.
+    pub heap_mapped: u64,
     /// Its first thread's stack, thread block included.
     pub stack: Range,
     /// Its log memory.

@@ -96,7 +96,8 @@ pub(crate) fn start(
     if let Err(error) = kernel.start_init(archive_bytes(&info, archive), archive.start) {
         panic!("{error}");
     }
-    smp::release_others();
+    let others = kernel.cpus().get(1..).unwrap_or_default();
+    smp::release_others(|| others.iter().all(|cpu| cpu.online.load(Ordering::Acquire)));
     take_part(percpu::this())
 }
 

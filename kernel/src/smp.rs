@@ -137,9 +137,11 @@ pub(crate) fn start_others(processors: &[u32], page: u64, memory: &mut BootMemor
     agree
 }
 
-/// Lets the others take up work.
-pub(crate) fn release_others() {
+/// Lets the others take up work, and waits until `all_have`: from the first instruction of init on, whoever asks for a
+/// CPU that was announced gets it. One that falls silent now is not waited for.
+pub(crate) fn release_others(all_have: impl Fn() -> bool) {
     RELEASED.store(true, Ordering::Release);
+    wait(clock::now() + PATIENCE, all_have);
 }
 
 fn new_cpu(memory: &mut BootMemory) -> &'static PerCpu {

@@ -26,7 +26,12 @@ pub(crate) fn answer_words(public: Handle) -> Result<(), Error> {
             _ => 0,
         };
         let tag = Tag::new(arrival.tag.label(), length, 0);
-        arrival = reply_receive(public, tag, arrival.words, Deadline::NEVER)?;
+        arrival = match reply_receive(public, tag, arrival.words, Deadline::NEVER) {
+            Ok(next) => next,
+            // It was no call, but word that a caller has ended.
+            Err(Error::NoReplyPending) => receive(public, 0, Deadline::NEVER)?,
+            Err(error) => return Err(error),
+        };
     }
 }
 

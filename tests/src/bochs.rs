@@ -36,6 +36,9 @@ const VGA_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
 /// What the debugger, which Debian's Bochs starts in, is told: to go on.
 const DEBUGGER: &str = "continue\n";
 
+/// The file in its folder that Bochs writes its log to.
+const LOG: &str = "log";
+
 /// The Ethernet address of the card.
 pub const CARD: &str = "52:54:00:12:34:56";
 
@@ -47,7 +50,7 @@ pub struct Bochs {
     /// The host's address that leads to the guest's port.
     pub address: Option<SocketAddr>,
     child: Child,
-    _folder: TempDir,
+    folder: TempDir,
     _slot: Slot,
 }
 
@@ -91,7 +94,7 @@ impl Bochs {
                 console,
                 address: forward.map(|forward| forward.host),
                 child,
-                _folder: folder,
+                folder,
                 _slot: slot,
             }),
             Err(error) => {
@@ -108,6 +111,21 @@ impl Bochs {
     pub fn url(&self, path: &str) -> Result<String> {
         let address = self.address.context("this machine has no card")?;
         Ok(format!("http://{address}{path}"))
+    }
+
+    /// Waits until the guest has reset the machine, as Bochs' own log says. Coming up again is more than can be waited
+    /// for: after a reset the timers of Bochs 2.7 stand still for 2^32 ticks, which its own firmware takes for
+    /// a broken keyboard as a rule.
+    pub fn wait_for_reset(&mut self) -> Result<()> {
+        const RESET: &str = "bx_pc_system_c::Reset(HARDWARE) called";
+        let log = self.folder.path().join(LOG);
+        let begin = Instant::now();
+        // The first one is the start.
+        while fs::read_to_string(&log)?.matches(RESET).count() < 2 {
+            ensure!(begin.elapsed() < LIMIT, "the machine was not reset");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// Waits until the guest has switched the machine off. How Bochs ends then says nothing: it counts
@@ -146,7 +164,7 @@ fn settings(iso: &Path, cpus: u32, port: u16, folder: &Path) -> String {
          panic: action=fatal\n\
          log: {}\n",
         iso.display(),
-        folder.join("log").display(),
+        folder.join(LOG).display(),
     )
 }
 

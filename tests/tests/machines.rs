@@ -11,7 +11,7 @@ fn slice_of_the_matrix() {
 }
 
 #[test]
-fn bochs_restarts_and_ends() {
-    let what = "the ISO in Bochs: shell, page and end with a card; shell, restart and end without";
-    case("bochs_restarts_and_ends", what, machines::check_bochs);
+fn bochs_ends_and_is_reset() {
+    let what = "the ISO in Bochs: shell, page and end; shell and reset";
+    case("bochs_ends_and_is_reset", what, machines::check_bochs);
 }

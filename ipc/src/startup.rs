@@ -149,10 +149,8 @@ pub struct Startup<'a> {
     /// Its arguments.
     #[serde(borrow)]
     pub arguments: heapless::Vec<Argument<'a>, MAX_ARGUMENTS>,
-    /// Where its heap may be.
+    /// Its heap, mapped and zeroed.
     pub heap: Range,
-    /// Bytes of the heap, from its beginning, that are mapped and zeroed; the rest is the task's to map.
-    pub heap_mapped: u64,
     /// Its first thread's stack, thread block included.
     pub stack: Range,
     /// Its log memory.

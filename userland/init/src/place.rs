@@ -19,16 +19,8 @@ pub const fn pages(bytes: u64) -> Option<u64> {
     Some(bytes.next_multiple_of(PAGE_BYTES))
 }
 
-/// Bytes of a heap that a task starts with: it maps more when it needs more.
-const FIRST_HEAP: u64 = 256 * 1024;
-
-/// How much of its heap a task is started with, in bytes.
-pub fn first_heap(task: &Task<'_>) -> u64 {
-    task.heap.min(FIRST_HEAP)
-}
-
-/// What is left of a task's memory for its own quota, when program, stack and the beginning of its heap,
-/// which init's quota pays for, are taken off.
+/// What is left of a task's memory for its own quota, when program, stack and heap, which init's
+/// quota pays for, are taken off.
 ///
 /// # Errors
 /// [`ProgramError::TooLarge`] if they are more than its memory.
@@ -38,7 +30,7 @@ pub fn quota(task: &Task<'_>, program: &Program) -> Result<u64, ProgramError> {
         .memory
         .checked_sub(segments)
         .and_then(|rest| rest.checked_sub(task.stack))
-        .and_then(|rest| rest.checked_sub(first_heap(task)));
+        .and_then(|rest| rest.checked_sub(task.heap));
     rest.map(|rest| rest / PAGE_BYTES * PAGE_BYTES)
         .ok_or(ProgramError::TooLarge)
 }

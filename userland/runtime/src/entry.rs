@@ -124,8 +124,8 @@ pub unsafe fn prepare(startup: u64, ipc_buffer: u64) -> &'static Startup<'static
     };
     // SAFETY: the block lies at the end of the first stack, where FS base points, above all frames.
     unsafe { block::initialise(thread_block(end), ipc_buffer, stack.start) };
-    // SAFETY: init mapped the heap's beginning for this task and nothing behind it, and nothing uses it yet.
-    unsafe { heap::initialise(decoded.heap, decoded.heap_mapped) };
+    // SAFETY: init mapped the heap for this task, and nothing uses it yet.
+    unsafe { heap::initialise(decoded.heap) };
     let memory = decoded.log;
     start::keep(decoded);
     if memory.range.bytes != 0 {
@@ -171,9 +171,8 @@ pub unsafe fn prepare_init(
         let _ = startup.handles.push(NamedHandle { name, handle });
     }
     startup.heap = init_heap(heap_bytes);
-    startup.heap_mapped = startup.heap.bytes;
     // SAFETY: just mapped, and used by nothing.
-    unsafe { heap::initialise(startup.heap, startup.heap_mapped) };
+    unsafe { heap::initialise(startup.heap) };
     start::keep(startup);
     log::use_kernel(init_handles::SYSTEM_CONTROL);
     // SAFETY: the kernel mapped the archive there, read-only and for ever.

@@ -115,10 +115,9 @@ impl Maker<'_> {
         let stack = Memory::create(entry.stack)?;
         let stack_start = STACK_END - entry.stack;
         map_into(target, &stack, stack_start, 0, entry.stack, Access::Write)?;
-        let first_heap = place::first_heap(entry);
-        if first_heap > 0 {
-            let heap = Memory::create(first_heap)?;
-            map_into(target, &heap, HEAP_START, 0, first_heap, Access::Write)?;
+        if entry.heap > 0 {
+            let heap = Memory::create(entry.heap)?;
+            map_into(target, &heap, HEAP_START, 0, entry.heap, Access::Write)?;
         }
         let (memory, log) = Log::make(entry.name)?;
         map_into(
@@ -137,7 +136,7 @@ impl Maker<'_> {
             task,
             stack,
             log,
-            paid_bytes: segments + entry.stack + first_heap,
+            paid_bytes: segments + entry.stack + entry.heap,
             stop_bell: None,
         })
     }
@@ -159,7 +158,6 @@ impl Maker<'_> {
                 start: HEAP_START,
                 bytes: entry.heap,
             },
-            heap_mapped: place::first_heap(entry),
             stack: Range {
                 start: STACK_END - entry.stack,
                 bytes: entry.stack,

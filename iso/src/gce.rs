@@ -47,7 +47,7 @@ pub fn pack(disk: &Path, folder: &Path) -> Result<PathBuf> {
 /// The guest has no driver for gVNIC, so the card is virtio-net; its boot loader is not signed, so
 /// Secure Boot is off.
 pub fn commands(archive: &Path) -> String {
-    let archive = quoted(&archive.display().to_string());
+    let archive = grub::quoted(&archive.display().to_string());
     format!(
         "\
 # Set these to what is yours; the bucket exists already.
@@ -67,9 +67,4 @@ gcloud compute instances delete \"$NAME\" --zone=\"$ZONE\"
 gcloud compute images delete \"$NAME\"
 "
     )
-}
-
-/// A word that a shell takes as it is.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', "'\\''"))
 }

@@ -156,8 +156,8 @@ pub(crate) fn configuration(archive: bool, append: &str) -> String {
     )
 }
 
-/// A word that GRUB's shell takes as it is.
-fn quoted(word: &str) -> String {
+/// A word that a shell takes as it is, GRUB's and a person's.
+pub(crate) fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 

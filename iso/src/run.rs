@@ -24,7 +24,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode> {
     let builder = Builder::new()?;
     qemu::need(options)?;
     let image = image(&builder, options)?;
-    let medium = medium(&image, options)?;
+    let medium = medium(&image, options, image.folder())?;
     let forwards = forwards(options)?;
     let gdb = if options.gdb {
         Some(Forward::local(1234, 0).free()?.host.port())
@@ -71,16 +71,16 @@ fn image(builder: &Builder, options: &RunOptions) -> Result<Image> {
     )
 }
 
-/// What the machine starts from, made now if it is not the files of the image.
-fn medium(image: &Image, options: &RunOptions) -> Result<Medium> {
+/// What the machine starts from, made now, in `folder`, if it is not the files of the image.
+pub fn medium(image: &Image, options: &RunOptions, folder: &Path) -> Result<Medium> {
     Ok(match options.boot {
         Boot::Kernel => Medium::Files {
             kernel: image.kernel.clone(),
             archive: image.archive.clone(),
         },
-        Boot::Iso => Medium::Cd(grub::iso(image, &options.append, image.folder())?),
+        Boot::Iso => Medium::Cd(grub::iso(image, &options.append, folder)?),
         Boot::Disk => Medium::Disk {
-            file: disk::make(image, &options.append, image.folder())?,
+            file: disk::make(image, &options.append, folder)?,
             bus: DiskBus::Virtio,
         },
     })

@@ -13,7 +13,7 @@ use iso::cli::{Accel, Boot, Nic, RunOptions, Serial};
 use iso::forward::Forward;
 use iso::image::Image;
 use iso::qemu::{self, DiskBus, Medium};
-use iso::{disk, grub, process};
+use iso::{process, run};
 use tempfile::TempDir;
 
 use crate::LIMIT;
@@ -154,7 +154,7 @@ impl Machine {
         options.check()?;
         let medium = match setup.disk {
             Some((file, bus)) => Medium::Disk { file, bus },
-            None => medium(setup.image, &options, folder.path())?,
+            None => run::medium(&setup.image, &options, folder.path())?,
         };
         let forward = setup
             .guest_port
@@ -240,21 +240,6 @@ impl Drop for Machine {
         self.child.kill().ok();
         self.child.wait().ok();
     }
-}
-
-/// What the options start from. A medium that has to be made is made in `folder`.
-fn medium(image: Image, options: &RunOptions, folder: &Path) -> Result<Medium> {
-    Ok(match options.boot {
-        Boot::Kernel => Medium::Files {
-            kernel: image.kernel,
-            archive: image.archive,
-        },
-        Boot::Iso => Medium::Cd(grub::iso(&image, &options.append, folder)?),
-        Boot::Disk => Medium::Disk {
-            file: disk::make(&image, &options.append, folder)?,
-            bus: DiskBus::Virtio,
-        },
-    })
 }
 
 /// Connects to a socket that QEMU makes as it starts.

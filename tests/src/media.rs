@@ -1,21 +1,16 @@
-//! Disks of an image, as their users have them. Booting from them is the tests'.
+//! The disk that Compute Engine boots, as it has it. Booting from it is the tests'.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
 use iso::image::Image;
-use iso::{disk, gce, grub, process};
+use iso::{disk, gce, process};
 
 use crate::LIMIT;
 
 /// Makes a disk of an image with this kernel command line in a folder.
 pub type Maker = fn(&Image, &str, &Path) -> Result<PathBuf>;
-
-/// The hybrid ISO, to be used as a disk.
-pub fn iso(image: &Image, append: &str, folder: &Path) -> Result<PathBuf> {
-    grub::iso(image, append, folder)
-}
 
 /// The disk as Compute Engine gets it: packed, and unpacked by GNU tar.
 pub fn compute_engine(image: &Image, append: &str, folder: &Path) -> Result<PathBuf> {

@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, ensure};
 use iso::cli::{Boot, Machine, Nic};
 use iso::qemu::DiskBus;
-use iso::{disk, firmware, inspect};
+use iso::{disk, firmware, grub, inspect};
 use tests::console::PROMPT;
 use tests::images::{Kind, image};
 use tests::media::{self, Maker};
@@ -66,7 +66,7 @@ fn cd_by_bios() {
 fn iso_as_virtio_disk_by_bios() {
     let what = "the ISO as a virtio disk, BIOS, pc, 2 CPUs";
     case("iso_as_virtio_disk_by_bios", what, || {
-        serves_from(media::iso, DiskBus::Virtio, |setup| {
+        serves_from(grub::iso, DiskBus::Virtio, |setup| {
             setup.with(|options| options.machine = Machine::Pc).cpus(2)
         })
     });
@@ -77,7 +77,7 @@ fn iso_as_scsi_disk_by_uefi_with_little_memory() {
     let what =
         "the ISO as a SCSI disk, UEFI, q35, 2 CPUs, the least memory that the firmware starts with";
     case("iso_as_scsi_disk_by_uefi_with_little_memory", what, || {
-        serves_from(media::iso, DiskBus::Scsi, |setup| {
+        serves_from(grub::iso, DiskBus::Scsi, |setup| {
             by_uefi(setup).cpus(2).memory(firmware::LEAST_MEMORY)
         })
     });

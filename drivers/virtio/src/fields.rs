@@ -1,5 +1,5 @@
-//! Fields of a device's own configuration behind memory-mapped registers: each is accessed in its own
-//! width, whole or not at all.
+//! Fields behind memory-mapped registers, as both memory-mapped transports access them: those of a
+//! device's own configuration, each in its own width, whole or not at all, and addresses.
 
 use registers::Registers;
 use virtio_drivers::{Error, Result};
@@ -59,4 +59,10 @@ pub(crate) fn write<R: Registers, T: IntoBytes + Immutable>(
         }
     }
     Ok(())
+}
+
+/// Writes a 64-bit register, as two of 32 bits (VIRTIO 1.2, sections 4.1.3.1 and 4.2.2).
+pub(crate) fn write_address<R: Registers>(window: &R, offset: usize, address: u64) {
+    window.write32(offset, address as u32);
+    window.write32(offset + 4, (address >> 32) as u32);
 }

@@ -98,12 +98,6 @@ impl<R: Registers> MmioTransport<R> {
     fn select(&self, queue: u16) {
         self.window.write32(register::QUEUE_SELECT, queue.into());
     }
-
-    /// A 64-bit register, as two of 32 bits.
-    fn write_address(&self, offset: usize, address: u64) {
-        self.window.write32(offset, address as u32);
-        self.window.write32(offset + 4, (address >> 32) as u32);
-    }
 }
 
 impl<R: Registers> VirtioTransport for MmioTransport<R> {
@@ -181,9 +175,9 @@ impl<R: Registers> Transport for MmioTransport<R> {
     ) {
         self.select(queue);
         self.window.write32(register::QUEUE_SIZE, size);
-        self.write_address(register::QUEUE_DESCRIPTORS, descriptors);
-        self.write_address(register::QUEUE_DRIVER, driver_area);
-        self.write_address(register::QUEUE_DEVICE, device_area);
+        fields::write_address(&self.window, register::QUEUE_DESCRIPTORS, descriptors);
+        fields::write_address(&self.window, register::QUEUE_DRIVER, driver_area);
+        fields::write_address(&self.window, register::QUEUE_DEVICE, device_area);
         let rings = RingAddresses {
             driver: driver_area,
             device: device_area,

@@ -103,14 +103,6 @@ impl<R: Registers> ModernTransport<R> {
         self.windows.common.write16(common::QUEUE_SELECT, queue);
     }
 
-    /// A 64-bit register, as two of 32 bits (VIRTIO 1.2, section 4.1.3.1).
-    fn write_address(&self, offset: usize, address: u64) {
-        self.windows.common.write32(offset, address as u32);
-        self.windows
-            .common
-            .write32(offset + 4, (address >> 32) as u32);
-    }
-
     /// Writes a vector and reads it back: a device without resources for it answers "no vector"
     /// (VIRTIO 1.2, section 4.1.5.1.2.1).
     fn route(&mut self, offset: usize, vector: u16) {
@@ -235,9 +227,9 @@ impl<R: Registers> Transport for ModernTransport<R> {
         if let Some(vector) = self.interrupts.vector(queue_cause(queue)) {
             self.route(common::QUEUE_VECTOR, vector);
         }
-        self.write_address(common::QUEUE_DESCRIPTORS, descriptors);
-        self.write_address(common::QUEUE_DRIVER, driver_area);
-        self.write_address(common::QUEUE_DEVICE, device_area);
+        fields::write_address(&self.windows.common, common::QUEUE_DESCRIPTORS, descriptors);
+        fields::write_address(&self.windows.common, common::QUEUE_DRIVER, driver_area);
+        fields::write_address(&self.windows.common, common::QUEUE_DEVICE, device_area);
         let rings = RingAddresses {
             driver: driver_area,
             device: device_area,

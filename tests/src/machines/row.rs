@@ -2,6 +2,7 @@
 //! many more as it takes for every pair of values to be met.
 
 use iso::cli::{Boot, Machine, Nic, RunOptions};
+use iso::grub;
 use iso::image::Image;
 use iso::qemu::DiskBus;
 use tempfile::TempDir;
@@ -299,7 +300,7 @@ impl Row {
         }
         let setup = match self.medium {
             Medium::Files | Medium::Cd => setup,
-            Medium::IsoDisk(bus) => setup.disk(media::iso(image, "", folder.path())?, bus),
+            Medium::IsoDisk(bus) => setup.disk(grub::iso(image, "", folder.path())?, bus),
             Medium::Disk(bus) => setup.disk(media::compute_engine(image, "", folder.path())?, bus),
         };
         Ok((setup, folder))

@@ -31,8 +31,10 @@ pub const HEADROOM: u32 = 16;
 pub const GEOMETRY: Geometry = Geometry {
     pool_bytes: (BUFFERS * BUFFER_BYTES) as u64,
     ring_entries: ENTRIES,
+    receive_buffers: BUFFERS,
     buffer_bytes: BUFFER_BYTES,
     headroom_bytes: HEADROOM,
+    features: 0,
 };
 
 /// Memory that two sides share.

@@ -67,8 +67,10 @@ impl Shape {
         Geometry {
             pool_bytes: self.pool_bytes() as u64,
             ring_entries: self.buffers,
+            receive_buffers: self.buffers,
             buffer_bytes: self.buffer_bytes,
             headroom_bytes: HEADROOM,
+            features: 0,
         }
     }
 }

@@ -95,8 +95,10 @@ impl Stack {
         let geometry = Geometry {
             pool_bytes: u64::from((ENTRIES + 1) * BUFFER),
             ring_entries: ENTRIES,
+            receive_buffers: ENTRIES,
             buffer_bytes: BUFFER,
             headroom_bytes: HEADROOM,
+            features: 0,
         };
         let stub = NetDeviceClient::new(Kernel, session.handle());
         let (card, doorbell) = loop {

@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod address;
+mod checksum;
 pub mod client;
 pub mod config;
 pub mod names;

@@ -8,10 +8,12 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
+use ipc::interface::net_device::{MAX_PACKET_BYTES, SendOffload};
 use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketSet};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
 use crate::address::Addresses;
+use crate::checksum;
 use crate::client::{Ledger, Owner};
 use crate::config::{Cidr, Config};
 use crate::names::{NameError, Names, QueryId, Resolved};
@@ -20,12 +22,10 @@ use crate::ping::{PingError, Pinged, Pings, Request};
 use crate::tcp::{ConnectError, ConnectionId, ListenError, ListenerId, Table};
 use crate::time::{Nanoseconds, instant, nanoseconds};
 use crate::udp::{UdpError, UdpId, UdpSockets};
-use crate::wire::{ETHERNET_HEADER_BYTES, Port, Wire};
+use crate::wire::{ETHERNET_HEADER_BYTES, Offloads, Port, Received, Wire};
 
 /// Frames that one poll takes from the wire before it lets others have their turn.
 const BATCH: usize = 64;
-/// Largest frame taken: the largest IP packet of a card here (GCE's 8,896) and then some.
-const FRAME_BYTES: usize = 9_216;
 
 /// What the card is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Card {
     pub mac: [u8; 6],
     /// Largest packet without its Ethernet header, in bytes.
     pub mtu: usize,
+    /// What it does of the work on packets to send.
+    pub offloads: Offloads,
 }
 
 /// What went through the stack.
@@ -43,6 +45,8 @@ pub struct Counters {
     pub received_packets: u64,
     /// Bytes received, Ethernet headers included.
     pub received_bytes: u64,
+    /// Frames dropped because their TCP or UDP checksum is wrong.
+    pub wrong_checksums: u64,
 }
 
 /// The network stack.
@@ -75,6 +79,7 @@ impl Stack {
             wire: &mut nothing,
             frame: None,
             mtu: card.mtu,
+            offloads: card.offloads,
         };
         let mut interface = Interface::new(settings, &mut port, instant(now));
         let mut datagrams = SocketSet::new(Vec::new());
@@ -93,7 +98,7 @@ impl Stack {
             tcp: Table::new(config.buffer_bytes, config.spare, seed),
             ledger: Ledger::new(config.limits),
             counters: Counters::default(),
-            frame: vec![0; FRAME_BYTES],
+            frame: vec![0; MAX_PACKET_BYTES],
             datagrams_pending: true,
             seed,
         }
@@ -109,6 +114,7 @@ impl Stack {
             wire,
             frame: None,
             mtu: self.card.mtu,
+            offloads: self.card.offloads,
         };
         self.tcp
             .egress(now, &mut self.interface, &mut self.ledger, &mut port);
@@ -135,8 +141,8 @@ impl Stack {
     /// The same stack on a card that came, or came back: the connections go on, with its Ethernet
     /// address and its packet size.
     pub fn card_returned(&mut self, now: Nanoseconds, card: Card) {
-        if card.mtu != self.card.mtu {
-            // smoltcp asks for the packet size once, when an interface is made.
+        if (card.mtu, card.offloads) != (self.card.mtu, self.card.offloads) {
+            // smoltcp asks for the packet size and what the card does once, when an interface is made.
             let mut interface = make_interface(card, now, self.seed);
             let addresses: Vec<IpCidr> = self.interface.ip_addrs().to_vec();
             interface.update_ip_addrs(|list| list.extend(addresses));
@@ -333,14 +339,19 @@ impl Stack {
     fn ingress(&mut self, now: Nanoseconds, wire: &mut impl Wire) -> usize {
         for count in 0..BATCH {
             let mut frame = core::mem::take(&mut self.frame);
-            let length = wire.receive(&mut frame);
-            if let Some(received) = length.and_then(|length| frame.get(..length)) {
+            let received = wire.receive(&mut frame);
+            if let Some(received) = received
+                && let Some(bytes) = frame.get(..received.length)
+            {
                 self.counters.received_packets += 1;
-                self.counters.received_bytes += received.len() as u64;
-                self.accept_frame(now, wire, received);
+                self.counters.received_bytes += bytes.len() as u64;
+                match received.checksum_verified || checksum::is_right(bytes) {
+                    true => self.accept_frame(now, wire, bytes),
+                    false => self.counters.wrong_checksums += 1,
+                }
             }
             self.frame = frame;
-            if length.is_none() {
+            if received.is_none() {
                 return count;
             }
         }
@@ -352,6 +363,7 @@ impl Stack {
             wire,
             frame: Some(frame),
             mtu: self.card.mtu,
+            offloads: self.card.offloads,
         };
         let kind = classify(frame);
         if let Kind::Tcp(segment) = &kind
@@ -393,6 +405,7 @@ impl Stack {
             wire,
             frame: None,
             mtu: self.card.mtu,
+            offloads: self.card.offloads,
         };
         // Each turn sends one packet of each socket; their queues are short.
         for _ in 0..BATCH {
@@ -427,6 +440,7 @@ fn make_interface(card: Card, now: Nanoseconds, seed: u64) -> Interface {
         wire: &mut Unplugged,
         frame: None,
         mtu: card.mtu,
+        offloads: card.offloads,
     };
     Interface::new(settings, &mut port, instant(now))
 }
@@ -445,7 +459,7 @@ fn unicast(mut mac: [u8; 6]) -> [u8; 6] {
 struct Unplugged;
 
 impl Wire for Unplugged {
-    fn receive(&mut self, _: &mut [u8]) -> Option<usize> {
+    fn receive(&mut self, _: &mut [u8]) -> Option<Received> {
         None
     }
 
@@ -453,8 +467,12 @@ impl Wire for Unplugged {
         false
     }
 
-    fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        fill(&mut vec![0; length])
+    fn transmit<R>(
+        &mut self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> (Option<SendOffload>, R),
+    ) -> R {
+        fill(&mut vec![0; length]).1
     }
 }
 

@@ -23,6 +23,7 @@ use crate::packets::{Packets, Shape};
 use crate::server::{Attachment, Refusal, STOP_BIT, Server, System};
 use crate::stack::{Card, Stack};
 use crate::time::Nanoseconds;
+use crate::wire::Offloads;
 
 /// Buffers each way where the arguments say nothing. 256 hold 0.3 ms of a 10 Gbit/s line.
 const BUFFERS: u32 = 256;
@@ -214,6 +215,7 @@ impl System for Surroundings {
             card: Card {
                 mac: card.mac,
                 mtu: usize::from(card.mtu),
+                offloads: shape.offloads(card.features),
             },
             session: session.into_handle(),
             doorbell,
@@ -272,6 +274,7 @@ impl NetworkService {
             Card {
                 mac: [2, 0, 0, 0, 0, 1],
                 mtu: MTU,
+                offloads: Offloads::default(),
             },
             now,
             seed(now),

@@ -1,7 +1,7 @@
 //! One bare acknowledgement, built from the segment that it answers, for connections that have no
 //! socket any more.
 
-use smoltcp::phy::{Checksum, ChecksumCapabilities};
+use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     EthernetFrame, IpAddress, IpProtocol, IpRepr, TCP_HEADER_LEN, TcpControl, TcpRepr, TcpSeqNumber,
 };
@@ -37,8 +37,7 @@ pub(super) fn acknowledge(wire: &mut impl Wire, frame: &[u8], segment: &Segment,
         payload: &[],
     };
     let ip = IpRepr::new(source, destination, IpProtocol::Tcp, TCP_HEADER_LEN, 64);
-    let mut checksums = ChecksumCapabilities::default();
-    checksums.tcp = Checksum::Both;
+    let checksums = ChecksumCapabilities::default();
     wire.transmit(ETHERNET_HEADER_BYTES + ip.buffer_len(), |buffer| {
         let mut sent = EthernetFrame::new_unchecked(buffer);
         sent.set_src_addr(received.dst_addr());
@@ -48,5 +47,6 @@ pub(super) fn acknowledge(wire: &mut impl Wire, frame: &[u8], segment: &Segment,
         ip.emit(&mut *packet, &checksums);
         let mut header = smoltcp::wire::TcpPacket::new_unchecked(&mut packet[ip.header_len()..]);
         tcp.emit(&mut header, &source, &destination, &checksums);
+        (None, ())
     });
 }

@@ -2,14 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::common::{A, B, CLIENT, Pair, card, fixed};
+use crate::common::{A, B, CLIENT, Pair, card, fixed, received};
+use ipc::interface::net_device::SendOffload;
 use netstack::config::Config;
 use netstack::names::NameError;
 use netstack::ping::{PingError, Request};
 use netstack::stack::Stack;
 use netstack::time::SECOND;
 use netstack::udp::UdpError;
-use netstack::wire::Wire;
+use netstack::wire::{Received, Wire};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress,
@@ -256,19 +257,24 @@ fn envelope(client: EthernetAddress, dhcp: &DhcpRepr<'_>) -> Vec<u8> {
 }
 
 impl Wire for DhcpServer {
-    fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<Received> {
         let frame = self.replies.pop()?;
         buffer[..frame.len()].copy_from_slice(&frame);
-        Some(frame.len())
+        Some(received(&frame))
     }
 
     fn can_transmit(&mut self) -> bool {
         true
     }
 
-    fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn transmit<R>(
+        &mut self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> (Option<SendOffload>, R),
+    ) -> R {
         let mut frame = vec![0; length];
-        let result = fill(&mut frame);
+        let (offload, result) = fill(&mut frame);
+        assert_eq!(offload, None, "this wire does nothing but carry");
         let _ = self.serve(&frame);
         result
     }

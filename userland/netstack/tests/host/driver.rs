@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use ipc::interface::net_device::{
-    RING_RECEIVE_FREE, RING_RECEIVED, RING_TRANSMIT, RING_TRANSMITTED,
+    FEATURE_SEGMENT_IPV4, FEATURE_SEND_CHECKSUM, FLAG_CHECKSUM_VERIFIED, FLAG_MORE,
+    MAX_PACKET_BYTES, RING_RECEIVE_FREE, RING_RECEIVED, RING_TRANSMIT, RING_TRANSMITTED,
+    SendOffload,
 };
 use ipc::ring::{
     Descriptor, FIELDS, PacketConsumer, PacketProducer, SharedMemory, packet_ring_bytes,
@@ -23,10 +25,13 @@ const BUFFERS: u32 = 16;
 pub(crate) struct FakeDriver {
     pub(crate) shape: Shape,
     pub(crate) pool: Shared,
+    pub(crate) rings: Shared,
     pub(crate) receive_free: PacketConsumer<Shared>,
     pub(crate) received: PacketProducer<Shared>,
     pub(crate) transmit: PacketConsumer<Shared>,
     pub(crate) transmitted: PacketProducer<Shared>,
+    /// What was asked of the card for the frame that was sent last.
+    pub(crate) last_offload: Option<SendOffload>,
 }
 
 impl FakeDriver {
@@ -36,23 +41,56 @@ impl FakeDriver {
         FakeDriver {
             shape,
             pool,
+            rings: rings.clone(),
             receive_free: PacketConsumer::new(rings.clone(), at(RING_RECEIVE_FREE), entries)
                 .expect("fits"),
             received: PacketProducer::new(rings.clone(), at(RING_RECEIVED), entries).expect("fits"),
             transmit: PacketConsumer::new(rings.clone(), at(RING_TRANSMIT), entries).expect("fits"),
             transmitted: PacketProducer::new(rings, at(RING_TRANSMITTED), entries).expect("fits"),
+            last_offload: None,
         }
     }
 
     /// Takes the next frame to send.
     pub(crate) fn sent(&mut self) -> Option<Vec<u8>> {
         let descriptor = self.transmit.pop().expect("whole")?;
+        self.last_offload = SendOffload::from_flags(descriptor.flags).expect("sound");
         let mut frame = vec![0; descriptor.length as usize];
         self.pool
             .read(descriptor.offset as usize, &mut frame)
             .expect("in the pool");
         assert_eq!(self.transmitted.push(descriptor), Ok(true));
         Some(frame)
+    }
+
+    /// Delivers a frame as a card that joins packets does: in as many buffers as it takes, its checksum
+    /// verified. False, and nothing taken, where there are not enough.
+    pub(crate) fn deliver_joined(&mut self, frame: &[u8]) -> bool {
+        let room = (self.shape.buffer_bytes - 64) as usize;
+        let pieces = frame.chunks(room);
+        if (self.receive_free.available().expect("whole") as usize) < pieces.len() {
+            return false;
+        }
+        let last = pieces.len() - 1;
+        for (index, piece) in pieces.enumerate() {
+            let buffer = self.receive_free.pop().expect("whole").expect("counted");
+            self.pool
+                .write(buffer.offset as usize, piece)
+                .expect("in the pool");
+            let more = if index < last { FLAG_MORE } else { 0 };
+            let verified = if index == 0 {
+                FLAG_CHECKSUM_VERIFIED
+            } else {
+                0
+            };
+            let descriptor = Descriptor {
+                length: piece.len() as u32,
+                flags: more | verified,
+                ..buffer
+            };
+            assert_eq!(self.received.push(descriptor), Ok(true));
+        }
+        true
     }
 
     /// Delivers a frame, if there is a buffer for it.
@@ -73,7 +111,11 @@ impl FakeDriver {
 }
 
 fn attached() -> (Packets<Shared>, FakeDriver, Shared) {
-    let shape = Shape::new(BUFFERS, 1500);
+    attached_with(BUFFERS)
+}
+
+fn attached_with(buffers: u32) -> (Packets<Shared>, FakeDriver, Shared) {
+    let shape = Shape::new(buffers, 1500);
     let (pool, rings) = (
         Shared::new(shape.pool_bytes()),
         Shared::new(shape.ring_bytes()),
@@ -91,10 +133,10 @@ fn frames_go_through_unchanged_and_no_buffer_is_lost() {
             .map(|byte| (byte + round) as u8)
             .collect();
         assert!(packets.can_transmit());
-        packets.transmit(frame.len(), |space| space.copy_from_slice(&frame));
+        packets.transmit(frame.len(), |space| (None, space.copy_from_slice(&frame)));
         assert_eq!(driver.sent().as_ref(), Some(&frame));
         assert!(driver.deliver(&frame));
-        let length = packets.receive(&mut buffer).unwrap();
+        let length = packets.receive(&mut buffer).unwrap().length;
         assert_eq!(buffer[..length], frame);
     }
     assert_eq!(packets.receive(&mut buffer), None);
@@ -109,7 +151,7 @@ fn frames_go_through_unchanged_and_no_buffer_is_lost() {
 fn a_driver_that_does_not_send_fills_up_and_nothing_is_overwritten() {
     let (mut packets, mut driver, _) = attached();
     for number in 0..BUFFERS + 5 {
-        packets.transmit(60, |space| space.fill(number as u8));
+        packets.transmit(60, |space| (None, space.fill(number as u8)));
     }
     assert!(!packets.can_transmit());
     assert_eq!(packets.counters().sent_dropped, 5);
@@ -122,12 +164,12 @@ fn a_driver_that_does_not_send_fills_up_and_nothing_is_overwritten() {
 #[test]
 fn doorbells_are_asked_for_only_by_who_sleeps() {
     let (mut packets, mut driver, _) = attached();
-    packets.transmit(60, |space| space.fill(1));
+    packets.transmit(60, |space| (None, space.fill(1)));
     assert!(!packets.must_wake(), "the driver is awake");
     while driver.sent().is_some() {}
     assert_eq!(driver.transmit.sleep(1), Ok(true));
-    packets.transmit(60, |space| space.fill(2));
-    packets.transmit(60, |space| space.fill(3));
+    packets.transmit(60, |space| (None, space.fill(2)));
+    packets.transmit(60, |space| (None, space.fill(3)));
     assert!(packets.must_wake());
     assert!(!packets.must_wake(), "once");
     assert!(packets.sleep(false));
@@ -148,7 +190,7 @@ fn a_restarted_driver_finds_every_buffer_and_the_old_ones_are_not_leaked() {
     for round in 0..10 {
         // The driver dies with frames in every place.
         for _ in 0..round {
-            packets.transmit(60, |space| space.fill(1));
+            packets.transmit(60, |space| (None, space.fill(1)));
             let _ = driver.deliver(&[2; 60]);
         }
         let _ = driver.transmit.pop();
@@ -162,7 +204,7 @@ fn a_restarted_driver_finds_every_buffer_and_the_old_ones_are_not_leaked() {
         assert_eq!(driver.receive_free.available(), Ok(BUFFERS));
         let sendable = (0..).take_while(|_| {
             let can = packets.can_transmit();
-            packets.transmit(60, |space| space.fill(3));
+            packets.transmit(60, |space| (None, space.fill(3)));
             can
         });
         assert_eq!(sendable.count(), BUFFERS as usize);
@@ -176,7 +218,7 @@ fn hostile_descriptors_are_counted_and_cost_nothing_else() {
     let mut buffer = vec![0; 9_216];
     let size = driver.shape.buffer_bytes;
     let total = 2 * BUFFERS;
-    packets.transmit(60, |space| space.fill(1));
+    packets.transmit(60, |space| (None, space.fill(1)));
     let held = driver.transmit.pop().unwrap().unwrap();
     let lies = [
         // Out of the pool, and across its end.
@@ -224,7 +266,7 @@ fn hostile_descriptors_are_counted_and_cost_nothing_else() {
     assert_eq!(driver.transmitted.push(held), Ok(true));
     assert_eq!(driver.transmitted.push(Descriptor::default()), Ok(true));
     while packets.can_transmit() {
-        packets.transmit(60, |space| space.fill(4));
+        packets.transmit(60, |space| (None, space.fill(4)));
     }
     assert_eq!(
         packets.counters().refused_descriptors,
@@ -250,7 +292,7 @@ fn a_broken_ring_is_noticed_and_mended_by_reclaiming() {
                 for _ in 0..3 * BUFFERS {
                     let _ = packets.receive(&mut buffer);
                     let _ = packets.can_transmit();
-                    packets.transmit(60, |space| space.fill(1));
+                    packets.transmit(60, |space| (None, space.fill(1)));
                     let _ = (packets.must_wake(), packets.sleep(true));
                     packets.wake();
                 }
@@ -273,8 +315,14 @@ struct Host {
 
 impl Host {
     fn new(address: [u8; 4], other: [u8; 4]) -> Host {
-        let (packets, driver, rings) = attached();
-        let card = card(address[3]);
+        Host::with(address, other, BUFFERS, 0)
+    }
+
+    /// A host with so many buffers and a card of these features.
+    fn with(address: [u8; 4], other: [u8; 4], buffers: u32, features: u32) -> Host {
+        let (packets, driver, rings) = attached_with(buffers);
+        let mut card = card(address[3]);
+        card.offloads = packets.shape().offloads(features);
         Host {
             stack: Stack::new(&fixed(address, other), card, SECOND, 5),
             packets,
@@ -337,5 +385,124 @@ fn a_transfer_outlives_its_driver_again_and_again() {
     }
     assert!(restarts >= 5);
     assert_eq!(a.stack.tcp().phase(here), Some(Phase::Open));
+    assert_eq!((a.packets.leaked(), b.packets.leaked()), (0, 0));
+}
+
+#[test]
+fn joined_packets_are_gathered_and_their_buffers_go_back() {
+    let (mut packets, mut driver, _) = attached_with(64);
+    let mut buffer = vec![0; MAX_PACKET_BYTES];
+    for length in [60, 1984, 1985, 4000, 40_000, MAX_PACKET_BYTES] {
+        let frame: Vec<u8> = (0..length).map(|index| (index / 7) as u8).collect();
+        assert!(driver.deliver_joined(&frame));
+        let received = packets.receive(&mut buffer).unwrap();
+        assert_eq!(
+            (received.length, received.checksum_verified),
+            (length, true)
+        );
+        assert_eq!(buffer[..length], frame);
+        assert_eq!((packets.leaked(), packets.with_driver().0), (0, 64));
+    }
+    assert!(driver.deliver(&[1; 60]));
+    let received = packets.receive(&mut buffer).unwrap();
+    assert!(!received.checksum_verified, "this one was not");
+}
+
+#[test]
+fn a_packet_in_pieces_waits_for_the_last_and_a_broken_one_costs_nothing_else() {
+    let (mut packets, mut driver, _) = attached_with(64);
+    let mut buffer = vec![0; MAX_PACKET_BYTES];
+    let piece = |driver: &mut FakeDriver, flags: u32, length: u32| {
+        let free = driver.receive_free.pop().unwrap().unwrap();
+        let descriptor = Descriptor {
+            length,
+            flags,
+            ..free
+        };
+        assert_eq!(driver.received.push(descriptor), Ok(true));
+    };
+    piece(&mut driver, FLAG_MORE, 100);
+    assert_eq!(packets.receive(&mut buffer), None);
+    assert_eq!((packets.leaked(), packets.with_driver().0), (0, 63));
+    piece(&mut driver, 0, 20);
+    assert_eq!(packets.receive(&mut buffer).unwrap().length, 120);
+    assert_eq!(packets.with_driver().0, 64);
+    // Longer than any packet, in bytes and in pieces; then one with a piece that is a lie.
+    for (pieces, length) in [(34, 1984), (60, 20)] {
+        (0..pieces).for_each(|_| piece(&mut driver, FLAG_MORE, length));
+        piece(&mut driver, 0, length);
+        assert_eq!(packets.receive(&mut buffer), None);
+    }
+    piece(&mut driver, FLAG_MORE, 20);
+    piece(&mut driver, FLAG_MORE, 9_999);
+    piece(&mut driver, 0, 20);
+    assert_eq!(packets.receive(&mut buffer), None);
+    assert_eq!(packets.counters().broken_packets, 3);
+    assert_eq!((packets.leaked(), packets.with_driver().0), (0, 64));
+    // The driver dies in the middle of one.
+    piece(&mut driver, FLAG_MORE, 20);
+    assert_eq!(packets.receive(&mut buffer), None);
+    packets.reclaim().unwrap();
+    assert_eq!((packets.leaked(), packets.with_driver().0), (0, 64));
+    driver = FakeDriver::new(driver.shape, driver.pool.clone(), driver.rings.clone());
+    assert!(driver.deliver(&[1; 60]));
+    assert_eq!(packets.receive(&mut buffer).unwrap().length, 60);
+}
+
+/// Carries what one host sent to the other, whose card finds each segment as long as it was made. Tells
+/// how many frames there were, and the length of the longest.
+fn carry(from: &mut FakeDriver, to: &mut FakeDriver) -> (usize, usize) {
+    let (mut frames, mut longest) = (0, 0);
+    while let Some(frame) = from.sent() {
+        frames += 1;
+        // ARP.
+        if frame[12..14] == [8, 6] {
+            assert!(to.deliver(&frame));
+            continue;
+        }
+        let offload = from.last_offload.expect("all else is TCP");
+        let payload = frame.len() - offload.header_bytes();
+        assert!(payload <= 1460 || offload.segment.is_some(), "{offload:?}");
+        longest = longest.max(frame.len());
+        assert!(to.deliver_joined(&frame));
+    }
+    (frames, longest)
+}
+
+#[test]
+fn a_card_that_cuts_and_joins_carries_a_stream_in_few_long_packets() {
+    let features = FEATURE_SEND_CHECKSUM | FEATURE_SEGMENT_IPV4;
+    let (mut a, mut b) = (
+        Host::with(A, B, 256, features),
+        Host::with(B, A, 256, features),
+    );
+    let listener = b.stack.listen(CLIENT, None, 80, 4).unwrap();
+    let here = a.stack.connect(CLIENT, SocketAddr::from((B, 80))).unwrap();
+    let (mut up, mut there) = (Transfer::new(3 << 20), None);
+    let (mut now, mut longest, mut frames) = (SECOND, 0, 0);
+    while up.received < up.length {
+        assert!(now < 300 * SECOND, "stuck at {}", up.received);
+        let busy = a.stack.poll(now, &mut a.packets) | b.stack.poll(now, &mut b.packets);
+        there = there.or_else(|| b.stack.tcp().accept(listener));
+        up.give(&mut a.stack, here);
+        if let Some(there) = there {
+            up.take(&mut b.stack, there);
+        }
+        let there_and_back = [
+            carry(&mut a.driver, &mut b.driver),
+            carry(&mut b.driver, &mut a.driver),
+        ];
+        let moved = there_and_back.iter().any(|carried| carried.0 > 0);
+        for (count, length) in there_and_back {
+            frames += count;
+            longest = longest.max(length);
+        }
+        if !busy && !moved {
+            let deadlines = [a.stack.deadline(now), b.stack.deadline(now)];
+            let next = deadlines.into_iter().flatten().min();
+            now = next.unwrap_or(now).max(now + 50_000);
+        }
+    }
+    assert!(longest > 30_000 && frames < 500, "{longest} {frames}");
     assert_eq!((a.packets.leaked(), b.packets.leaked()), (0, 0));
 }

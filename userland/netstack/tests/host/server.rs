@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use ipc::badge::Client;
+use ipc::interface::net_device::SendOffload;
 use ipc::interface::network::{
     Event, GRANT_CONNECT, GRANT_LISTEN, NetworkError, NetworkServer, PingReply, READY_ACCEPT,
     READY_END, READY_ERROR, READY_RECEIVE, READY_SEND, Shutdown, Socket, SocketState,
@@ -19,9 +20,9 @@ use netstack::server::{Attachment, Refusal, STOP_BIT, Server, System};
 use netstack::stack::Stack;
 use netstack::tcp::{ConnectionId, End, ListenerId, Phase};
 use netstack::time::SECOND;
-use netstack::wire::Wire;
+use netstack::wire::{Received, Wire};
 
-use crate::common::{A, B, CLIENT, Transfer, card, fixed, pattern};
+use crate::common::{A, B, CLIENT, Transfer, card, fixed, pattern, received};
 use crate::driver::FakeDriver;
 use crate::memory::Shared;
 
@@ -167,19 +168,24 @@ struct Pipe {
 }
 
 impl Wire for Pipe {
-    fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<Received> {
         let frame = self.incoming.pop_front()?;
         buffer[..frame.len()].copy_from_slice(&frame);
-        Some(frame.len())
+        Some(received(&frame))
     }
 
     fn can_transmit(&mut self) -> bool {
         self.outgoing.len() < 64
     }
 
-    fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn transmit<R>(
+        &mut self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> (Option<SendOffload>, R),
+    ) -> R {
         let mut frame = vec![0; length];
-        let result = fill(&mut frame);
+        let (offload, result) = fill(&mut frame);
+        assert_eq!(offload, None, "this wire does nothing but carry");
         self.outgoing.push_back(frame);
         result
     }

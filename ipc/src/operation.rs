@@ -280,6 +280,14 @@ operations! {
     /// 125); 1 number lost since the last read. Errors: InvalidHandle, WrongKind, MissingRights,
     /// InvalidArgument.
     TraceRead = 42,
+
+    /// Signal, then Receive, as one operation: where the caller then waits, the thread that it woke runs
+    /// next, and nothing is switched to and fro between the two.
+    ///
+    /// Arguments: 0 endpoint (RECEIVE); 1 tag (accepted); 2 notification (SIGNAL); 3 bits; deadline of
+    /// the receive. Result: as Receive. Errors: InvalidHandle, WrongKind, MissingRights, InvalidArgument,
+    /// ReplyPending (nothing is signalled, nor received); else as Receive, after the signal.
+    SignalReceive = 43,
 }
 
 #[cfg(test)]

@@ -133,6 +133,11 @@ impl<P: Platform> Kernel<P> {
             O::Call => self.call(cpu, thread, call.held(0)?, deadline),
             O::ReplyReceive => self.reply_receive(cpu, thread, call.held(0)?, deadline),
             O::Receive => self.receive(cpu, thread, call.held(0)?, deadline),
+            O::SignalReceive => {
+                let notification = call.notification(2, Rights::SIGNAL)?;
+                let source = call.held(0)?;
+                self.signal_receive(cpu, thread, source, notification, a[3], deadline)
+            }
             O::Send => self.send(cpu, thread, call.held(0)?),
             O::Reply => self.reply(cpu, thread, a[0]),
             O::Stash => self.stash(thread),

@@ -10,7 +10,7 @@ use crate::endpoint::{Badge, Endpoint, Waiters};
 use crate::handles::Held;
 use crate::kernel::{Kernel, Next, Outcome};
 use crate::mutant::{self, Mutant};
-use crate::notification::give_signal;
+use crate::notification::{Notification, give_signal};
 use crate::object::Object;
 use crate::platform::Platform;
 use crate::reply::Reply;
@@ -142,10 +142,7 @@ impl<P: Platform> Kernel<P> {
         deadline: u64,
     ) -> Outcome {
         let endpoint = receive_source(source)?;
-        checked(receiver.registers.rsi.get())?;
-        if receiver.reply_caller.get().is_some() {
-            return Err(Error::ReplyPending);
-        }
+        may_receive(receiver)?;
         let mut waiters = endpoint.waiters();
         if let Some(notification) = receiver.bound.get() {
             let bits = notification.signals().take();
@@ -271,6 +268,34 @@ impl<P: Platform> Kernel<P> {
                 server.registers.rax.set(Operation::Receive as u64);
             }
         })
+    }
+
+    /// SignalReceive: where the receiver then waits, the thread that it woke runs next.
+    pub fn signal_receive(
+        &'static self,
+        cpu: &'static Cpu,
+        receiver: &'static Thread,
+        source: Held,
+        notification: &'static Notification,
+        bits: u64,
+        deadline: u64,
+    ) -> Outcome {
+        receive_source(source)?;
+        may_receive(receiver)?;
+        let woken = self.set_bits(notification, bits);
+        let outcome = self.receive(cpu, receiver, source, deadline);
+        if matches!(outcome, Ok(Next::Again)) {
+            // The signal is given: what is issued again is the Receive alone.
+            receiver.registers.rax.set(Operation::Receive as u64);
+        }
+        match (outcome, woken) {
+            (Ok(Next::Blocked), Some(woken)) => Ok(Next::Switch(woken)),
+            (outcome, Some(woken)) => {
+                self.make_ready(cpu, woken);
+                outcome
+            }
+            (outcome, None) => outcome,
+        }
     }
 
     /// Gives the reply to its caller, who is returned claimed; nobody, if the caller is gone.
@@ -643,6 +668,15 @@ pub(crate) fn fault_words(
         rdi: from.rdi.get(),
     };
     message.to_words()
+}
+
+/// Whether a thread may receive: its tag is sound, and it owes nobody a reply.
+fn may_receive(receiver: &Thread) -> Result<(), Error> {
+    checked(receiver.registers.rsi.get())?;
+    match receiver.reply_caller.get() {
+        Some(_) => Err(Error::ReplyPending),
+        None => Ok(()),
+    }
 }
 
 /// The endpoint of a receive right.

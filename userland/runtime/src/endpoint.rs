@@ -110,6 +110,23 @@ pub fn receive(endpoint: Handle, deadline: Deadline, into: &mut [u8]) -> Result<
     Ok(take_event(&results, buffer.bytes(), into))
 }
 
+/// Sets bits of a notification, then waits as [`receive`] does: the thread that waits for the bits runs
+/// without this one being run in between.
+///
+/// Errors: those of [`Operation::SignalReceive`].
+pub fn signal_receive(
+    (notification, bits): (Handle, u64),
+    endpoint: Handle,
+    deadline: Deadline,
+    into: &mut [u8],
+) -> Result<Event, Error> {
+    let mut buffer = Buffer::take()?;
+    let tag = Tag::new(Label(0), 0, 0).accepting(MAX_HANDLES);
+    let arguments = [endpoint.0, tag.0, notification.0, bits, 0, 0];
+    let results = invoke(Operation::SignalReceive, arguments, deadline.0)?;
+    Ok(take_event(&results, buffer.bytes(), into))
+}
+
 /// Answers the last call (`to` [`Handle::NONE`]) or a stashed one. Errors: those of
 /// [`Operation::Reply`].
 ///

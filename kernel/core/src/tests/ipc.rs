@@ -1,8 +1,8 @@
 //! The rendezvous: who gets what, and which error when it comes to nothing.
 
 use super::bench::{
-    TestKernel, block, call, give, is, kernel, pass, run, running, settle, status, tag, task,
-    thread,
+    TestKernel, block, call, give, is, kernel, pass, run, running, settle, status,
+    system_call_until, tag, task, thread,
 };
 use crate::object::Object;
 use crate::sync::Ordering;
@@ -279,6 +279,51 @@ fn a_signal_of_the_bound_notification_ends_a_receive() {
     assert!(p.kernel.set_bits(notification, 2).is_none());
     let received = call(p.kernel, p.server, O::Receive, &[p.receive, 0]).unwrap();
     assert_eq!(received[2], 2);
+}
+
+#[test]
+fn who_signals_and_then_receives_makes_way_for_whom_it_woke() {
+    let p = pair();
+    let made = call(p.kernel, p.server, O::NotificationCreate, &[]).unwrap()[0];
+    call(p.kernel, p.server, O::NotificationBind, &[made]).unwrap();
+    let object = p.server_task.handles.look_up(Handle(made)).unwrap().object;
+    let signal = give(p.kernel, p.client_task, object, Rights::SIGNAL).0;
+    let own = call(p.kernel, p.client, O::EndpointCreate, &[]).unwrap()[0];
+    p.kernel.set_priority(&p.kernel.cpus()[0], p.server, 20);
+    block(p.kernel, p.server, O::Receive, &[p.receive, 0], NEVER);
+    run(p.kernel, p.client);
+    let switches = || p.kernel.cpus()[0].counters.switches.get();
+    let before = switches();
+    let arguments = [own, 0, signal, 0b101];
+    block(p.kernel, p.client, O::SignalReceive, &arguments, NEVER);
+    assert!(is(running(p.kernel), p.server));
+    assert_eq!(
+        switches() - before,
+        1,
+        "and the client was not run in between"
+    );
+    assert_eq!(status(p.server).unwrap()[2], 0b101);
+}
+
+#[test]
+fn a_signal_that_is_refused_receives_nothing_and_a_receive_that_is_refused_signals_nothing() {
+    let p = pair();
+    let made = call(p.kernel, p.client, O::NotificationCreate, &[]).unwrap()[0];
+    let own = call(p.kernel, p.client, O::EndpointCreate, &[]).unwrap()[0];
+    let refused = |arguments: &[u64]| call(p.kernel, p.client, O::SignalReceive, arguments);
+    assert_eq!(refused(&[own, 0, 0, 1]), Err(Error::InvalidHandle));
+    assert_eq!(refused(&[own, 0, own, 1]), Err(Error::WrongKind));
+    assert_eq!(refused(&[made, 0, made, 1]), Err(Error::WrongKind));
+    let rights = u64::from(Rights::SEND.0);
+    let send = call(p.kernel, p.client, O::Duplicate, &[own, rights]).unwrap()[0];
+    assert_eq!(refused(&[send, 0, made, 1]), Err(Error::MissingRights));
+    let bits = |deadline| system_call_until(p.kernel, p.client, O::Wait, &[made], deadline);
+    bits(0);
+    assert_eq!(status(p.client), Err(Error::TimedOut), "no bits came");
+    system_call_until(p.kernel, p.client, O::SignalReceive, &[own, 0, made, 6], 0);
+    assert_eq!(status(p.client), Err(Error::TimedOut));
+    bits(0);
+    assert_eq!(status(p.client).unwrap()[0], 6, "the signal was given");
 }
 
 #[test]

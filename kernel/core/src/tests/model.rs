@@ -393,15 +393,30 @@ impl Both {
         }
     }
 
+    /// A server with a bound notification, and bits for it.
+    fn signal_to(&mut self) -> (usize, u64) {
+        let (server, bits) = (self.random.below(SERVERS), self.random.below(4) as u64);
+        (server.max(self.first_bound), bits)
+    }
+
     fn serve(&mut self, who: usize) {
         let accepts = [0, 1, 4][self.random.below(3)];
         let (message, tag) = self.message(who, accepts);
         let deadline = self.deadline();
         let endpoint = self.endpoints[who];
-        match self.random.below(3) {
+        match self.random.below(4) {
             0 => {
                 self.model.receive(who, accepts, deadline);
                 self.issue(who, O::Receive, &[endpoint, tag], deadline);
+            }
+            3 => {
+                let (server, bits) = self.signal_to();
+                if self.model.actors[who].slot.is_none() {
+                    self.model.signal(server, bits);
+                }
+                self.model.receive(who, accepts, deadline);
+                let arguments = [endpoint, tag, self.bound[server], bits];
+                self.issue(who, O::SignalReceive, &arguments, deadline);
             }
             1 => {
                 if self.model.reply(who, message) {
@@ -422,8 +437,7 @@ impl Both {
     fn housekeep(&mut self, who: usize) {
         match self.random.below(4) {
             0 => {
-                let (server, bits) = (self.random.below(SERVERS), self.random.below(4) as u64);
-                let server = server.max(self.first_bound);
+                let (server, bits) = self.signal_to();
                 self.model.signal(server, bits);
                 self.model.end(who, End::Done);
                 self.issue(who, O::Signal, &[self.bound[server], bits], NEVER);

@@ -53,6 +53,7 @@ fn documented(operation: O) -> Vec<Error> {
     let more = match operation {
         O::Send => vec![O::Call],
         O::ReplyReceive => vec![O::Reply, O::Receive],
+        O::SignalReceive => vec![O::Receive],
         _ => vec![],
     };
     more.iter().for_each(|other| text += other.reference().1);
@@ -167,7 +168,7 @@ impl Worker<'_> {
         }
         self.world.done[number as usize].fetch_add(1, Ordering::Relaxed);
         match operation {
-            O::Call | O::Receive | O::ReplyReceive => {
+            O::Call | O::Receive | O::ReplyReceive | O::SignalReceive => {
                 let first = RECEIVED_HANDLES_OFFSET / 8;
                 for position in 0..Tag(r.rsi.get()).handles() {
                     let handle = thread.buffer()[first + position].load(Ordering::Relaxed);
@@ -200,7 +201,14 @@ impl Worker<'_> {
             0..2 => O::Exit,
             2..5 => O::Destroy,
             5..40 => O::Close,
-            40..330 => self.pick(&[O::Call, O::Receive, O::ReplyReceive, O::Reply, O::Send]),
+            40..330 => self.pick(&[
+                O::Call,
+                O::Receive,
+                O::ReplyReceive,
+                O::Reply,
+                O::Send,
+                O::SignalReceive,
+            ]),
             _ => loop {
                 let operation = self.pick(O::ALL);
                 // Stopping the machine, and what would stop all others.
@@ -232,6 +240,7 @@ impl Worker<'_> {
         let mut h = |kind| self.handle(thread, kind);
         let mut a: [u64; 6] = match operation {
             O::Call | O::Send | O::Receive | O::ReplyReceive => [h(K::Endpoint), tag, 1, 2, 3, 4],
+            O::SignalReceive => [h(K::Endpoint), tag, h(K::Notification), small, 0, 0],
             O::Reply if small & 1 == 0 => [0, tag, 1, 2, 3, 4],
             O::Reply => [h(K::Reply), tag, 1, 2, 3, 4],
             O::FutexWait => [address + small / 8 * 4, 0, 0, 0, 0, 0],

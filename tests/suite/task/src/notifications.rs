@@ -20,6 +20,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("old_deadline_does_not_end_a_new_wait", old_deadline),
     ("signals_and_deadlines_race", race),
     ("signals_are_neither_lost_nor_doubled", ping_pong),
+    (
+        "signals_before_receiving_are_neither_lost_nor_doubled",
+        bounce_back,
+    ),
 ];
 
 fn gather(context: &Context) -> Outcome {
@@ -251,4 +255,44 @@ fn bounce(board: &'static Board) {
         };
         let _ = call(Operation::Signal, &[signal, 1]);
     }
+}
+
+/// Two threads wake each other in turn, each by the call by which it then waits.
+fn bounce_back(context: &Context) -> Outcome {
+    const ROUNDS: u64 = 5_000;
+    let suite = &context.suite;
+    let one = Owned::make(Operation::NotificationCreate, &[])?;
+    let two = Owned::make(Operation::NotificationCreate, &[])?;
+    let left = Thread::start(suite, bounce_in_one, &[one.0, two.0, ROUNDS])?;
+    let right = Thread::start(suite, bounce_in_one, &[two.0, one.0, ROUNDS])?;
+    call(Operation::Signal, &[one.0, 1])?;
+    left.finish(suite)?;
+    right.finish(suite)?;
+    ensure_equal!((left.word(3), right.word(3)), (ROUNDS, ROUNDS), "rounds");
+    Ok(())
+}
+
+/// Binds word 0, and signals word 1 each time that it was signalled, as often as word 2 says; word 3
+/// counts.
+fn bounce_in_one(board: &'static Board) {
+    let [own, other, rounds] = [0, 1, 2].map(|index| board.words[index].load(Ordering::Acquire));
+    let Ok([endpoint, ..]) = call(Operation::EndpointCreate, &[]) else {
+        return;
+    };
+    if call(Operation::NotificationBind, &[own]).is_err() {
+        return;
+    }
+    let mut received = call(Operation::Receive, &[endpoint]);
+    for _ in 0..rounds {
+        match received {
+            Ok([_, _, 1, ..]) => board.words[3].fetch_add(1, Ordering::Release),
+            _ => break,
+        };
+        let last = board.words[3].load(Ordering::Relaxed) == rounds;
+        received = match last {
+            true => call(Operation::Signal, &[other, 1]),
+            false => call(Operation::SignalReceive, &[endpoint, 0, other, 1]),
+        };
+    }
+    let _ = call(Operation::Close, &[endpoint]);
 }

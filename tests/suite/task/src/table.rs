@@ -46,7 +46,7 @@ const fn expected(operation: Operation) -> Option<Error> {
         Operation::FutexWait => Some(Error::Changed),
         Operation::Call => Some(Error::NotDelivered),
         Operation::Send => Some(Error::WouldBlock),
-        Operation::Receive | Operation::Wait => Some(Error::TimedOut),
+        Operation::Receive | Operation::SignalReceive | Operation::Wait => Some(Error::TimedOut),
         Operation::ReplyReceive | Operation::Stash => Some(Error::NoReplyPending),
         // Nothing is mapped there.
         Operation::MemoryUnmap => Some(Error::NotMapped),
@@ -339,6 +339,7 @@ fn wild_tags(board: &'static Board) {
                 Operation::Send,
                 Operation::Receive,
                 Operation::ReplyReceive,
+                Operation::SignalReceive,
                 Operation::Reply,
             ] {
                 let first = if operation == Operation::Reply {

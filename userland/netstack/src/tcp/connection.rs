@@ -74,7 +74,6 @@ impl Slot {
         socket.set_congestion_control(CongestionControl::Reno);
         socket.set_timeout(Some(HANDSHAKE_TIMEOUT));
         socket.set_keep_alive(None);
-        socket.set_nagle_enabled(true);
         socket
     }
 
@@ -100,6 +99,13 @@ pub(super) struct Connection {
     pub(super) tail: Vec<u8>,
     /// Bytes of the tail that the socket has by now.
     pub(super) tail_given: usize,
+    /// Bytes given to the socket so far.
+    pub(super) given: u64,
+    /// How many of them were given when the last segments went out, of which the very last may be a
+    /// short one.
+    short_until: u64,
+    /// A short segment waits until the one before it is acknowledged.
+    pub(super) joins_short: bool,
     pub(super) established: bool,
     pub(super) aborted: bool,
     /// The peer kept silent for too long.
@@ -136,6 +142,9 @@ impl Connection {
             orphan: false,
             tail: Vec::new(),
             tail_given: 0,
+            given: 0,
+            short_until: 0,
+            joins_short: true,
             established: false,
             aborted: false,
             timed_out: false,
@@ -230,11 +239,29 @@ impl Connection {
         let socket = self.slot.set.get_mut::<Socket<'static>>(self.slot.handle);
         if !rest.is_empty() {
             // A socket that takes nothing any more has ended, and the tail is lost with it.
-            self.tail_given += socket.send_slice(rest).unwrap_or(rest.len());
+            let given = socket.send_slice(rest).unwrap_or(rest.len());
+            self.tail_given += given;
+            self.given += given as u64;
         }
         if self.orphan && self.tail_given >= self.tail.len() {
             socket.close();
         }
+    }
+
+    /// Tells smoltcp whether a short segment is to wait. Nagle's algorithm (RFC 9293, section 3.7.4) has it
+    /// wait for all that is under way, so that the end of what was given in one piece comes after a delayed
+    /// acknowledgement of its beginning; here it waits for another short one only (Minshall's variant,
+    /// draft-minshall-nagle-01).
+    pub(super) fn before_sending(&mut self) {
+        let waiting = self.slot.socket().send_queue() as u64;
+        let short_under_way = self.given.saturating_sub(waiting) < self.short_until;
+        let joins = self.joins_short && short_under_way;
+        self.slot.socket_mut().set_nagle_enabled(joins);
+    }
+
+    /// Segments went out.
+    pub(super) fn has_sent(&mut self) {
+        self.short_until = self.given;
     }
 
     /// Whether nothing is left to send, to wait for or to read: the socket can be used again.

@@ -253,7 +253,7 @@ impl Table {
     /// algorithm off).
     pub fn set_no_delay(&mut self, id: ConnectionId, on: bool) {
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.slot.socket_mut().set_nagle_enabled(!on);
+            connection.joins_short = !on;
         }
     }
 
@@ -275,6 +275,7 @@ impl Table {
             }
         }
         if total > 0 {
+            connection.given += total as u64;
             self.mark_dirty(id);
         }
         total
@@ -759,17 +760,21 @@ fn dispatch<W: Wire>(
     if connection.slot.socket().state() == State::TimeWait {
         return 0;
     }
+    connection.before_sending();
     let wanted = interface
         .poll_at(instant(now), &connection.slot.set)
         .is_some_and(|moment| nanoseconds(moment) <= now);
-    for sent in 0..BURST {
-        let result = interface.poll_egress(instant(now), port, &mut connection.slot.set);
-        if result == PollResult::None {
-            connection.stalled = wanted && sent == 0;
-            return sent;
-        }
+    let mut sent = 0;
+    while sent < BURST
+        && interface.poll_egress(instant(now), port, &mut connection.slot.set) != PollResult::None
+    {
+        sent += 1;
     }
-    BURST
+    connection.stalled = wanted && sent == 0;
+    if sent > 0 {
+        connection.has_sent();
+    }
+    sent
 }
 
 /// What an application is told of an end.

@@ -60,6 +60,42 @@ fn bulk_data_survives_loss_repetition_reordering_and_corruption() {
 }
 
 #[test]
+fn the_short_end_of_a_long_piece_waits_for_nothing_and_short_pieces_are_joined() {
+    const MILLISECOND: u64 = 1_000_000;
+    let mut pair = Pair::new();
+    let listener = pair.listen(80, 4);
+    let (here, there) = pair.connect(listener, 80);
+    let mut up = Transfer::new(2_000);
+    up.give(&mut pair.a, here);
+    pair.until("both segments", 3 * MILLISECOND, |pair| {
+        up.take(&mut pair.b, there);
+        up.received == 2_000
+    });
+    // One that is short goes at once, those after it wait for its acknowledgement and go together.
+    pair.pass(SECOND);
+    let carried = |pair: &Pair| pair.end_a.outgoing.borrow().carried;
+    for (no_delay, frames) in [(false, 1..=6), (true, 10..=10)] {
+        pair.a.tcp().set_no_delay(here, no_delay);
+        let before = carried(&pair);
+        for _ in 0..10 {
+            let mut left = 1;
+            pair.a.tcp().send(here, |_| core::mem::take(&mut left));
+            pair.pass(MILLISECOND / 10);
+        }
+        pair.until("all ten", SECOND, |pair| {
+            pair.b.tcp().receive(there, |bytes| {
+                up.received += bytes.len();
+                bytes.len()
+            });
+            up.received % 10 == 0
+        });
+        pair.pass(SECOND);
+        let count = carried(&pair) - before;
+        assert!(frames.contains(&count), "no delay: {no_delay}, {count}");
+    }
+}
+
+#[test]
 fn a_window_beyond_64_kib_is_used() {
     let mut pair = Pair::new();
     let listener = pair.listen(80, 4);

@@ -326,15 +326,15 @@ impl<M: SharedMemory + Clone> Wire for Packets<M> {
         !self.unusable && !self.free.is_empty()
     }
 
-    fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn build<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> (R, bool)) -> R {
         if length > self.scratch.len() {
             self.counters.sent_dropped += 1;
-            return fill(&mut vec![0; length]);
+            return fill(&mut vec![0; length]).0;
         }
         let mut scratch = core::mem::take(&mut self.scratch);
         let frame = &mut scratch[..length];
-        let result = fill(frame);
-        if !self.queue(frame) {
+        let (result, finished) = fill(frame);
+        if finished && !self.queue(frame) {
             self.counters.sent_dropped += 1;
         }
         self.scratch = scratch;

@@ -1,13 +1,16 @@
 //! What the stack needs of a network card, and the adaptor that shows it to smoltcp.
 //!
-//! A [`Wire`] copies each received frame out of memory that others can write before anything looks
-//! into it, and lets the stack build sent frames in place. Who implements it is left to
+//! A [`Wire`] carries Ethernet frames: it copies each received one out of memory that others can write
+//! before anything looks into it, and lets the stack build sent ones in place. smoltcp sees IP packets
+//! only ([`Port`]); the header before each is [`crate::link`]'s. Who implements a wire is left to
 //! [`crate::packets`] (the driver's packet rings) and to the tests (a fake cable).
 
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
-/// Largest Ethernet header in bytes: addresses and type (IEEE 802.3, clause 3), no VLAN tag.
+use crate::link::Link;
+
+/// Bytes of an Ethernet header: addresses and type (IEEE 802.3, clause 3), no VLAN tag.
 pub const ETHERNET_HEADER_BYTES: usize = 14;
 
 /// A link to send and receive Ethernet frames on, without their check sequence.
@@ -15,23 +18,41 @@ pub trait Wire {
     /// Moves the next received frame into `buffer` and tells its length; `None` when there is none.
     fn receive(&mut self, buffer: &mut [u8]) -> Option<usize>;
 
-    /// Whether [`Wire::transmit`] has a place to build a frame in.
+    /// Whether [`Wire::build`] has a place to build a frame in.
     fn can_transmit(&mut self) -> bool;
 
-    /// Lets `fill` build a frame of `length` bytes where the driver will find it, and queues it.
-    /// Without a place the frame is built nowhere and lost, as a full cable loses it.
-    fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R;
+    /// Lets `fill` build a frame of `length` bytes where the driver will find it, and queues it if
+    /// `fill` says so. Without a place the frame is built nowhere and lost, as a full cable loses it.
+    fn build<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> (R, bool)) -> R;
+
+    /// [`Wire::build`] of a frame that is sent in any case.
+    fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        self.build(length, |frame| (fill(frame), true))
+    }
 }
 
-/// A wire and the one received frame that smoltcp shall see next.
+/// A wire, the link layer on it, and the one received IP packet that smoltcp shall see next.
 pub(crate) struct Port<'a, W: Wire> {
     pub(crate) wire: &'a mut W,
-    pub(crate) frame: Option<&'a [u8]>,
+    pub(crate) link: &'a mut Link,
+    pub(crate) packet: Option<&'a [u8]>,
     /// Largest IP packet in bytes.
     pub(crate) mtu: usize,
 }
 
-/// The frame that [`Port`] holds, already in private memory.
+impl<W: Wire> Port<'_, W> {
+    /// Lets `fill` build an IP packet of `length` bytes and sends it to its next hop; without room on
+    /// the wire it is lost.
+    pub(crate) fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let transmit = Transmit {
+            wire: self.wire,
+            link: self.link,
+        };
+        transmit.consume(length, fill)
+    }
+}
+
+/// The packet that [`Port`] holds, already in private memory.
 pub(crate) struct Received<'a>(&'a [u8]);
 
 impl RxToken for Received<'_> {
@@ -40,12 +61,23 @@ impl RxToken for Received<'_> {
     }
 }
 
-/// The right to send one frame.
-pub(crate) struct Transmit<'a, W: Wire>(&'a mut W);
+/// The right to send one IP packet.
+pub(crate) struct Transmit<'a, W: Wire> {
+    wire: &'a mut W,
+    link: &'a mut Link,
+}
 
 impl<W: Wire> TxToken for Transmit<'_, W> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
-        self.0.transmit(length, f)
+        let link = self.link;
+        let result = self.wire.build(ETHERNET_HEADER_BYTES + length, |frame| {
+            let result = f(frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or_default());
+            (result, link.head(frame))
+        });
+        if link.has_requests() {
+            link.send_requests(self.wire);
+        }
+        result
     }
 }
 
@@ -60,19 +92,25 @@ impl<W: Wire> Device for Port<'_, W> {
         Self: 'b;
 
     fn receive(&mut self, _: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let frame = self.frame.take()?;
-        Some((Received(frame), Transmit(self.wire)))
+        let packet = self.packet.take()?;
+        let transmit = Transmit {
+            wire: self.wire,
+            link: self.link,
+        };
+        Some((Received(packet), transmit))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Self::TxToken<'_>> {
-        self.wire.can_transmit().then_some(Transmit(self.wire))
+        self.wire.can_transmit().then_some(Transmit {
+            wire: self.wire,
+            link: self.link,
+        })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        // smoltcp counts the Ethernet header in.
-        capabilities.max_transmission_unit = self.mtu + ETHERNET_HEADER_BYTES;
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu;
         capabilities
     }
 }

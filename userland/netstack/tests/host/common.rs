@@ -119,10 +119,10 @@ impl Wire for End {
         self.plugged && lane.frames.len() < lane.room
     }
 
-    fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn build<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> (R, bool)) -> R {
         let mut frame = vec![0; length];
-        let result = fill(&mut frame);
-        if self.can_transmit() {
+        let (result, finished) = fill(&mut frame);
+        if finished && self.can_transmit() {
             self.outgoing.borrow_mut().put(self.now, frame);
         }
         result

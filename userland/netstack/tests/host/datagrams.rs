@@ -266,10 +266,12 @@ impl Wire for DhcpServer {
         true
     }
 
-    fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn build<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> (R, bool)) -> R {
         let mut frame = vec![0; length];
-        let result = fill(&mut frame);
-        let _ = self.serve(&frame);
+        let (result, finished) = fill(&mut frame);
+        if finished {
+            let _ = self.serve(&frame);
+        }
         result
     }
 }

@@ -177,10 +177,12 @@ impl Wire for Pipe {
         self.outgoing.len() < 64
     }
 
-    fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn build<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> (R, bool)) -> R {
         let mut frame = vec![0; length];
-        let result = fill(&mut frame);
-        self.outgoing.push_back(frame);
+        let (result, finished) = fill(&mut frame);
+        if finished {
+            self.outgoing.push_back(frame);
+        }
         result
     }
 }

@@ -15,7 +15,7 @@
 //! ([`Config::for_heap`]).
 
 use alloc::vec::Vec;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 use core::str::FromStr;
 
 use smoltcp::wire::IpCidr;
@@ -35,7 +35,7 @@ const SPARE: usize = 16;
 /// Part of the heap that they may take, as a divisor.
 const SPARE_PART: usize = 6;
 /// Addresses that an interface can have; smoltcp is built for as many.
-const MAX_ADDRESSES: usize = 8;
+pub(crate) const MAX_ADDRESSES: usize = 8;
 
 /// An address of this host with the length of its network's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,46 @@ pub struct Cidr {
     pub address: IpAddr,
     /// Bits that all hosts of the network share.
     pub prefix: u8,
+}
+
+impl Cidr {
+    /// Whether an address shares the prefix.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(address)) => {
+                let differing = own.to_bits() ^ address.to_bits();
+                differing.leading_zeros() >= u32::from(self.prefix)
+            }
+            (IpAddr::V6(own), IpAddr::V6(address)) => {
+                let differing = own.to_bits() ^ address.to_bits();
+                differing.leading_zeros() >= u32::from(self.prefix)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether an address means all hosts of the network (RFC 922, section 7). Networks of two addresses
+    /// and of one have none (RFC 3021).
+    pub fn is_broadcast(&self, address: Ipv4Addr) -> bool {
+        let hosts = u32::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0);
+        let last = address.to_bits() & hosts == hosts;
+        self.prefix < 31 && last && self.contains(address.into())
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = BadArgument;
+
+    /// Reads an address and the length of a prefix, as `10.0.2.15/24`.
+    fn from_str(text: &str) -> Result<Cidr, BadArgument> {
+        let (address, prefix) = text.split_once('/').ok_or(BadArgument)?;
+        let cidr = Cidr {
+            address: parse(address)?,
+            prefix: parse(prefix)?,
+        };
+        let widest = if cidr.address.is_ipv4() { 32 } else { 128 };
+        (cidr.prefix <= widest).then_some(cidr).ok_or(BadArgument)
+    }
 }
 
 impl From<Cidr> for IpCidr {
@@ -133,17 +173,12 @@ impl Config {
     }
 
     fn add_address(&mut self, value: &str) -> Result<(), BadArgument> {
-        let (address, prefix) = value.split_once('/').ok_or(BadArgument)?;
-        let cidr = Cidr {
-            address: parse(address)?,
-            prefix: parse(prefix)?,
-        };
-        let widest = if cidr.address.is_ipv4() { 32 } else { 128 };
+        let cidr: Cidr = parse(value)?;
         let broadcast = IpAddr::from([255, 255, 255, 255]);
         let unicast = !cidr.address.is_unspecified()
             && !cidr.address.is_multicast()
             && cidr.address != broadcast;
-        if cidr.prefix > widest || !unicast || self.addresses.len() == MAX_ADDRESSES {
+        if !unicast || self.addresses.len() == MAX_ADDRESSES {
             return Err(BadArgument);
         }
         self.addresses.push(cidr);

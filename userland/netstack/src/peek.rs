@@ -1,4 +1,4 @@
-//! A look into a received frame, to find out whose it is before smoltcp sees it.
+//! A look into a received IP packet, to find out whose it is before smoltcp sees it.
 //!
 //! smoltcp asks every socket of a set whether a packet is its own. The stack keeps one set a
 //! connection and chooses it here, so that a packet costs the same with one connection and with a
@@ -7,7 +7,8 @@
 use core::net::{IpAddr, SocketAddr};
 
 use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket,
+    DHCP_CLIENT_PORT, DHCP_SERVER_PORT, IpProtocol, IpVersion, Ipv4Packet, Ipv6Packet, TcpPacket,
+    UdpPacket,
 };
 
 /// The two ends of a TCP connection, seen from this host (RFC 9293, section 3.3.1).
@@ -33,44 +34,36 @@ pub(crate) struct Segment {
     pub(crate) end: u32,
 }
 
-/// What a frame is for.
+/// What a packet is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A whole TCP segment.
     Tcp(Segment),
-    /// May tell where a neighbour is: ARP (RFC 826), or ICMPv6, which carries neighbour discovery
-    /// (RFC 4861).
-    Neighbour,
+    /// A message from a DHCP server's port to a client's.
+    Dhcp,
     /// All else.
     Other,
 }
 
-/// Says what a frame is for. A frame too short for what it claims is [`Kind::Other`].
-pub(crate) fn classify(frame: &[u8]) -> Kind {
-    let Ok(frame) = EthernetFrame::new_checked(frame) else {
-        return Kind::Other;
-    };
-    match frame.ethertype() {
-        EthernetProtocol::Arp => Kind::Neighbour,
-        EthernetProtocol::Ipv4 => ipv4(frame.payload()),
-        EthernetProtocol::Ipv6 => ipv6(frame.payload()),
-        _ => Kind::Other,
+/// Says what a packet is for. One too short for what it claims is [`Kind::Other`].
+pub(crate) fn classify(packet: &[u8]) -> Kind {
+    match IpVersion::of_packet(packet) {
+        Ok(IpVersion::Ipv4) => ipv4(packet),
+        Ok(IpVersion::Ipv6) => ipv6(packet),
+        Err(_) => Kind::Other,
     }
 }
 
-/// The time to live of an IPv4 frame, the hop limit of an IPv6 one, 0 of any other.
-pub(crate) fn hop_limit(frame: &[u8]) -> u8 {
-    let Ok(frame) = EthernetFrame::new_checked(frame) else {
-        return 0;
-    };
-    match frame.ethertype() {
-        EthernetProtocol::Ipv4 => {
-            Ipv4Packet::new_checked(frame.payload()).map_or(0, |packet| packet.hop_limit())
+/// The time to live of an IPv4 packet, the hop limit of an IPv6 one, 0 of any other.
+pub(crate) fn hop_limit(packet: &[u8]) -> u8 {
+    match IpVersion::of_packet(packet) {
+        Ok(IpVersion::Ipv4) => {
+            Ipv4Packet::new_checked(packet).map_or(0, |packet| packet.hop_limit())
         }
-        EthernetProtocol::Ipv6 => {
-            Ipv6Packet::new_checked(frame.payload()).map_or(0, |packet| packet.hop_limit())
+        Ok(IpVersion::Ipv6) => {
+            Ipv6Packet::new_checked(packet).map_or(0, |packet| packet.hop_limit())
         }
-        _ => 0,
+        Err(_) => 0,
     }
 }
 
@@ -79,14 +72,18 @@ fn ipv4(payload: &[u8]) -> Kind {
         return Kind::Other;
     };
     // A fragment has no header to look at, or not all of its data (RFC 791, section 3.2).
-    if packet.next_header() != IpProtocol::Tcp || packet.more_frags() || packet.frag_offset() != 0 {
+    if packet.more_frags() || packet.frag_offset() != 0 {
         return Kind::Other;
     }
-    tcp(
-        packet.src_addr().into(),
-        packet.dst_addr().into(),
-        packet.payload(),
-    )
+    match packet.next_header() {
+        IpProtocol::Tcp => tcp(
+            packet.src_addr().into(),
+            packet.dst_addr().into(),
+            packet.payload(),
+        ),
+        IpProtocol::Udp => udp(packet.payload()),
+        _ => Kind::Other,
+    }
 }
 
 fn ipv6(payload: &[u8]) -> Kind {
@@ -99,7 +96,18 @@ fn ipv6(payload: &[u8]) -> Kind {
             packet.dst_addr().into(),
             packet.payload(),
         ),
-        IpProtocol::Icmpv6 => Kind::Neighbour,
+        _ => Kind::Other,
+    }
+}
+
+fn udp(payload: &[u8]) -> Kind {
+    match UdpPacket::new_checked(payload) {
+        Ok(datagram)
+            if datagram.src_port() == DHCP_SERVER_PORT
+                && datagram.dst_port() == DHCP_CLIENT_PORT =>
+        {
+            Kind::Dhcp
+        }
         _ => Kind::Other,
     }
 }

@@ -6,7 +6,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use smoltcp::iface::{Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::socket::icmp;
 use smoltcp::wire::{
@@ -109,12 +109,12 @@ impl Pings {
         }
     }
 
-    /// Queues a request and gives its sequence number.
+    /// Queues a request from an address of this host and gives its sequence number.
     pub(crate) fn start(
         &mut self,
         now: Nanoseconds,
-        interface: &Interface,
         sockets: &mut SocketSet<'static>,
+        source: IpAddr,
         request: Request,
     ) -> Result<u16, PingError> {
         let Request {
@@ -123,18 +123,11 @@ impl Pings {
             bytes,
             deadline,
         } = request;
-        if target.is_unspecified() {
-            return Err(PingError::Unreachable);
-        }
-        let source = interface
-            .get_source_address(&target.into())
-            .filter(|source| !source.is_unspecified())
-            .ok_or(PingError::Unreachable)?;
         if self.waiting.len() >= MAX_WAITING {
             return Err(PingError::Busy);
         }
         let sequence = self.next;
-        let packet = self.packet(source, target.into(), sequence, bytes);
+        let packet = self.packet(source.into(), target.into(), sequence, bytes);
         sockets
             .get_mut::<icmp::Socket<'static>>(self.handle)
             .send_slice(&packet, target.into())

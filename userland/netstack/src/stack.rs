@@ -1,4 +1,4 @@
-//! The stack: one Ethernet interface, its addresses, and the sockets above it, as a state machine.
+//! The stack: one Ethernet card, its addresses, and the sockets above it, as a state machine.
 //!
 //! Nothing here waits. [`Stack::poll`] does what can be done at a moment, [`Stack::deadline`] says
 //! when time alone makes more to do. Who is told what, and how bytes reach an application, is
@@ -8,21 +8,22 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 
-use ipc::interface::net_device::{MAX_PACKET_BYTES, SendOffload};
+use ipc::interface::net_device::MAX_PACKET_BYTES;
 use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketSet};
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+use smoltcp::wire::{HardwareAddress, IpCidr};
 
 use crate::address::Addresses;
 use crate::checksum;
 use crate::client::{Ledger, Owner};
-use crate::config::{Cidr, Config};
+use crate::config::{Cidr, Config, MAX_ADDRESSES};
+use crate::link::{self, Inbound, Link};
 use crate::names::{NameError, Names, QueryId, Resolved};
 use crate::peek::{Kind, classify, hop_limit};
 use crate::ping::{PingError, Pinged, Pings, Request};
 use crate::tcp::{ConnectError, ConnectionId, ListenError, ListenerId, Table};
 use crate::time::{Nanoseconds, instant, nanoseconds};
 use crate::udp::{UdpError, UdpId, UdpSockets};
-use crate::wire::{ETHERNET_HEADER_BYTES, Offloads, Port, Received, Wire};
+use crate::wire::{ETHERNET_HEADER_BYTES, Fate, Offloads, Port, Received, Wire};
 
 /// Frames that one poll takes from the wire before it lets others have their turn.
 const BATCH: usize = 64;
@@ -52,8 +53,13 @@ pub struct Counters {
 /// The network stack.
 pub struct Stack {
     interface: Interface,
+    link: Link,
     card: Card,
-    /// DHCP, ICMP, DNS and UDP sockets: few, so that smoltcp may look through them all.
+    /// Largest packet that is sent, in bytes: the card's, or what the network said.
+    mtu: usize,
+    /// What the card does, as smoltcp was told it.
+    offloads: Offloads,
+    /// ICMP, DNS and UDP sockets: few, so that smoltcp may look through them all.
     datagrams: SocketSet<'static>,
     addresses: Addresses,
     pings: Pings,
@@ -71,27 +77,19 @@ pub struct Stack {
 impl Stack {
     /// A stack on a card. `seed` makes sequence numbers, ports and identifiers hard to guess.
     pub fn new(config: &Config, card: Card, now: Nanoseconds, seed: u64) -> Stack {
-        let hardware = HardwareAddress::Ethernet(EthernetAddress(unicast(card.mac)));
-        let mut settings = smoltcp::iface::Config::new(hardware);
-        settings.random_seed = seed;
-        let mut nothing = Unplugged;
-        let mut port = Port {
-            wire: &mut nothing,
-            frame: None,
+        let mac = unicast(card.mac);
+        let mut datagrams = SocketSet::new(Vec::new());
+        let pings = Pings::new(&mut datagrams, (seed >> 16) as u16);
+        let names = Names::new(&mut datagrams);
+        let mut link = Link::new(mac, now);
+        let mut stack = Stack {
+            interface: make_interface(&mut link, (card.mtu, card.offloads), now, seed),
+            link,
+            card,
             mtu: card.mtu,
             offloads: card.offloads,
-        };
-        let mut interface = Interface::new(settings, &mut port, instant(now));
-        let mut datagrams = SocketSet::new(Vec::new());
-        let addresses = Addresses::new(config, &mut interface, &mut datagrams);
-        let pings = Pings::new(&mut datagrams, (seed >> 16) as u16);
-        let mut names = Names::new(&mut datagrams);
-        names.set_servers(&mut datagrams, addresses.name_servers());
-        Stack {
-            interface,
-            card,
             datagrams,
-            addresses,
+            addresses: Addresses::new(config, mac, now, seed),
             pings,
             names,
             udp: UdpSockets::default(),
@@ -101,20 +99,27 @@ impl Stack {
             frame: vec![0; MAX_PACKET_BYTES],
             datagrams_pending: true,
             seed,
-        }
+        };
+        stack.apply_settings(now);
+        stack
     }
 
     /// Takes frames from the wire, lets timers run and sends. True: there is more to do at once.
     pub fn poll(&mut self, now: Nanoseconds, wire: &mut impl Wire) -> bool {
+        self.link.set_now(now);
         self.interface.poll_maintenance(instant(now));
         let received = self.ingress(now, wire);
         self.tcp.expire(now, &mut self.ledger);
         self.datagram_egress(now, wire);
+        if self.link.has_requests() {
+            self.link.send_requests(wire);
+        }
         let mut port = Port {
             wire,
-            frame: None,
-            mtu: self.card.mtu,
-            offloads: self.card.offloads,
+            link: &mut self.link,
+            packet: None,
+            mtu: self.mtu,
+            offloads: self.offloads,
         };
         self.tcp
             .egress(now, &mut self.interface, &mut self.ledger, &mut port);
@@ -132,6 +137,8 @@ impl Stack {
             self.tcp.deadline(),
             self.pings.deadline(),
             self.names.deadline(),
+            self.addresses.deadline(),
+            self.link.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -141,21 +148,13 @@ impl Stack {
     /// The same stack on a card that came, or came back: the connections go on, with its Ethernet
     /// address and its packet size.
     pub fn card_returned(&mut self, now: Nanoseconds, card: Card) {
-        if (card.mtu, card.offloads) != (self.card.mtu, self.card.offloads) {
-            // smoltcp asks for the packet size and what the card does once, when an interface is made.
-            let mut interface = make_interface(card, now, self.seed);
-            let addresses: Vec<IpCidr> = self.interface.ip_addrs().to_vec();
-            interface.update_ip_addrs(|list| list.extend(addresses));
-            let routes = self.interface.routes_mut();
-            core::mem::swap(interface.routes_mut(), routes);
-            self.interface = interface;
-        }
-        let hardware = HardwareAddress::Ethernet(EthernetAddress(unicast(card.mac)));
-        self.interface.set_hardware_addr(hardware);
-        if card.mac != self.card.mac {
-            self.addresses.renew(&mut self.datagrams);
-        }
+        let mac = unicast(card.mac);
+        self.link.set_now(now);
+        self.link.card_returned(mac);
+        // Its packet size may be another one.
+        self.addresses.card_returned(now, mac);
         self.card = card;
+        self.apply_settings(now);
         self.datagrams_pending = true;
     }
 
@@ -173,20 +172,23 @@ impl Stack {
     }
 
     /// The default gateway for IPv4.
-    pub fn gateway(&mut self) -> Option<IpAddr> {
-        let mut found = None;
-        self.interface.routes_mut().update(|routes| {
-            let default = routes.iter().find(|route| {
-                route.cidr.prefix_len() == 0 && matches!(route.cidr, IpCidr::Ipv4(_))
-            });
-            found = default.map(|route| route.via_router.into());
-        });
-        found
+    pub fn gateway(&self) -> Option<IpAddr> {
+        self.link.routes().default_gateway(true)
+    }
+
+    /// Largest packet that is sent, in bytes, without its Ethernet header.
+    pub fn mtu(&self) -> usize {
+        self.mtu
     }
 
     /// The name servers.
     pub fn name_servers(&self) -> &[IpAddr] {
-        self.addresses.name_servers()
+        &self.addresses.settings().name_servers
+    }
+
+    /// What the link layer dropped.
+    pub fn link_counters(&self) -> link::Counters {
+        self.link.counters()
     }
 
     /// What went through.
@@ -210,8 +212,11 @@ impl Stack {
         owner: Owner,
         remote: SocketAddr,
     ) -> Result<ConnectionId, ConnectError> {
+        let source = self
+            .source_address(remote.ip())
+            .ok_or(ConnectError::Unreachable)?;
         self.tcp
-            .connect(&mut self.interface, &mut self.ledger, owner, remote)
+            .connect(&mut self.interface, &mut self.ledger, owner, source, remote)
     }
 
     /// Listens on a TCP port, on one address or on all.
@@ -238,9 +243,11 @@ impl Stack {
 
     /// Sends an echo request; [`Stack::next_pinged`] tells how it ended.
     pub fn ping(&mut self, now: Nanoseconds, request: Request) -> Result<u16, PingError> {
+        let source = self
+            .source_address(request.target)
+            .ok_or(PingError::Unreachable)?;
         self.datagrams_pending = true;
-        self.pings
-            .start(now, &self.interface, &mut self.datagrams, request)
+        self.pings.start(now, &mut self.datagrams, source, request)
     }
 
     /// The next echo request that ended.
@@ -256,7 +263,7 @@ impl Stack {
         name: &str,
     ) -> Result<QueryId, NameError> {
         self.datagrams_pending = true;
-        let servers = self.addresses.name_servers();
+        let servers = &self.addresses.settings().name_servers;
         let sockets = &mut self.datagrams;
         self.names
             .start(now, &mut self.interface, sockets, owner, name, servers)
@@ -285,10 +292,8 @@ impl Stack {
         remote: SocketAddr,
         payload: &[u8],
     ) -> Result<(), UdpError> {
-        let source = self.interface.get_source_address(&remote.ip().into());
-        if source.is_none_or(|source| source.is_unspecified()) {
-            return Err(UdpError::Unreachable);
-        }
+        self.source_address(remote.ip())
+            .ok_or(UdpError::Unreachable)?;
         self.datagrams_pending = true;
         self.udp.send(&mut self.datagrams, id, remote, payload)
     }
@@ -359,13 +364,25 @@ impl Stack {
     }
 
     fn accept_frame(&mut self, now: Nanoseconds, wire: &mut impl Wire, frame: &[u8]) {
+        let packet = match self.link.receive(wire, frame) {
+            Inbound::Packet(packet) => packet,
+            Inbound::Conflict(address) => return self.conflict(now, wire, address),
+            Inbound::Nothing => return,
+        };
+        let kind = classify(packet);
+        if kind == Kind::Dhcp && self.addresses.is_leasing() {
+            if self.addresses.receive_dhcp(now, packet) {
+                self.apply_settings(now);
+            }
+            return;
+        }
         let mut port = Port {
             wire,
-            frame: Some(frame),
-            mtu: self.card.mtu,
-            offloads: self.card.offloads,
+            link: &mut self.link,
+            packet: Some(packet),
+            mtu: self.mtu,
+            offloads: self.offloads,
         };
-        let kind = classify(frame);
         if let Kind::Tcp(segment) = &kind
             && self.tcp.deliver(
                 now,
@@ -381,19 +398,33 @@ impl Stack {
             self.interface
                 .poll_ingress_single(instant(now), &mut port, &mut self.datagrams);
         self.datagrams_pending |= result == PollIngressSingleResult::SocketStateChanged;
-        if kind == Kind::Neighbour {
-            self.tcp.neighbour_heard();
-        }
-        self.pings.hear(now, &mut self.datagrams, hop_limit(frame));
-        if self
-            .addresses
-            .poll(&mut self.interface, &mut self.datagrams)
-        {
-            self.addresses_changed();
+        self.pings.hear(now, &mut self.datagrams, hop_limit(packet));
+    }
+
+    fn conflict(&mut self, now: Nanoseconds, wire: &mut impl Wire, address: IpAddr) {
+        let mut port = Port {
+            wire,
+            link: &mut self.link,
+            packet: None,
+            mtu: self.mtu,
+            offloads: self.offloads,
+        };
+        if self.addresses.conflict(now, &mut port, address) {
+            self.apply_settings(now);
         }
     }
 
     fn datagram_egress(&mut self, now: Nanoseconds, wire: &mut impl Wire) {
+        let mut port = Port {
+            wire,
+            link: &mut self.link,
+            packet: None,
+            mtu: self.mtu,
+            offloads: self.offloads,
+        };
+        if self.addresses.poll(now, &mut port) {
+            self.apply_settings(now);
+        }
         let due = self
             .interface
             .poll_at(instant(now), &self.datagrams)
@@ -403,9 +434,10 @@ impl Stack {
         }
         let mut port = Port {
             wire,
-            frame: None,
-            mtu: self.card.mtu,
-            offloads: self.card.offloads,
+            link: &mut self.link,
+            packet: None,
+            mtu: self.mtu,
+            offloads: self.offloads,
         };
         // Each turn sends one packet of each socket; their queues are short.
         for _ in 0..BATCH {
@@ -417,35 +449,64 @@ impl Stack {
             }
         }
         self.datagrams_pending = !port.wire.can_transmit();
-        if self
-            .addresses
-            .poll(&mut self.interface, &mut self.datagrams)
-        {
-            self.addresses_changed();
-        }
     }
 
-    fn addresses_changed(&mut self) {
+    /// The address that packets to another one come from; `None`: nothing leads there.
+    fn source_address(&self, destination: IpAddr) -> Option<IpAddr> {
+        if destination.is_unspecified() || !self.link.has_route(destination) {
+            return None;
+        }
+        let source = self.interface.get_source_address(&destination.into())?;
+        self.interface.has_ip_addr(source).then(|| source.into())
+    }
+
+    /// Has everybody work with the settings that hold now.
+    fn apply_settings(&mut self, now: Nanoseconds) {
+        let settings = self.addresses.settings();
+        self.link.configure(
+            settings.addresses.iter().copied(),
+            settings.routes.iter().copied(),
+        );
+        let mtu = settings.mtu.unwrap_or(usize::MAX).min(self.card.mtu);
+        if (mtu, self.card.offloads) != (self.mtu, self.offloads) {
+            // smoltcp asks for the packet size, and what the card does, once, when an interface is made.
+            (self.mtu, self.offloads) = (mtu, self.card.offloads);
+            let kind = (self.mtu, self.offloads);
+            self.interface = make_interface(&mut self.link, kind, now, self.seed);
+        }
+        let own = settings.addresses.iter().take(MAX_ADDRESSES);
+        let own: Vec<IpCidr> = own.map(|own| IpCidr::from(*own)).collect();
+        if self.interface.ip_addrs() != own {
+            self.interface.update_ip_addrs(|list| {
+                list.clear();
+                list.extend(own);
+            });
+        }
         self.names
-            .set_servers(&mut self.datagrams, self.addresses.name_servers());
+            .set_servers(&mut self.datagrams, &settings.name_servers);
         self.tcp.addresses_changed();
     }
 }
 
-fn make_interface(card: Card, now: Nanoseconds, seed: u64) -> Interface {
-    let hardware = HardwareAddress::Ethernet(EthernetAddress(unicast(card.mac)));
-    let mut settings = smoltcp::iface::Config::new(hardware);
+fn make_interface(
+    link: &mut Link,
+    (mtu, offloads): (usize, Offloads),
+    now: Nanoseconds,
+    seed: u64,
+) -> Interface {
+    let mut settings = smoltcp::iface::Config::new(HardwareAddress::Ip);
     settings.random_seed = seed;
     let mut port = Port {
         wire: &mut Unplugged,
-        frame: None,
-        mtu: card.mtu,
-        offloads: card.offloads,
+        link,
+        packet: None,
+        mtu,
+        offloads,
     };
     Interface::new(settings, &mut port, instant(now))
 }
 
-/// A group address in place of a card's own is the driver's mistake, and smoltcp would not have it.
+/// A group address in place of a card's own is the driver's mistake, and nobody would answer to it.
 fn unicast(mut mac: [u8; 6]) -> [u8; 6] {
     mac[0] &= !1;
     if mac == [0; 6] {
@@ -467,12 +528,8 @@ impl Wire for Unplugged {
         false
     }
 
-    fn transmit<R>(
-        &mut self,
-        length: usize,
-        fill: impl FnOnce(&mut [u8]) -> (Option<SendOffload>, R),
-    ) -> R {
-        fill(&mut vec![0; length]).1
+    fn build<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> (R, Fate)) -> R {
+        fill(&mut vec![0; length]).0
     }
 }
 

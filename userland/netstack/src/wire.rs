@@ -1,7 +1,8 @@
 //! What the stack needs of a network card, and the adaptor that shows it to smoltcp.
 //!
-//! A [`Wire`] copies each received frame out of memory that others can write before anything looks
-//! into it, and lets the stack build sent frames in place. Who implements it is left to
+//! A [`Wire`] carries Ethernet frames: it copies each received one out of memory that others can write
+//! before anything looks into it, and lets the stack build sent ones in place. smoltcp sees IP packets
+//! only ([`Port`]); the header before each is [`crate::link`]'s. Who implements a wire is left to
 //! [`crate::packets`] (the driver's packet rings) and to the tests (a fake cable).
 
 use core::num::{NonZeroU16, NonZeroUsize};
@@ -11,8 +12,9 @@ use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxT
 use smoltcp::time::Instant;
 
 use crate::checksum;
+use crate::link::Link;
 
-/// Largest Ethernet header in bytes: addresses and type (IEEE 802.3, clause 3), no VLAN tag.
+/// Bytes of an Ethernet header: addresses and type (IEEE 802.3, clause 3), no VLAN tag.
 pub const ETHERNET_HEADER_BYTES: usize = 14;
 
 /// A received frame.
@@ -35,58 +37,93 @@ pub struct Offloads {
     pub segment_ipv6: Option<NonZeroUsize>,
 }
 
+/// What becomes of a frame that was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is sent, and the card does this to it.
+    Send(Option<SendOffload>),
+    /// It goes nowhere, now at least.
+    Stay,
+}
+
 /// A link to send and receive Ethernet frames on, without their check sequence.
 pub trait Wire {
     /// Moves the next received frame into `buffer`; `None` when there is none.
     fn receive(&mut self, buffer: &mut [u8]) -> Option<Received>;
 
-    /// Whether [`Wire::transmit`] has a place to build a frame in.
+    /// Whether [`Wire::build`] has a place to build a frame in.
     fn can_transmit(&mut self) -> bool;
 
-    /// Lets `fill` build a frame of `length` bytes and say what is left to the card, and queues it.
-    /// Without a place the frame is built nowhere and lost, as a full cable loses it.
-    fn transmit<R>(
-        &mut self,
-        length: usize,
-        fill: impl FnOnce(&mut [u8]) -> (Option<SendOffload>, R),
-    ) -> R;
+    /// Lets `fill` build a frame of `length` bytes and say what becomes of it. Without a place the frame
+    /// is built nowhere and lost, as a full cable loses it.
+    fn build<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> (R, Fate)) -> R;
+
+    /// [`Wire::build`] of a frame that is sent in any case, as it is.
+    fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        self.build(length, |frame| (fill(frame), Fate::Send(None)))
+    }
 }
 
-/// A wire and the one received frame that smoltcp shall see next.
+/// A wire, the link layer on it, and the one received IP packet that smoltcp shall see next.
 pub(crate) struct Port<'a, W: Wire> {
     pub(crate) wire: &'a mut W,
-    pub(crate) frame: Option<&'a [u8]>,
+    pub(crate) link: &'a mut Link,
+    pub(crate) packet: Option<&'a [u8]>,
     /// Largest IP packet in bytes.
     pub(crate) mtu: usize,
     pub(crate) offloads: Offloads,
 }
 
-/// The frame that [`Port`] holds, already in private memory.
-pub(crate) struct Frame<'a>(&'a [u8]);
+impl<W: Wire> Port<'_, W> {
+    /// Lets `fill` build an IP packet of `length` bytes and sends it to its next hop; without room on
+    /// the wire it is lost.
+    pub(crate) fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        self.token().consume(length, fill)
+    }
 
-impl RxToken for Frame<'_> {
+    fn token(&mut self) -> Transmit<'_, W> {
+        Transmit {
+            wire: self.wire,
+            link: self.link,
+            offloads: self.offloads,
+            segment: None,
+        }
+    }
+}
+
+/// The packet that [`Port`] holds, already in private memory.
+pub(crate) struct Packet<'a>(&'a [u8]);
+
+impl RxToken for Packet<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
         f(self.0)
     }
 }
 
-/// The right to send one frame.
+/// The right to send one IP packet.
 pub(crate) struct Transmit<'a, W: Wire> {
     wire: &'a mut W,
+    link: &'a mut Link,
     offloads: Offloads,
-    /// The payload of each packet that the card is to cut the frame into.
+    /// The payload of each packet that the card is to cut this one into.
     segment: Option<NonZeroU16>,
 }
 
 impl<W: Wire> TxToken for Transmit<'_, W> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
-        self.wire.transmit(length, |frame| {
-            let result = f(frame);
-            (
-                checksum::complete(frame, self.offloads, self.segment),
-                result,
-            )
-        })
+        let link = self.link;
+        let result = self.wire.build(ETHERNET_HEADER_BYTES + length, |frame| {
+            let result = f(frame.get_mut(ETHERNET_HEADER_BYTES..).unwrap_or_default());
+            let fate = match link.head(frame, self.segment.is_none()) {
+                true => Fate::Send(checksum::complete(frame, self.offloads, self.segment)),
+                false => Fate::Stay,
+            };
+            (result, fate)
+        });
+        if link.has_requests() {
+            link.send_requests(self.wire);
+        }
+        result
     }
 
     fn set_meta(&mut self, meta: PacketMeta) {
@@ -94,19 +131,9 @@ impl<W: Wire> TxToken for Transmit<'_, W> {
     }
 }
 
-impl<W: Wire> Port<'_, W> {
-    fn token(&mut self) -> Transmit<'_, W> {
-        Transmit {
-            wire: self.wire,
-            offloads: self.offloads,
-            segment: None,
-        }
-    }
-}
-
 impl<W: Wire> Device for Port<'_, W> {
     type RxToken<'b>
-        = Frame<'b>
+        = Packet<'b>
     where
         Self: 'b;
     type TxToken<'b>
@@ -115,8 +142,8 @@ impl<W: Wire> Device for Port<'_, W> {
         Self: 'b;
 
     fn receive(&mut self, _: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let frame = self.frame.take()?;
-        Some((Frame(frame), self.token()))
+        let packet = self.packet.take()?;
+        Some((Packet(packet), self.token()))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Self::TxToken<'_>> {
@@ -125,13 +152,16 @@ impl<W: Wire> Device for Port<'_, W> {
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        // smoltcp counts the Ethernet header in.
-        capabilities.max_transmission_unit = self.mtu + ETHERNET_HEADER_BYTES;
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu;
+        // The link layer does it, or the card.
         capabilities.checksum.tcp = Checksum::None;
         capabilities.checksum.udp = Checksum::None;
-        capabilities.segmentation.tcpv4 = self.offloads.segment_ipv4;
-        capabilities.segmentation.tcpv6 = self.offloads.segment_ipv6;
+        let packet_bytes = |frame: NonZeroUsize| {
+            NonZeroUsize::new(frame.get().saturating_sub(ETHERNET_HEADER_BYTES))
+        };
+        capabilities.segmentation.tcpv4 = self.offloads.segment_ipv4.and_then(packet_bytes);
+        capabilities.segmentation.tcpv6 = self.offloads.segment_ipv6.and_then(packet_bytes);
         capabilities
     }
 }

@@ -24,7 +24,7 @@ use ipc::ring::{
 use self::extents::Extents;
 use self::shape::HEADROOM;
 pub use self::shape::Shape;
-use crate::wire::{Received, Wire};
+use crate::wire::{Fate, Received, Wire};
 
 /// Most buffers that one packet may lie in: those of the longest, of the smallest size, and one for
 /// the bytes that the device's header displaces.
@@ -366,19 +366,17 @@ impl<M: SharedMemory + Clone> Wire for Packets<M> {
         self.has_room()
     }
 
-    fn transmit<R>(
-        &mut self,
-        length: usize,
-        fill: impl FnOnce(&mut [u8]) -> (Option<SendOffload>, R),
-    ) -> R {
+    fn build<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> (R, Fate)) -> R {
         if length > self.scratch.len() {
             self.counters.sent_dropped += 1;
-            return fill(&mut vec![0; length]).1;
+            return fill(&mut vec![0; length]).0;
         }
         let mut scratch = core::mem::take(&mut self.scratch);
         let frame = &mut scratch[..length];
-        let (offload, result) = fill(frame);
-        if !self.queue(frame, offload.map_or(0, SendOffload::flags)) {
+        let (result, fate) = fill(frame);
+        if let Fate::Send(offload) = fate
+            && !self.queue(frame, offload.map_or(0, SendOffload::flags))
+        {
             self.counters.sent_dropped += 1;
         }
         self.scratch = scratch;

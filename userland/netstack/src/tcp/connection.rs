@@ -123,8 +123,6 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// In the table's queue of those that the application should look at.
     pub(super) changed: bool,
-    /// Wanted to send and could not: the neighbour's hardware address is not known yet.
-    pub(super) stalled: bool,
     /// Its entry in the table's timer queue.
     pub(super) timer: Option<Nanoseconds>,
     /// When the table drops it whatever its state.
@@ -155,7 +153,6 @@ impl Connection {
             end: None,
             dirty: false,
             changed: false,
-            stalled: false,
             timer: None,
             drop_at: None,
         }

@@ -3,21 +3,17 @@
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    EthernetFrame, IpAddress, IpProtocol, IpRepr, TCP_HEADER_LEN, TcpControl, TcpRepr, TcpSeqNumber,
+    IpAddress, IpProtocol, IpRepr, TCP_HEADER_LEN, TcpControl, TcpRepr, TcpSeqNumber,
 };
 
 use crate::peek::Segment;
-use crate::wire::{ETHERNET_HEADER_BYTES, Wire};
+use crate::wire::{Port, Wire};
 
-/// Sends <SEQ=SEG.ACK><ACK=`next`><CTL=ACK> back to where `frame` came from (RFC 9293, section
-/// 3.10.7.4). The peer has acknowledged all that this host sent, so SEG.ACK is SND.NXT.
-pub(super) fn acknowledge(wire: &mut impl Wire, frame: &[u8], segment: &Segment, next: u32) {
-    if !segment.ack || !wire.can_transmit() {
+/// Sends <SEQ=SEG.ACK><ACK=`next`><CTL=ACK> to who sent the segment (RFC 9293, section 3.10.7.4). The peer has acknowledged all that this host sent, so SEG.ACK is SND.NXT.
+pub(super) fn acknowledge<W: Wire>(port: &mut Port<'_, W>, segment: &Segment, next: u32) {
+    if !segment.ack || !port.wire.can_transmit() {
         return;
     }
-    let Ok(received) = EthernetFrame::new_checked(frame) else {
-        return;
-    };
     let (source, destination) = (
         IpAddress::from(segment.flow.local.ip()),
         IpAddress::from(segment.flow.remote.ip()),
@@ -38,15 +34,9 @@ pub(super) fn acknowledge(wire: &mut impl Wire, frame: &[u8], segment: &Segment,
     };
     let ip = IpRepr::new(source, destination, IpProtocol::Tcp, TCP_HEADER_LEN, 64);
     let checksums = ChecksumCapabilities::default();
-    wire.transmit(ETHERNET_HEADER_BYTES + ip.buffer_len(), |buffer| {
-        let mut sent = EthernetFrame::new_unchecked(buffer);
-        sent.set_src_addr(received.dst_addr());
-        sent.set_dst_addr(received.src_addr());
-        sent.set_ethertype(received.ethertype());
-        let packet = sent.payload_mut();
+    port.send(ip.buffer_len(), |packet| {
         ip.emit(&mut *packet, &checksums);
         let mut header = smoltcp::wire::TcpPacket::new_unchecked(&mut packet[ip.header_len()..]);
         tcp.emit(&mut header, &source, &destination, &checksums);
-        (None, ())
     });
 }

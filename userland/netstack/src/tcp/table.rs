@@ -32,7 +32,7 @@ const FIRST_DYNAMIC: u16 = 49152;
 const LINGER: Nanoseconds = 60 * SECOND;
 /// Shortest time between two looks at a connection that nothing happened to.
 const TICK: Nanoseconds = 100_000;
-/// How long a reset may wait for the neighbour's address.
+/// How long a reset may wait for room on the wire.
 const ABORT_LINGER: Nanoseconds = 2 * SECOND;
 
 /// Why a connection could not be begun.
@@ -123,22 +123,18 @@ impl Table {
         self.refused
     }
 
-    /// Begins a connection.
-    pub fn connect(
+    /// Begins a connection from an address of this host.
+    pub(crate) fn connect(
         &mut self,
         interface: &mut Interface,
         ledger: &mut Ledger,
         owner: Owner,
+        address: IpAddr,
         remote: SocketAddr,
     ) -> Result<ConnectionId, ConnectError> {
         if remote.port() == 0 || remote.ip().is_unspecified() || remote.ip().is_multicast() {
             return Err(ConnectError::Unreachable);
         }
-        let address = interface
-            .get_source_address(&remote.ip().into())
-            .map(IpAddr::from)
-            .filter(|address| !address.is_unspecified())
-            .ok_or(ConnectError::Unreachable)?;
         let flow = self
             .free_flow(address, remote)
             .ok_or(ConnectError::NoPort)?;
@@ -443,7 +439,6 @@ impl Table {
                 Admission::Nobody => return false,
             },
         };
-        let frame = port.frame.unwrap_or_default();
         let Some(connection) = self.connections.get_mut(id) else {
             return false;
         };
@@ -457,7 +452,7 @@ impl Table {
         connection.note_silence(now, true);
         if state == State::TimeWait && before != state && segment.fin {
             // The socket may be given back before its delayed ACK would be sent.
-            acknowledge(port.wire, frame, segment, connection.peer_next);
+            acknowledge(port, segment, connection.peer_next);
         }
         self.settle(now, ledger, id);
         self.mark_dirty(id);
@@ -531,18 +526,6 @@ impl Table {
         !self.dirty.is_empty()
     }
 
-    /// A neighbour's address may have become known: those that waited for one try again.
-    pub(crate) fn neighbour_heard(&mut self) {
-        let stalled: Vec<ConnectionId> = self
-            .connections
-            .iter()
-            .filter_map(|(id, connection)| connection.stalled.then_some(id))
-            .collect();
-        for id in stalled {
-            self.mark_dirty(id);
-        }
-    }
-
     /// Looks again at every connection, because this host's addresses changed: one whose address is
     /// gone ends.
     pub(crate) fn addresses_changed(&mut self) {
@@ -562,8 +545,7 @@ impl Table {
     ) -> Admission {
         match self.time_wait.judge(segment) {
             Some(Verdict::Acknowledge) => {
-                let frame = port.frame.unwrap_or_default();
-                acknowledge(port.wire, frame, segment, segment.end);
+                acknowledge(port, segment, segment.end);
                 return Admission::Handled;
             }
             Some(Verdict::Drop) => return Admission::Handled,
@@ -755,22 +737,17 @@ fn dispatch<W: Wire>(
     port: &mut Port<'_, W>,
     connection: &mut Connection,
 ) -> usize {
-    connection.stalled = false;
     connection.feed_tail();
     if connection.slot.socket().state() == State::TimeWait {
         return 0;
     }
     connection.before_sending();
-    let wanted = interface
-        .poll_at(instant(now), &connection.slot.set)
-        .is_some_and(|moment| nanoseconds(moment) <= now);
     let mut sent = 0;
     while sent < BURST
         && interface.poll_egress(instant(now), port, &mut connection.slot.set) != PollResult::None
     {
         sent += 1;
     }
-    connection.stalled = wanted && sent == 0;
     if sent > 0 {
         connection.has_sent();
     }

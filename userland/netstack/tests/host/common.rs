@@ -5,12 +5,11 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use ipc::interface::net_device::SendOffload;
 use netstack::config::Config;
 use netstack::stack::{Card, Stack};
 use netstack::tcp::{ConnectionId, ListenerId, Phase};
 use netstack::time::{Nanoseconds, SECOND};
-use netstack::wire::{Offloads, Received, Wire};
+use netstack::wire::{Fate, Offloads, Received, Wire};
 
 /// Time that a frame takes.
 pub(crate) const DELAY: Nanoseconds = 100_000;
@@ -120,15 +119,10 @@ impl Wire for End {
         self.plugged && lane.frames.len() < lane.room
     }
 
-    fn transmit<R>(
-        &mut self,
-        length: usize,
-        fill: impl FnOnce(&mut [u8]) -> (Option<SendOffload>, R),
-    ) -> R {
+    fn build<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> (R, Fate)) -> R {
         let mut frame = vec![0; length];
-        let (offload, result) = fill(&mut frame);
-        assert_eq!(offload, None, "this wire does nothing but carry");
-        if self.can_transmit() {
+        let (result, fate) = fill(&mut frame);
+        if sent(fate) && self.can_transmit() {
             self.outgoing.borrow_mut().put(self.now, frame);
         }
         result
@@ -141,6 +135,12 @@ pub(crate) fn received(frame: &[u8]) -> Received {
         length: frame.len(),
         checksum_verified: false,
     }
+}
+
+/// Whether a frame is sent, by a wire that does nothing but carry.
+pub(crate) fn sent(fate: Fate) -> bool {
+    assert!(matches!(fate, Fate::Stay | Fate::Send(None)), "{fate:?}");
+    fate == Fate::Send(None)
 }
 
 /// Two stacks and the cable.

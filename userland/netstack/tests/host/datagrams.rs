@@ -2,15 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::common::{A, B, CLIENT, Pair, card, fixed, received};
-use ipc::interface::net_device::SendOffload;
+use crate::common::{A, B, CLIENT, Pair, card, fixed, received, sent};
 use netstack::config::Config;
 use netstack::names::NameError;
 use netstack::ping::{PingError, Request};
 use netstack::stack::Stack;
 use netstack::time::SECOND;
 use netstack::udp::UdpError;
-use netstack::wire::{Received, Wire};
+use netstack::wire::{Fate, Received, Wire};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress,
@@ -267,15 +266,12 @@ impl Wire for DhcpServer {
         true
     }
 
-    fn transmit<R>(
-        &mut self,
-        length: usize,
-        fill: impl FnOnce(&mut [u8]) -> (Option<SendOffload>, R),
-    ) -> R {
+    fn build<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> (R, Fate)) -> R {
         let mut frame = vec![0; length];
-        let (offload, result) = fill(&mut frame);
-        assert_eq!(offload, None, "this wire does nothing but carry");
-        let _ = self.serve(&frame);
+        let (result, fate) = fill(&mut frame);
+        if sent(fate) {
+            let _ = self.serve(&frame);
+        }
         result
     }
 }

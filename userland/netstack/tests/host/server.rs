@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use ipc::badge::Client;
-use ipc::interface::net_device::SendOffload;
 use ipc::interface::network::{
     Event, GRANT_CONNECT, GRANT_LISTEN, NetworkError, NetworkServer, PingReply, READY_ACCEPT,
     READY_END, READY_ERROR, READY_RECEIVE, READY_SEND, Shutdown, Socket, SocketState,
@@ -20,9 +19,9 @@ use netstack::server::{Attachment, Refusal, STOP_BIT, Server, System};
 use netstack::stack::Stack;
 use netstack::tcp::{ConnectionId, End, ListenerId, Phase};
 use netstack::time::SECOND;
-use netstack::wire::{Received, Wire};
+use netstack::wire::{Fate, Received, Wire};
 
-use crate::common::{A, B, CLIENT, Transfer, card, fixed, pattern, received};
+use crate::common::{A, B, CLIENT, Transfer, card, fixed, pattern, received, sent};
 use crate::driver::FakeDriver;
 use crate::memory::Shared;
 
@@ -178,15 +177,12 @@ impl Wire for Pipe {
         self.outgoing.len() < 64
     }
 
-    fn transmit<R>(
-        &mut self,
-        length: usize,
-        fill: impl FnOnce(&mut [u8]) -> (Option<SendOffload>, R),
-    ) -> R {
+    fn build<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> (R, Fate)) -> R {
         let mut frame = vec![0; length];
-        let (offload, result) = fill(&mut frame);
-        assert_eq!(offload, None, "this wire does nothing but carry");
-        self.outgoing.push_back(frame);
+        let (result, fate) = fill(&mut frame);
+        if sent(fate) {
+            self.outgoing.push_back(frame);
+        }
         result
     }
 }

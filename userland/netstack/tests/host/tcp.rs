@@ -87,7 +87,7 @@ fn the_short_end_of_a_long_piece_waits_for_nothing_and_short_pieces_are_joined()
                 up.received += bytes.len();
                 bytes.len()
             });
-            up.received % 10 == 0
+            up.received.is_multiple_of(10)
         });
         pair.pass(SECOND);
         let count = carried(&pair) - before;

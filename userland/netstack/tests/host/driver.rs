@@ -455,7 +455,7 @@ fn carry(from: &mut FakeDriver, to: &mut FakeDriver) -> (usize, usize) {
     let (mut frames, mut longest) = (0, 0);
     while let Some(frame) = from.sent() {
         frames += 1;
-        // ARP, and what else is not TCP.
+        // ARP; the first packet, which had waited for an address and is whole; what else is not TCP.
         let Some(offload) = from.last_offload else {
             assert_ne!(
                 frame[12..14],

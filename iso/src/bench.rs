@@ -1,8 +1,9 @@
 //! `cargo run -- bench`: boots the benchmark's tasks on the release kernel, with one instruction counted
-//! as one nanosecond, and prints what they measured. What is measured and how is `tests/bench`'s.
+//! as one nanosecond, and prints what they measured. What is measured and how is `tests/bench`'s; the network's
+//! benchmark is `tests/src/bench.rs`, which this only starts.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::counts::{self, Counts};
 use crate::figures::{self, Figure};
 use crate::image::{self, Recipe};
 use crate::qemu::{self, Medium};
-use crate::{packages, process, say};
+use crate::{packages, process, say, workspace};
 
 mod path;
 
@@ -55,12 +56,29 @@ const GATES: &[(&str, u64)] = &[
 
 /// Runs the benchmark that is asked for.
 pub fn command(options: &BenchOptions) -> Result<()> {
+    options.check()?;
     match options.kind {
         BenchKind::Ipc => print_ipc(options),
-        BenchKind::Net | BenchKind::Sched => {
-            bail!("bench net and bench sched are not yet available; there is: ipc")
-        }
+        BenchKind::Net => net(),
+        BenchKind::Sched => bail!("bench sched is not yet available; there are: ipc, net"),
     }
+}
+
+/// How long the network may be measured.
+const NET_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Runs the network's benchmark, which needs what the system tests have: `tests/src/bench.rs`. It reads the same
+/// command line.
+fn net() -> Result<()> {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command
+        .current_dir(workspace::root())
+        // As the tests are built: what is measured is the guests.
+        .args(["bench", "--quiet", "--profile", "test"])
+        .args(["--package", "tests", "--bench", "net", "--"])
+        .args(std::env::args_os().skip(1));
+    process::run(&mut command, NET_LIMIT).context("the network's benchmark failed")
 }
 
 fn print_ipc(options: &BenchOptions) -> Result<()> {

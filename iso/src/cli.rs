@@ -39,7 +39,7 @@ pub enum Command {
     Sizes(SizesOptions),
     /// Say which functions and source lines belong to addresses that the guest printed
     Symbolize(SymbolizeOptions),
-    /// Measure the kernel's paths in QEMU
+    /// Measure the kernel's paths or the network in QEMU
     Bench(BenchOptions),
     /// Run tests that `cargo test` leaves out, or one campaign of those that it has
     Test(TestOptions),
@@ -83,6 +83,34 @@ pub struct BenchOptions {
     /// Measure nanoseconds as well, and what needs several processors (`ipc` only)
     #[arg(long)]
     pub wall: bool,
+    /// Take these figures alone, by their names (`net` only)
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Measure on machines with so many processors alone (`net` only) [default: 1, then 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub smp: Option<u32>,
+    /// Measure shortly, to look at a change (`net` only)
+    #[arg(long)]
+    pub quick: bool,
+}
+
+impl BenchOptions {
+    /// Refuses options that are another benchmark's, by name.
+    pub fn check(&self) -> Result<()> {
+        let net = self.kind == BenchKind::Net;
+        let ipc = self.kind == BenchKind::Ipc;
+        let given = [
+            (self.record && !ipc, "--record", "ipc"),
+            (self.wall && !ipc, "--wall", "ipc"),
+            (!self.only.is_empty() && !net, "--only", "net"),
+            (self.smp.is_some() && !net, "--smp", "net"),
+            (self.quick && !net, "--quick", "net"),
+        ];
+        match given.iter().find(|(given, ..)| *given) {
+            Some((_, option, kind)) => bail!("{option} belongs to `bench {kind}`"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What can be measured.
@@ -90,7 +118,7 @@ pub struct BenchOptions {
 pub enum BenchKind {
     /// The kernel's paths, in instructions
     Ipc,
-    /// The network's
+    /// The network, beside a Linux guest
     Net,
     /// The scheduler's
     Sched,

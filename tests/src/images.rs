@@ -33,6 +33,14 @@ pub const INIT: &str = "init";
 /// The guest's address in [`Kind::Static`], in a network of 24 bits.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 2);
 
+/// The manifest's part of the network's benchmark.
+pub const NETWORK: &str = "tests/bench/net.toml";
+
+/// The guest's address in [`Kind::Network`] and its gateway's, in a network of 24 bits.
+pub const NETWORK_GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// See [`NETWORK_GUEST`].
+pub const NETWORK_HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
 /// Something that boots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -50,6 +58,8 @@ pub enum Kind {
     Card,
     /// The same with the driver of the other kind of card.
     CardE1000,
+    /// The same with the network's benchmark in the web server's place, and [`NETWORK_GUEST`].
+    Network,
     /// What `cargo run` boots, and the suite beside it.
     Beside,
     /// Threads of one task that do everything at once, by a seed (`interleave.seed=N`).
@@ -81,12 +91,17 @@ pub fn image(kind: Kind) -> Result<Image> {
         Kind::CardE1000 => ("card-e1000", Some(CARD), &[]),
         Kind::Interleave => ("interleave", Some(INTERLEAVE), &[]),
         Kind::Static => ("static", Some(image::SYSTEM), &[]),
+        Kind::Network => ("network", Some(image::SYSTEM), &[]),
         Kind::Beside => ("beside", Some(image::SYSTEM), &[]),
     };
     let mut manifest: Option<PathBuf> = manifest.map(|path| builder.workspace.root.join(path));
     if let Some(path) = &mut manifest {
         let changed = match kind {
-            Kind::Static => Some(fixed_address(&fs::read_to_string(&*path)?)?),
+            Kind::Static => Some(fixed_address(&fs::read_to_string(&*path)?, ADDRESS)?),
+            Kind::Network => {
+                let end = fs::read_to_string(builder.workspace.root.join(NETWORK))?;
+                Some(network(&fs::read_to_string(&*path)?, &end)?)
+            }
             Kind::Beside => {
                 let end = fs::read_to_string(builder.workspace.root.join(BESIDE))?;
                 Some(format!("{}\n{end}", fs::read_to_string(&*path)?))
@@ -123,12 +138,32 @@ pub fn tasks() -> Result<BTreeSet<String>> {
     Ok(names.chain([INIT.to_owned()]).collect())
 }
 
-/// The system's manifest with [`ADDRESS`] for the network stack.
-fn fixed_address(manifest: &str) -> Result<String> {
+/// The system's manifest with this address for the network stack.
+fn fixed_address(manifest: &str, address: Ipv4Addr) -> Result<String> {
     let dynamic = "ip = \"dhcp\"";
     ensure!(
         manifest.contains(dynamic),
         "no `{dynamic}` in the system's manifest"
     );
-    Ok(manifest.replace(dynamic, &format!("ip = \"{ADDRESS}/24\"")))
+    Ok(manifest.replace(dynamic, &format!("ip = \"{address}/24\"")))
+}
+
+/// The system's manifest with the network's benchmark, `end`, in the web server's place.
+fn network(manifest: &str, end: &str) -> Result<String> {
+    let task = "[[task]]";
+    let web = |part: &str| part.lines().any(|line| line == "name = \"web\"");
+    let parts: Vec<&str> = manifest.split(task).collect();
+    let kept: Vec<&str> = parts.iter().copied().filter(|part| !web(part)).collect();
+    ensure!(
+        kept.len() + 1 == parts.len(),
+        "no task `web` in the system's manifest"
+    );
+    let fixed = fixed_address(&kept.join(task), NETWORK_GUEST)?;
+    let arguments = "[task.arguments]\nip = ";
+    ensure!(
+        fixed.contains(arguments),
+        "no `{arguments}` in the system's manifest"
+    );
+    let gateway = format!("[task.arguments]\ngw = \"{NETWORK_HOST}\"\nip = ");
+    Ok(format!("{}\n{end}", fixed.replace(arguments, &gateway)))
 }

@@ -2,6 +2,7 @@
 //! talks to it as a person and as a network client would. The tests themselves are in `tests/tests`;
 //! what they boot is the rest of the workspace.
 
+pub mod bench;
 pub mod bochs;
 pub mod case;
 pub mod console;

@@ -1,6 +1,7 @@
 //! The Linux guest to compare with: Debian's kernel for clouds with a small initial file system, made from
 //! `tests/linux-peer`. What is measured on it is others' business.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,16 +14,17 @@ use crate::LIMIT;
 /// Debian's package that names the newest kernel for clouds.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
-/// The kernel's command line: the network comes up at once at QEMU's address for guests, serves the page, and
-/// nothing that Uzura does not do either - mitigations of speculative execution attacks - costs time.
-pub const COMMAND_LINE: &str =
-    "console=ttyS0 quiet mitigations=off b.mode=net b.ip=10.0.2.15 b.gw=10.0.2.2";
+/// The kernel's command line: the guest has this address, and nothing that Uzura does not do either -
+/// mitigations of speculative execution attacks - costs time.
+pub fn command_line(address: Ipv4Addr, gateway: Ipv4Addr) -> String {
+    format!("console=ttyS0 quiet mitigations=off peer.address={address} peer.gateway={gateway}")
+}
 
 /// What the guest prints when its first process runs.
-pub const RUNS: &str = "INIT-UP";
+pub const RUNS: &str = "peer: runs";
 
 /// What it prints when it serves.
-pub const SERVES: &str = "NET-READY";
+pub const SERVES: &str = "peer: serves";
 
 /// The files of the guest.
 #[derive(Debug, Clone)]
@@ -53,14 +55,12 @@ impl Linux {
         let mut command = Command::new("sh");
         command
             .arg(root.join("tests/linux-peer/build.sh"))
-            .arg(&folder)
-            .env("KVER", &version)
-            .env("ROOT", &debian);
+            .args([&folder, &debian])
+            .arg(&version);
         process::output(&mut command, LIMIT)?;
         Ok(Self {
             kernel: debian.join(format!("boot/vmlinuz-{version}")),
-            // Without busybox: the smaller of the two.
-            archive: folder.join("initramfs-mini.gz"),
+            archive: folder.join("initramfs.gz"),
             version,
         })
     }

@@ -219,6 +219,11 @@ impl Machine {
         Ok(())
     }
 
+    /// QEMU's process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether QEMU still runs.
     pub fn runs(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())

@@ -1,0 +1,126 @@
+//! `cargo run -- bench net`: how fast the network is, beside a Linux guest in the same QEMU, on cables of the
+//! same host. The two take turns, measurement by measurement, and the one whose turn it is not stands still: what
+//! else the computer does meets both, and their ratio is the result.
+
+mod events;
+mod figure;
+mod guest;
+mod load;
+mod table;
+mod wire;
+mod wrk;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use iso::cli::BenchOptions;
+use iso::image::Image;
+use iso::say;
+
+use crate::images::{Kind, image};
+use crate::linux::{self, Linux};
+use figure::{Figure, Series};
+use guest::{Guest, System};
+use table::Row;
+
+/// How often each guest is measured, for how long at a time.
+#[derive(Debug, Clone, Copy)]
+struct Effort {
+    repetitions: usize,
+    time: Duration,
+}
+
+/// What figures are to be shown from.
+const THOROUGH: Effort = Effort {
+    repetitions: 5,
+    time: Duration::from_secs(2),
+};
+/// What a change is looked at with.
+const QUICK: Effort = Effort {
+    repetitions: 3,
+    time: Duration::from_secs(1),
+};
+/// How long the device is looked at.
+const TRACED: Duration = Duration::from_secs(1);
+
+/// Measures what is asked for and prints it. Fails where a gate is missed.
+pub fn command(options: &BenchOptions) -> Result<()> {
+    let cpus = match options.smp {
+        Some(cpus) => vec![cpus],
+        None => vec![1, 2],
+    };
+    let chosen = figure::choose(figure::all(&cpus), &options.only)?;
+    let effort = if options.quick { QUICK } else { THOROUGH };
+    wrk::need()?;
+    let systems = [uzura()?, peer()?];
+    let rows = wire::inside(|| {
+        let mut rows = Vec::new();
+        for series in &chosen {
+            rows.extend(measure(series, &systems, effort)?);
+        }
+        Ok(rows)
+    })?;
+    table::print(&rows, options.json)?;
+    let missed: Vec<String> = rows.iter().flat_map(Row::missed).collect();
+    ensure!(missed.is_empty(), "gates missed: {}", missed.join(", "));
+    Ok(())
+}
+
+fn uzura() -> Result<System> {
+    Ok(System {
+        name: "Uzura",
+        image: image(Kind::Network)?,
+        append: String::new(),
+        serves: "bench-net: serving\n",
+        cable: wire::UZURA,
+    })
+}
+
+fn peer() -> Result<System> {
+    let linux = Linux::build()?;
+    Ok(System {
+        name: "Linux",
+        image: Image {
+            kernel: linux.kernel,
+            archive: Some(linux.archive),
+            // Nobody debugs it.
+            symbols: PathBuf::new(),
+        },
+        append: linux::command_line(wire::LINUX.guest, wire::LINUX.host),
+        serves: linux::SERVES,
+        cable: wire::LINUX,
+    })
+}
+
+/// Boots both guests and takes the figures.
+fn measure(series: &Series, systems: &[System; 2], effort: Effort) -> Result<Vec<Row>> {
+    let start = |system| Guest::start(system, series.cpus, series.offloads);
+    let mut guests = [start(&systems[0])?, start(&systems[1])?];
+    let mut rows = Vec::new();
+    for figure in &series.figures {
+        rows.push(beside(figure, &mut guests, effort));
+    }
+    Ok(rows)
+}
+
+/// Takes one figure of both guests, in turns.
+fn beside(figure: &Figure, guests: &mut [Guest; 2], effort: Effort) -> Row {
+    let mut row = Row::new(figure);
+    let mut take = |row: &mut Row| -> Result<()> {
+        for _ in 0..effort.repetitions {
+            for (guest, side) in guests.iter_mut().zip(&mut row.sides) {
+                side.measured.push(guest.measure(figure.load, effort.time)?);
+            }
+        }
+        for (guest, side) in guests.iter_mut().zip(&mut row.sides) {
+            side.traced = Some(guest.trace(figure.load, TRACED)?);
+        }
+        Ok(())
+    };
+    if let Err(error) = take(&mut row) {
+        row.failure = Some(format!("{error:#}"));
+    }
+    say::progress(&row.line());
+    row
+}

@@ -334,6 +334,10 @@ impl Service for NetworkService {
         }
         Deadline(deadline)
     }
+
+    fn last_signal(&mut self) -> Option<(Handle, u64)> {
+        self.server.take_doorbell()
+    }
 }
 
 /// A seed that differs from boot to boot: the two clocks, well mixed (the finaliser of splitmix64). It

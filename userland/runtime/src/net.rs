@@ -1,5 +1,9 @@
 //! Sockets: the application's side of interface `network`. One thread waits for the events of all its
 //! sockets ([`Network::wait`]); nothing else here waits, but for the network stack's answer to a call.
+//!
+//! The network stack, where it sleeps, learns of what was written and read when the thread comes to wait:
+//! one signal for all, by which the stack runs next. Who works for long without waiting asks for it
+//! before ([`Network::flush`]).
 
 mod stream;
 
@@ -9,6 +13,9 @@ use crate::memory::Memory;
 use crate::notification::{Notification, signal};
 use crate::service::{Session, connect_to};
 use crate::transport::Kernel;
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
 use core::net::SocketAddr;
 use ipc::Error;
 use ipc::client::{CallError, Deadline};
@@ -104,7 +111,9 @@ pub struct Network {
     bell: Notification,
     lifeline: Endpoint,
     _doorbell: Notification,
-    knock: Doorbell,
+    knock: Rc<Doorbell>,
+    /// Where messages come to that nobody has business to send.
+    message: Vec<u8>,
 }
 
 impl Network {
@@ -130,10 +139,7 @@ impl Network {
         drop(line);
         bell.bind()?;
         let doorbell = Notification::from_handle(doorbell);
-        let knock = Doorbell {
-            notification: doorbell.handle(),
-            bits,
-        };
+        let knock = Rc::new(Doorbell::new(doorbell.handle(), bits));
         Ok(Network {
             session,
             events,
@@ -141,6 +147,7 @@ impl Network {
             lifeline,
             _doorbell: doorbell,
             knock,
+            message: vec![0; MAX_BYTES],
         })
     }
 
@@ -170,7 +177,7 @@ impl Network {
             if !self.events.sleep(1)? {
                 continue;
             }
-            let woken = endpoint::receive(self.lifeline.handle(), deadline, &mut [0; MAX_BYTES]);
+            let woken = self.sleep(deadline);
             self.events.wake()?;
             match woken {
                 Ok(endpoint::Event::Signal(bits)) if bits & !BELL_BITS != 0 => {
@@ -181,6 +188,27 @@ impl Network {
                 Err(Error::TimedOut) => return Ok(Wake::TimedOut),
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    fn sleep(&mut self, deadline: Deadline) -> Result<endpoint::Event, Error> {
+        let endpoint = self.lifeline.handle();
+        if let Some(signal) = self.knock.take() {
+            let event = endpoint::signal_receive(signal, endpoint, deadline, &mut self.message);
+            // Where the notification is gone the lifeline says so, to who receives.
+            if !matches!(event, Err(Error::InvalidHandle | Error::MissingRights)) {
+                return event;
+            }
+        }
+        endpoint::receive(endpoint, deadline, &mut self.message)
+    }
+
+    /// Has the network stack look at once at what was written and read, not only when
+    /// [`Network::wait`] comes to wait.
+    pub fn flush(&self) {
+        if let Some((notification, bits)) = self.knock.take() {
+            // That it is gone is told elsewhere.
+            let _ = signal(notification, bits);
         }
     }
 
@@ -197,7 +225,7 @@ impl Network {
         let accepted = self
             .stub()
             .accept(deadline, listener, geometry, memory.handle())?;
-        let stream = Stream::new(accepted.socket, mapping, ring_bytes, self.knock)?;
+        let stream = Stream::new(accepted.socket, mapping, ring_bytes, Rc::clone(&self.knock))?;
         Ok((stream, accepted.peer))
     }
 
@@ -213,7 +241,12 @@ impl Network {
         let socket = self
             .stub()
             .connect(deadline, peer, geometry, memory.handle())?;
-        Ok(Stream::new(socket, mapping, ring_bytes, self.knock)?)
+        Ok(Stream::new(
+            socket,
+            mapping,
+            ring_bytes,
+            Rc::clone(&self.knock),
+        )?)
     }
 
     /// The memory of a stream. Its handle is closed when the network stack has its own.
@@ -221,12 +254,5 @@ impl Network {
         let memory = Memory::create(StreamPair::bytes_needed(ring_bytes) as u64)?;
         let mapping = Mapping::shared(&memory)?;
         Ok((memory, mapping))
-    }
-}
-
-impl Doorbell {
-    /// Wakes the other side. That it is gone is told elsewhere.
-    fn ring(&self) {
-        let _ = signal(self.notification, self.bits);
     }
 }

@@ -13,7 +13,7 @@ mod door;
 
 use crate::endpoint::{self, Endpoint, Event, LastCall, Message};
 use crate::handle::close;
-use crate::notification::Notification;
+use crate::notification::{self, Notification};
 use door::{DOOR, Desk};
 use ipc::badge::Client;
 use ipc::client::{Deadline, Refusal};
@@ -63,6 +63,12 @@ pub trait Service {
     /// it wants to be called again at the latest.
     fn before_wait(&mut self) -> Deadline {
         Deadline::NEVER
+    }
+
+    /// Called after [`Service::before_wait`]: a notification to signal as the wait begins, and the bits.
+    /// Who waits for them runs next ([`ipc::Operation::SignalReceive`]).
+    fn last_signal(&mut self) -> Option<(Handle, u64)> {
+        None
     }
 
     /// A thread of a task faulted whose fault endpoint is the sessions' endpoint. True lets it go
@@ -146,9 +152,17 @@ impl<S: Service> Server<'_, S> {
         let mut answered = None;
         loop {
             let deadline = self.service.before_wait();
-            let event = match answered.take() {
-                Some(()) => self.reply_receive(&outgoing, deadline, &mut request),
-                None => endpoint::receive(self.endpoint, deadline, &mut request),
+            let signal = self.service.last_signal();
+            let event = match (answered.take(), signal) {
+                (None, Some(signal)) => self.signal_receive(signal, deadline, &mut request),
+                (None, None) => endpoint::receive(self.endpoint, deadline, &mut request),
+                (Some(()), signal) => {
+                    if let Some((notification, bits)) = signal {
+                        // That it is gone is told to the service elsewhere.
+                        let _ = notification::signal(notification, bits);
+                    }
+                    self.reply_receive(&outgoing, deadline, &mut request)
+                }
             };
             match event {
                 Ok(event) => answered = self.handle(event, &request, &mut outgoing),
@@ -178,6 +192,22 @@ impl<S: Service> Server<'_, S> {
                 }
                 endpoint::receive(self.endpoint, deadline, request)
             }
+        }
+    }
+
+    /// Signals and receives in one operation; where the notification is gone, of which the service is told
+    /// elsewhere, the receive is made on its own.
+    fn signal_receive(
+        &mut self,
+        signal: (Handle, u64),
+        deadline: Deadline,
+        request: &mut [u8],
+    ) -> Result<Event, Error> {
+        match endpoint::signal_receive(signal, self.endpoint, deadline, request) {
+            Err(Error::InvalidHandle | Error::WrongKind | Error::MissingRights) => {
+                endpoint::receive(self.endpoint, deadline, request)
+            }
+            event => event,
         }
     }
 

@@ -120,6 +120,11 @@ impl<N: Network> Server<N> {
         }
     }
 
+    /// The sessions.
+    pub fn network(&mut self) -> &mut N {
+        &mut self.network
+    }
+
     /// The sessions, when the server is over.
     pub fn into_network(self) -> N {
         self.network

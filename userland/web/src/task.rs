@@ -18,7 +18,7 @@ use runtime::endpoint::{self, Endpoint, Event};
 use runtime::entry::Startup;
 use runtime::mapping::SharedMapping;
 use runtime::service::{Session, connect_to};
-use runtime::{Kernel, Mapping, Memory, Notification, clock, handle, notification, stop};
+use runtime::{Kernel, Mapping, Memory, Notification, clock, handle, stop};
 
 use crate::connection::Nanoseconds;
 use crate::page::Snapshot;
@@ -119,6 +119,7 @@ impl Desk {
             listener,
             doorbell,
             bits,
+            rung: false,
             spare: Vec::new(),
         };
         Ok(Server::new(site, listener, consumer))
@@ -132,7 +133,12 @@ impl Desk {
             if stopping && server.connections() == 0 {
                 stop::finished();
             }
-            let event = endpoint::receive(self.endpoint.handle(), Deadline(deadline), &mut message);
+            let endpoint = self.endpoint.handle();
+            let deadline = Deadline(deadline);
+            let event = match server.network().take_signal() {
+                Some(signal) => endpoint::signal_receive(signal, endpoint, deadline, &mut message),
+                None => endpoint::receive(endpoint, deadline, &mut message),
+            };
             match event {
                 Ok(Event::Closed(badge)) if badge == self.lifeline => return,
                 Ok(Event::Signal(bits)) if bits & STOP_BIT != 0 => {
@@ -198,6 +204,8 @@ struct Site {
     listener: Socket,
     doorbell: Handle,
     bits: u64,
+    /// The doorbell is to be rung.
+    rung: bool,
     spare: Vec<Rings>,
 }
 
@@ -208,6 +216,11 @@ impl Drop for Site {
 }
 
 impl Site {
+    /// What to signal as the task comes to wait: the network stack sleeps, and is to look.
+    fn take_signal(&mut self) -> Option<(Handle, u64)> {
+        core::mem::take(&mut self.rung).then_some((self.doorbell, self.bits))
+    }
+
     fn client(&self) -> NetworkClient<Kernel> {
         NetworkClient::new(Kernel, self.session.handle())
     }
@@ -271,8 +284,7 @@ impl Network for Site {
     }
 
     fn ring(&mut self) {
-        // If the network stack is gone, its lifeline says so.
-        let _ = notification::signal(self.doorbell, self.bits);
+        self.rung = true;
     }
 
     fn idle(&mut self) {

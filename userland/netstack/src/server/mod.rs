@@ -15,6 +15,7 @@ mod system;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use ipc::Handle;
 use ipc::badge::Client;
 use ipc::interface::network::{
     Ping, READY_ACCEPT, READY_ERROR, READY_RECEIVE, READY_SEND, Resolve, Socket,
@@ -52,6 +53,8 @@ pub struct Server<S: System> {
     stack: Stack,
     packets: Packets<S::Memory>,
     driver: Driver,
+    /// It sleeps, and has something to do.
+    driver_waits: bool,
     /// Which of the drivers was attached last.
     current: usize,
     /// It was said that no driver has a card.
@@ -85,6 +88,7 @@ impl<S: System> Server<S> {
             stack,
             packets,
             driver: Driver::Absent(now),
+            driver_waits: false,
             current: 0,
             missed: false,
             unused: Unused::default(),
@@ -165,7 +169,7 @@ impl<S: System> Server<S> {
             let more = more | (attached && self.stack.poll(now, &mut self.packets));
             self.serve_changed();
             self.flush_events();
-            self.ring_driver();
+            self.look_at_driver();
             if !more && self.may_sleep() {
                 return self.deadline(now);
             }
@@ -183,16 +187,24 @@ impl<S: System> Server<S> {
         !attached || self.stack.tcp().connections() == 0 || self.system.now() >= due
     }
 
-    /// Tells the driver what it sleeps for, or lets it go where it broke a ring.
-    fn ring_driver(&mut self) {
+    /// Looks whether the driver sleeps for what it was given, or lets it go where it broke a ring.
+    fn look_at_driver(&mut self) {
         let Driver::Attached(attachment) = &self.driver else {
             return;
         };
         if !self.packets.is_usable() {
             return self.driver_lost("the driver broke a ring");
         }
-        if self.packets.must_wake() {
-            self.system.signal(attachment.doorbell, attachment.bits);
+        self.driver_waits |= self.packets.must_wake();
+    }
+
+    /// The driver's doorbell, if it is to be rung before the server waits: to be asked after
+    /// [`Server::run`].
+    pub fn take_doorbell(&mut self) -> Option<(Handle, u64)> {
+        let waits = core::mem::take(&mut self.driver_waits);
+        match &self.driver {
+            Driver::Attached(attachment) if waits => Some((attachment.doorbell, attachment.bits)),
+            _ => None,
         }
     }
 

@@ -1,17 +1,39 @@
 //! A TCP connection as its application sees it: two rings, and whom to wake.
 
+use alloc::rc::Rc;
+use core::cell::Cell;
 use ipc::Handle;
 use ipc::interface::network::Socket;
 use ipc::ring::{RingError, SharedMemory, StreamConsumer, StreamPair, StreamProducer};
 
-/// The network stack's notification, and what to set in it when a ring asks for it. A name: the
-/// handle is the [`super::Network`]'s.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The network stack's notification, and whether it is to be signalled. A name: the handle is the
+/// [`super::Network`]'s.
+#[derive(Debug)]
 pub struct Doorbell {
-    /// The notification.
-    pub notification: Handle,
-    /// The bits.
-    pub bits: u64,
+    notification: Handle,
+    bits: u64,
+    rung: Cell<bool>,
+}
+
+impl Doorbell {
+    /// A doorbell that signals these bits.
+    pub(super) const fn new(notification: Handle, bits: u64) -> Doorbell {
+        Doorbell {
+            notification,
+            bits,
+            rung: Cell::new(false),
+        }
+    }
+
+    /// The network stack sleeps and is to look.
+    pub(super) fn ring(&self) {
+        self.rung.set(true);
+    }
+
+    /// What to signal, if it was rung since this was last asked.
+    pub(super) fn take(&self) -> Option<(Handle, u64)> {
+        self.rung.take().then_some((self.notification, self.bits))
+    }
 }
 
 /// A TCP connection. Dropping it unmaps the rings here; the socket is closed by the stub's `close`.
@@ -21,7 +43,7 @@ pub struct Stream<M> {
     outgoing: StreamProducer<M>,
     incoming: StreamConsumer<M>,
     capacity: u32,
-    doorbell: Doorbell,
+    doorbell: Rc<Doorbell>,
 }
 
 impl<M: SharedMemory + Clone> Stream<M> {
@@ -30,7 +52,7 @@ impl<M: SharedMemory + Clone> Stream<M> {
         socket: Socket,
         memory: M,
         capacity: u32,
-        doorbell: Doorbell,
+        doorbell: Rc<Doorbell>,
     ) -> Result<Self, RingError> {
         let (outgoing, incoming) = StreamPair::maker(memory, capacity)?;
         Ok(Stream {
@@ -113,6 +135,7 @@ impl<M: SharedMemory + Clone> Stream<M> {
 #[cfg(test)]
 mod tests {
     use super::{Doorbell, Stream};
+    use alloc::rc::Rc;
     use core::sync::atomic::{AtomicU32, Ordering};
     use ipc::Handle;
     use ipc::interface::network::Socket;
@@ -120,10 +143,9 @@ mod tests {
     use std::sync::Arc;
     use std::vec::Vec;
 
-    const NOBODY: Doorbell = Doorbell {
-        notification: Handle::NONE,
-        bits: 0,
-    };
+    fn nobody() -> Rc<Doorbell> {
+        Rc::new(Doorbell::new(Handle::NONE, 1))
+    }
 
     /// Shared memory as an array of words.
     #[derive(Clone, Debug)]
@@ -166,7 +188,7 @@ mod tests {
         let memory = Array(words.into());
         let (from, to) = StreamPair::peer(memory.clone(), 64).unwrap();
         (
-            Stream::new(Socket(1), memory, 64, NOBODY).unwrap(),
+            Stream::new(Socket(1), memory, 64, nobody()).unwrap(),
             from,
             to,
         )

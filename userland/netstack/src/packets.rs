@@ -10,7 +10,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use ipc::interface::net_device::{
-    Geometry, RING_RECEIVE_FREE, RING_RECEIVED, RING_TRANSMIT, RING_TRANSMITTED, RINGS,
+    FEATURE_LINK_STATE, Geometry, RING_RECEIVE_FREE, RING_RECEIVED, RING_TRANSMIT,
+    RING_TRANSMITTED, RINGS,
 };
 use ipc::ring::{
     self, Descriptor, PacketConsumer, PacketProducer, Pool, RingError, SharedMemory,
@@ -70,7 +71,7 @@ impl Shape {
             receive_buffers: self.buffers,
             buffer_bytes: self.buffer_bytes,
             headroom_bytes: HEADROOM,
-            features: 0,
+            features: FEATURE_LINK_STATE,
         }
     }
 }

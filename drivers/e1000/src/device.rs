@@ -6,7 +6,9 @@
 //! the causes of what it has seen are cleared, so that they do not interrupt then. A cause that is
 //! enabled and not asked for is disabled when it first interrupts.
 
-use net_driver::{Device, Direction, Interrupt, Returned, ethernet};
+use ipc::interface::net_device::{FEATURE_LINK_STATE, SendOffload};
+use ipc::ring::Descriptor;
+use net_driver::{Device, Direction, Fault, Interrupt, Received, ethernet};
 use pci_function::{Area, OutOfDmaMemory};
 use registers::Registers;
 
@@ -73,6 +75,8 @@ pub struct Nic<R: Registers> {
     receive: Ring,
     transmit: Ring,
     address: [u8; 6],
+    /// The `FEATURE_` bits that hold.
+    features: u32,
     /// Causes that can interrupt.
     enabled: u32,
     /// Causes that were asked for since the driver last woke.
@@ -108,12 +112,17 @@ impl<R: Registers> Nic<R> {
 
     /// What a returned receive descriptor says. A packet over several of them was longer than the
     /// device was allowed to receive: all of them are dropped.
-    fn received(&mut self, word: u64) -> Option<usize> {
+    fn received(&mut self, word: u64) -> Result<usize, Fault> {
         let ends = word & END_OF_PACKET != 0;
         let begins = !core::mem::replace(&mut self.within_packet, !ends);
         let length = (word & 0xffff) as usize;
-        let good = begins && ends && word & FRAME_ERRORS == 0 && length <= LARGEST_RECEIVED;
-        good.then_some(length)
+        if !begins || !ends || length > LARGEST_RECEIVED {
+            Err(Fault::Long)
+        } else if word & FRAME_ERRORS != 0 {
+            Err(Fault::Damaged)
+        } else {
+            Ok(length)
+        }
     }
 }
 
@@ -125,13 +134,14 @@ impl<R: Registers> Device for Nic<R> {
         reset(registers)
     }
 
-    fn start(registers: R) -> Result<Nic<R>, (R, NicError)> {
+    fn start(registers: R, features: u32) -> Result<Nic<R>, (R, NicError)> {
         match bring_up(&registers) {
             Ok((receive, transmit, address)) => Ok(Nic {
                 registers,
                 receive,
                 transmit,
                 address,
+                features: features & FEATURE_LINK_STATE,
                 enabled: cause::LINK,
                 asked: cause::LINK,
                 interrupted: false,
@@ -152,6 +162,10 @@ impl<R: Registers> Device for Nic<R> {
 
     fn quiet(registers: &mut R) {
         registers.read32(register::CAUSE);
+    }
+
+    fn features(&self) -> u32 {
+        self.features
     }
 
     fn header_bytes(&self) -> usize {
@@ -178,20 +192,26 @@ impl<R: Registers> Device for Nic<R> {
         self.ring(direction).capacity()
     }
 
-    fn give(&mut self, area: Area, cookie: u64) -> Result<(), NicError> {
+    fn give(&mut self, area: Area, buffer: Descriptor) -> Result<(), NicError> {
         if area.length() < BUFFER_BYTES {
             return Err(NicError::BadBuffer);
         }
-        let added = self.receive.add(area.physical(), 0, cookie);
+        let added = self.receive.add(area.physical(), 0, buffer);
         added.then_some(()).ok_or(NicError::RingFull)
     }
 
-    fn send(&mut self, area: Area, cookie: u64) -> Result<(), NicError> {
+    /// No feature of sending is offered, so that no offload is asked for.
+    fn send(
+        &mut self,
+        area: Area,
+        _offload: Option<SendOffload>,
+        packet: Descriptor,
+    ) -> Result<(), NicError> {
         if area.length() > LARGEST_SENT {
             return Err(NicError::BadBuffer);
         }
         let word = SEND | area.length() as u64;
-        let added = self.transmit.add(area.physical(), word, cookie);
+        let added = self.transmit.add(area.physical(), word, packet);
         added.then_some(()).ok_or(NicError::RingFull)
     }
 
@@ -212,18 +232,20 @@ impl<R: Registers> Device for Nic<R> {
         count
     }
 
-    fn take(&mut self, direction: Direction) -> Result<Option<Returned>, NicError> {
-        let done = match direction {
-            Direction::Receive => self.receive.take(),
-            Direction::Transmit => self.transmit.take(),
+    fn take_received(&mut self) -> Result<Option<Received>, NicError> {
+        let Some(done) = self.receive.take() else {
+            return Ok(None);
         };
-        Ok(done.map(|done| Returned {
-            cookie: done.cookie,
-            length: match direction {
-                Direction::Receive => self.received(done.word),
-                Direction::Transmit => None,
-            },
+        Ok(Some(Received {
+            buffer: done.buffer,
+            length: self.received(done.word),
+            more: false,
+            verified: false,
         }))
+    }
+
+    fn take_sent(&mut self) -> Result<Option<Descriptor>, NicError> {
+        Ok(self.transmit.take().map(|done| done.buffer))
     }
 
     fn disarm(&mut self) {
@@ -276,10 +298,6 @@ impl<R: Registers> Device for Nic<R> {
 
     fn mtu(&self) -> u16 {
         ethernet::MTU
-    }
-
-    fn tells_link(&self) -> bool {
-        true
     }
 
     fn is_link_up(&self) -> bool {

@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
 
+use ipc::ring::Descriptor;
 use pci_function::{Area, OutOfDmaMemory, dma};
 
 /// Descriptors of a ring: a page of them. A multiple of 8, as its length must be one of 128 bytes
@@ -26,7 +27,7 @@ const _: () = assert!(BYTES == ipc::layout::PAGE_BYTES as usize);
 pub(crate) struct Ring {
     memory: Area,
     /// By descriptor.
-    cookies: Vec<u64>,
+    buffers: Vec<Descriptor>,
     /// The descriptor that the device returns next.
     oldest: u16,
     /// Descriptors that the device holds, or will when it is told of them.
@@ -39,7 +40,7 @@ pub(crate) struct Ring {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Done {
     /// What its buffer is called.
-    pub(crate) cookie: u64,
+    pub(crate) buffer: Descriptor,
     /// The word that the device wrote.
     pub(crate) word: u64,
 }
@@ -50,7 +51,7 @@ impl Ring {
         let memory = dma::allocate(BYTES.div_ceil(ipc::layout::PAGE_BYTES as usize))?;
         Ok(Ring {
             memory,
-            cookies: alloc::vec![0; DESCRIPTORS.into()],
+            buffers: alloc::vec![Descriptor::default(); DESCRIPTORS.into()],
             oldest: 0,
             held: 0,
             untold: 0,
@@ -85,7 +86,7 @@ impl Ring {
 
     /// Adds a buffer; false where there is no room.
     #[must_use]
-    pub(crate) fn add(&mut self, address: u64, word: u64, cookie: u64) -> bool {
+    pub(crate) fn add(&mut self, address: u64, word: u64, buffer: Descriptor) -> bool {
         let index = (self.oldest + self.held) % DESCRIPTORS;
         let offset = usize::from(index) * DESCRIPTOR_BYTES;
         if self.held() == self.capacity()
@@ -94,7 +95,7 @@ impl Ring {
         {
             return false;
         }
-        self.cookies[usize::from(index)] = cookie;
+        self.buffers[usize::from(index)] = buffer;
         self.held += 1;
         self.untold += 1;
         true
@@ -126,10 +127,10 @@ impl Ring {
         }
         // What the device wrote before is read after.
         fence(Ordering::Acquire);
-        let cookie = self.cookies[usize::from(self.oldest)];
+        let buffer = self.buffers[usize::from(self.oldest)];
         self.oldest = (self.oldest + 1) % DESCRIPTORS;
         self.held -= 1;
-        Some(Done { cookie, word })
+        Some(Done { buffer, word })
     }
 
     /// The word of the descriptor this far from the oldest.

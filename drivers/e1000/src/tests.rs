@@ -1,6 +1,8 @@
 //! Packets through the card and sessions at the service, with an honest device and with one that lies.
 
-use ipc::interface::net_device::{Geometry, Link, NetDeviceError, NetDeviceServer};
+use ipc::interface::net_device::{
+    FEATURE_LINK_STATE, Geometry, Link, NetDeviceError, NetDeviceServer,
+};
 use ipc::ring::Descriptor;
 use net_driver::bench::{
     self, BUFFER_BYTES, BUFFERS, ENTRIES, FakeSystem, GEOMETRY, HEADROOM, Shared, Stack, call,
@@ -28,7 +30,7 @@ impl Bench {
         let memory = Shared::for_rings();
         let stack = Stack::new(memory.clone());
         let pool = dma::allocate(GEOMETRY.pool_bytes as usize / 4096).unwrap();
-        let nic = Nic::start(device.clone()).expect("the fake device starts");
+        let nic = Nic::start(device.clone(), FEATURE_LINK_STATE).expect("the fake device starts");
         let rings = Rings::new(memory, ENTRIES).unwrap();
         let Ok(card) = Card::new(nic, rings, pool, &GEOMETRY) else {
             panic!("it fits")
@@ -127,9 +129,9 @@ fn every_buffer_has_what_the_device_takes_for_writable() {
     bench.end();
     // With more room it goes behind the headroom.
     let device = FakeHandle::new();
-    let (memory, pool) = (Shared::for_rings(), dma::allocate(32).unwrap());
+    let (memory, pool) = (Shared::for_rings(), dma::allocate(128).unwrap());
     let mut stack = Stack::new(memory.clone());
-    let nic = Nic::start(device.clone()).unwrap();
+    let nic = Nic::start(device.clone(), FEATURE_LINK_STATE).unwrap();
     let geometry = Geometry {
         buffer_bytes: 4096,
         ..GEOMETRY
@@ -292,17 +294,15 @@ fn sent_packets_interrupt_only_when_many_wait() {
 
 #[test]
 fn what_comes_while_the_driver_falls_asleep_is_not_lost() {
-    let mut nic = Nic::start(FakeHandle::new()).unwrap();
+    let mut nic = Nic::start(FakeHandle::new(), FEATURE_LINK_STATE).unwrap();
     let pool = dma::allocate(16).unwrap();
     let device = nic_device(&nic);
     for buffer in 0..8 {
-        nic.give(pool.part(buffer * 2048, 2048).unwrap(), buffer as u64)
+        let name = Descriptor::default();
+        nic.give(pool.part(buffer * 2048, 2048).unwrap(), name)
             .unwrap();
-        nic.send(
-            pool.part(32_768 + buffer * 2048, 60).unwrap(),
-            buffer as u64,
-        )
-        .unwrap();
+        let packet = pool.part(32_768 + buffer * 2048, 60).unwrap();
+        nic.send(packet, None, name).unwrap();
     }
     nic.notify();
     nic.interrupted(Interrupt::Line);
@@ -332,7 +332,7 @@ fn an_address_that_is_none_is_replaced() {
         let device = FakeHandle::new();
         device.set_register(register::ADDRESS[0], low);
         device.set_register(register::ADDRESS[1], high);
-        let nic = Nic::start(device.clone()).unwrap();
+        let nic = Nic::start(device.clone(), FEATURE_LINK_STATE).unwrap();
         assert_eq!(nic.mac(), [2, 0, 0, 0, 0, 1], "{low:x} {high:x}");
         assert_eq!(device.register(register::ADDRESS[0]), 2);
         assert_eq!(device.register(register::ADDRESS[1]), 0x8000_0100);
@@ -351,7 +351,7 @@ fn an_address_that_the_device_did_not_load_is_read_from_its_eeprom() {
         let device = FakeHandle::new();
         device.set_register(register::ADDRESS[1], 0);
         device.state().eeprom = Some(words);
-        let nic = Nic::start(device.clone()).unwrap();
+        let nic = Nic::start(device.clone(), FEATURE_LINK_STATE).unwrap();
         assert_eq!(nic.mac(), address);
         let [a, b, c, d, e, f] = address;
         let low = u32::from_le_bytes([a, b, c, d]);
@@ -383,7 +383,7 @@ fn a_device_that_does_not_stop_or_answer_is_given_up() {
     for (lie, expected) in lies {
         let device = FakeHandle::new();
         lie(&device);
-        let failed = Nic::start(device);
+        let failed = Nic::start(device, FEATURE_LINK_STATE);
         assert_eq!(failed.err().map(|(_, error)| error), Some(expected));
     }
 }
@@ -459,7 +459,7 @@ fn a_device_that_hangs_costs_its_rings_and_no_more_than_that() {
 fn packets_that_are_too_long_are_refused_and_come_back() {
     let mut bench = Bench::new();
     let descriptor = |length| Descriptor {
-        offset: 40 * BUFFER_BYTES,
+        offset: (BUFFERS + 8) * BUFFER_BYTES + HEADROOM,
         length,
         flags: 0,
     };

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipc::interface::net_device::{
-    Attached, Geometry, NetDeviceError, NetDeviceServer, RING_RECEIVE_FREE, RING_RECEIVED,
-    RING_TRANSMIT, RING_TRANSMITTED, RINGS,
+    Attached, FEATURE_LINK_STATE, Geometry, NetDeviceError, NetDeviceServer, RING_RECEIVE_FREE,
+    RING_RECEIVED, RING_TRANSMIT, RING_TRANSMITTED, RINGS,
 };
 use ipc::ring::{Descriptor, PacketConsumer, PacketProducer, SharedMemory, packet_ring_bytes};
 use ipc::server::{Caller, ReplySlot};
@@ -19,9 +19,9 @@ use pci_function::{Area, dma};
 use crate::{Device, NetServer, Platform};
 
 /// Entries of each ring in the tests.
-pub const ENTRIES: u32 = 32;
-/// Buffers of the pool in the tests.
-pub const BUFFERS: u32 = 64;
+pub const ENTRIES: u32 = 64;
+/// Buffers to receive into in the tests. What follows them is as large.
+pub const BUFFERS: u32 = 96;
 /// Bytes of a buffer in the tests.
 pub const BUFFER_BYTES: u32 = 2048;
 /// Bytes before the packet in a buffer.
@@ -29,12 +29,12 @@ pub const HEADROOM: u32 = 16;
 
 /// The shape that the tests attach with.
 pub const GEOMETRY: Geometry = Geometry {
-    pool_bytes: (BUFFERS * BUFFER_BYTES) as u64,
+    pool_bytes: (2 * BUFFERS * BUFFER_BYTES) as u64,
     ring_entries: ENTRIES,
     receive_buffers: BUFFERS,
     buffer_bytes: BUFFER_BYTES,
     headroom_bytes: HEADROOM,
-    features: 0,
+    features: FEATURE_LINK_STATE,
 };
 
 /// Memory that two sides share.
@@ -108,13 +108,18 @@ impl Stack {
         }
     }
 
-    /// Sends a packet of this length out of this buffer.
-    pub fn send(&mut self, buffer: u32, length: u32) -> Descriptor {
-        let offset = buffer * BUFFER_BYTES + HEADROOM;
+    /// Sends a packet of this length, so many buffers' bytes behind the buffers to receive into.
+    pub fn send(&mut self, place: u32, length: u32) -> Descriptor {
+        self.send_with(place, length, 0)
+    }
+
+    /// Sends a packet with these flags.
+    pub fn send_with(&mut self, place: u32, length: u32, flags: u32) -> Descriptor {
+        let offset = (BUFFERS + place) * BUFFER_BYTES + HEADROOM;
         let packet = Descriptor {
             offset,
             length,
-            flags: 0,
+            flags,
         };
         assert!(self.transmit.push(packet).expect("a whole ring"));
         packet

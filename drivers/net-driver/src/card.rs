@@ -5,24 +5,28 @@
 //! - A free buffer is named by any offset in it. The packet goes where `headroom_bytes` end, so that
 //!   the device's header fits before it; or, for a device that is not told a buffer's length and counts
 //!   on more than is left there, where that header ends at the buffer's start.
-//! - A packet to send lies in one buffer, with at least the header's length before it there. Those
-//!   bytes are written.
-//! - A descriptor that is refused comes back as sent if its buffer can be told, so that the stack
-//!   does not lose the buffer.
+//! - A packet that the device received into several buffers is handed on whole or not at all. Of all
+//!   but the first the bytes begin where the header of the first lies.
+//! - A descriptor to send that is refused comes back as one that was sent, so that the stack does not
+//!   lose its memory.
 //!
 //! The stack's rings and descriptors and the device's answers are all hostile: what does not fit is
 //! an error of the party that wrote it, or a counted drop.
 
+use alloc::vec::Vec;
+
 use ipc::interface::net_device::{
-    Geometry, RING_RECEIVE_FREE, RING_RECEIVED, RING_TRANSMIT, RING_TRANSMITTED, RINGS, Statistics,
+    FEATURE_JOINED_RECEIVE, FLAG_CHECKSUM_VERIFIED, FLAG_MORE, Geometry, MAX_PACKET_BYTES,
+    RING_RECEIVE_FREE, RING_RECEIVED, RING_TRANSMIT, RING_TRANSMITTED, RINGS, Statistics,
 };
 use ipc::ring::{
     Descriptor, PacketConsumer, PacketProducer, Pool, RingError, SharedMemory, packet_ring_bytes,
 };
 use pci_function::Area;
 
-use crate::device::{Device, Direction, Interrupt};
+use crate::device::{Device, Direction, Fault, Interrupt, Received};
 use crate::ethernet;
+use crate::sending::{Refusal, Sending};
 
 /// Largest headroom that the interface allows.
 const LARGEST_HEADROOM: u32 = 64;
@@ -98,18 +102,66 @@ impl<M: SharedMemory + Clone> Rings<M> {
     }
 }
 
+/// A received packet that the device has not yet returned all buffers of, or that has no room in the
+/// ring yet.
+#[derive(Default)]
+struct Arriving {
+    /// What the stack will be given.
+    parts: Vec<Descriptor>,
+    /// Bytes of the packet in them.
+    bytes: usize,
+    /// More buffers of the packet will come.
+    more: bool,
+    /// The packet is dropped: so are the buffers that come.
+    dropped: bool,
+}
+
+impl Arriving {
+    /// Whether a packet is complete and waits for room.
+    fn waits(&self) -> bool {
+        !self.more && !self.parts.is_empty()
+    }
+}
+
 /// A device with a network stack attached.
 pub struct Card<D: Device, M: SharedMemory> {
     device: D,
     rings: Rings<M>,
     /// The packet pool as device and driver see it.
     memory: Area,
+    /// The buffers to receive into, with which it begins.
     pool: Pool,
+    /// What follows them.
+    sending: Sending,
     /// Offset in a buffer that a packet is received at.
     lead: u32,
+    /// Bytes of a buffer from there on.
+    room: u32,
+    /// Most buffers of one packet: as many as the ring of received packets has room for, too.
+    most_parts: usize,
+    arriving: Arriving,
+    /// Buffers of dropped packets, by the offset that a packet is received at.
+    spare: Vec<u32>,
     statistics: Statistics,
-    /// Transmissions in the device's hands from which on an interrupt is asked for.
-    crowded: usize,
+    /// Bytes to send in the device's hands.
+    in_flight: u64,
+}
+
+/// Those of the features asked for that these rings and buffers suffice for: a packet of many buffers
+/// must find as many, and room in the ring.
+pub(crate) fn possible_features(geometry: &Geometry) -> u32 {
+    let parts = most_parts(geometry.buffer_bytes.saturating_sub(LARGEST_HEADROOM));
+    let enough = geometry.ring_entries.min(geometry.receive_buffers) as usize >= parts;
+    if enough {
+        geometry.features
+    } else {
+        geometry.features & !FEATURE_JOINED_RECEIVE
+    }
+}
+
+/// Buffers of the longest packet, where each has this room at least.
+fn most_parts(room: u32) -> usize {
+    MAX_PACKET_BYTES.div_ceil(room.max(1) as usize)
 }
 
 impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
@@ -121,29 +173,35 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
         memory: Area,
         geometry: &Geometry,
     ) -> Result<Self, (D, CardError<D::Error>)> {
+        let receive_bytes = u64::from(geometry.receive_buffers) * u64::from(geometry.buffer_bytes);
         let fits = BUFFER_BYTES.contains(&geometry.buffer_bytes)
             && geometry.headroom_bytes <= LARGEST_HEADROOM
+            && geometry.receive_buffers > 0
+            && receive_bytes <= geometry.pool_bytes
             && geometry.pool_bytes <= memory.length() as u64
             && geometry.pool_bytes <= u64::from(u32::MAX);
-        let buffers = (geometry.pool_bytes / u64::from(geometry.buffer_bytes.max(1))) as u32;
-        let lead = lead(&device, geometry).filter(|_| fits && buffers > 0);
+        let lead = lead(&device, geometry).filter(|_| fits);
         let Some(lead) = lead else {
             return Err((device, CardError::Geometry));
         };
-        // A stack that sends much keeps at least an eighth of its buffers for that.
-        let crowded = (buffers as usize / 8).clamp(1, 64);
         let pool = Pool {
-            buffers,
+            buffers: geometry.receive_buffers,
             buffer_bytes: geometry.buffer_bytes,
         };
+        let room = geometry.buffer_bytes - lead;
         Ok(Card {
+            sending: Sending::new(&device, geometry),
             device,
             rings,
             memory,
             pool,
             lead,
+            room,
+            most_parts: most_parts(room).min(geometry.ring_entries as usize),
+            arriving: Arriving::default(),
+            spare: Vec::new(),
             statistics: Statistics::default(),
-            crowded,
+            in_flight: 0,
         })
     }
 
@@ -185,6 +243,7 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
                 continue;
             }
             if !self.must_look_again()? {
+                self.statistics.starved += u64::from(self.device.held(Direction::Receive) == 0);
                 pump.signal |= self.must_signal()?;
                 pump.reclaim = self.device.held(Direction::Transmit) > 0;
                 return Ok(pump);
@@ -208,9 +267,11 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
     fn must_look_again(&mut self) -> Result<bool, RingError> {
         let mut again = false;
         // Received packets are of use only while the stack takes them; it tells when it does.
-        again |= match self.rings.received.free()? {
-            0 => !self.rings.received.sleep(1)?,
-            _ => self.device.arm(Direction::Receive, 1),
+        let wanted = self.arriving.parts.len().max(1) as u32;
+        again |= if self.rings.received.free()? < wanted {
+            !self.rings.received.sleep(wanted)?
+        } else {
+            self.device.arm(Direction::Receive, 1)
         };
         let held = self.device.held(Direction::Receive);
         // With half a queue of buffers there is time: the next packet brings us here.
@@ -222,11 +283,12 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
         if room {
             again |= !self.rings.transmit.sleep(1)?;
         }
+        // Without room, or with much of the stack's memory in the device, completions are news.
         let held = self.device.held(Direction::Transmit);
-        // Without room, or with many of the stack's buffers in the device, completions are news.
-        if !room || held >= self.crowded {
+        let places = self.rings.transmitted.free()?;
+        if !room || self.sending.is_crowded(held, self.in_flight) {
             let wanted = (held / 2).max(1) as u16;
-            again |= match self.rings.transmitted.free()? {
+            again |= match places {
                 0 => !self.rings.transmitted.sleep(1)?,
                 _ => self.device.arm(Direction::Transmit, wanted),
             };
@@ -237,34 +299,97 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
     /// Packets that the device has received go to the stack.
     fn take_received(&mut self) -> Result<bool, CardError<D::Error>> {
         for count in 0..BATCH {
-            if self.rings.received.free()? == 0 {
+            let room = match self.arriving.waits() {
+                false => self.rings.received.has_room(1)?,
+                true => self.deliver()? && self.rings.received.has_room(1)?,
+            };
+            if !room {
                 return Ok(count > 0);
             }
-            let taken = self.device.take(Direction::Receive);
-            let Some(returned) = taken.map_err(CardError::Device)? else {
+            let taken = self.device.take_received();
+            let Some(received) = taken.map_err(CardError::Device)? else {
                 return Ok(count > 0);
             };
-            let offset = returned.cookie as u32;
-            let length = returned.length;
-            match length.filter(|length| *length >= ethernet::HEADER_BYTES) {
-                Some(length) => {
-                    self.statistics.received_packets += 1;
-                    self.statistics.received_bytes += length as u64;
-                    let length = length as u32;
-                    self.rings.received.push(Descriptor {
-                        offset,
-                        length,
-                        flags: 0,
-                    })?;
+            match received.length {
+                // The common case: a packet in one buffer.
+                Ok(length)
+                    if !received.more
+                        && !self.arriving.more
+                        && length >= ethernet::HEADER_BYTES =>
+                {
+                    let packet = part(received.buffer.offset, length, &received);
+                    self.count_received(length);
+                    self.rings.received.push(packet)?;
                 }
-                // No packet, or a lie about its length: the buffer is good for the next.
-                None => {
-                    self.statistics.received_dropped += 1;
-                    self.give(offset)?;
-                }
+                _ => self.gather(received)?,
             }
         }
         Ok(true)
+    }
+
+    fn count_received(&mut self, bytes: usize) {
+        self.statistics.received_packets += 1;
+        self.statistics.received_bytes += bytes as u64;
+    }
+
+    /// Hands a packet of several buffers on; false where the ring has no room for it.
+    fn deliver(&mut self) -> Result<bool, RingError> {
+        let delivered = self.rings.received.push_all(&self.arriving.parts)?;
+        if delivered {
+            self.count_received(self.arriving.bytes);
+            self.arriving.parts.clear();
+        }
+        Ok(delivered)
+    }
+
+    /// Takes a buffer for what it is: part of a packet, the end of one, or good for the next.
+    fn gather(&mut self, received: Received) -> Result<(), RingError> {
+        let first = !core::mem::replace(&mut self.arriving.more, received.more);
+        if first {
+            self.arriving.dropped = false;
+            self.arriving.bytes = 0;
+        }
+        let fault = match received.length {
+            _ if self.arriving.dropped => {
+                self.spare.push(received.buffer.offset);
+                return Ok(());
+            }
+            Err(fault) => Some(fault),
+            Ok(length) => self.arriving.fault(length, received.more, self.most_parts),
+        };
+        if let Some(fault) = fault {
+            self.drop_arriving(fault);
+            self.spare.push(received.buffer.offset);
+            return Ok(());
+        }
+        let header = if first {
+            0
+        } else {
+            self.device.header_bytes() as u32
+        };
+        let length = received.length.unwrap_or(0);
+        self.arriving.bytes += length;
+        let offset = received.buffer.offset - header;
+        self.arriving.parts.push(part(offset, length, &received));
+        if self.arriving.waits() {
+            self.deliver()?;
+        }
+        Ok(())
+    }
+
+    /// Drops the packet that is arriving: its buffers are good for the next.
+    fn drop_arriving(&mut self, fault: Fault) {
+        self.arriving.dropped = true;
+        self.statistics.received_dropped += 1;
+        *match fault {
+            Fault::Short => &mut self.statistics.received_short,
+            Fault::Long => &mut self.statistics.received_long,
+            Fault::Damaged => &mut self.statistics.received_damaged,
+        } += 1;
+        while let Some(part) = self.arriving.parts.pop() {
+            let start = part.offset - part.offset % self.pool.buffer_bytes;
+            self.spare.push(start + self.lead);
+        }
     }
 
     /// Free buffers go to the device.
@@ -273,12 +398,19 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
             if !self.device.has_room(Direction::Receive) {
                 return Ok(count > 0);
             }
+            if let Some(offset) = self.spare.pop() {
+                self.give(offset)?;
+                continue;
+            }
             let Some(descriptor) = self.rings.free.pop()? else {
                 return Ok(count > 0);
             };
             match self.pool.buffer(descriptor) {
                 Some(buffer) => self.give(buffer * self.pool.buffer_bytes + self.lead)?,
-                None => self.statistics.refused_descriptors += 1,
+                None => {
+                    self.statistics.refused_descriptors += 1;
+                    self.statistics.refused_buffers += 1;
+                }
             }
         }
         Ok(true)
@@ -287,10 +419,16 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
     /// Gives the device the buffer whose packet begins at this offset of the pool.
     fn give(&mut self, offset: u32) -> Result<(), CardError<D::Error>> {
         let header = self.device.header_bytes();
-        let room = (self.pool.buffer_bytes - self.lead) as usize;
-        let area = self.memory.part(offset as usize - header, header + room);
+        let area = self
+            .memory
+            .part(offset as usize - header, header + self.room as usize);
         let area = area.ok_or(CardError::Geometry)?;
-        let given = self.device.give(area, offset.into());
+        let buffer = Descriptor {
+            offset,
+            length: self.room,
+            flags: 0,
+        };
+        let given = self.device.give(area, buffer);
         given.map_err(CardError::Device)
     }
 
@@ -298,59 +436,77 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
     fn send_packets(&mut self) -> Result<bool, CardError<D::Error>> {
         for count in 0..BATCH {
             // A descriptor that is refused needs room to come back.
-            if !self.device.has_room(Direction::Transmit) || self.rings.transmitted.free()? == 0 {
+            if !self.device.has_room(Direction::Transmit) || !self.rings.transmitted.has_room(1)? {
                 return Ok(count > 0);
             }
-            let Some(descriptor) = self.rings.transmit.pop()? else {
+            let Some(packet) = self.rings.transmit.pop()? else {
                 return Ok(count > 0);
             };
-            let Some(area) = self.packet(descriptor) else {
-                self.statistics.refused_descriptors += 1;
-                if self.pool.buffer(descriptor).is_some() {
-                    self.rings.transmitted.push(descriptor)?;
+            match self.sending.check(packet, &self.memory) {
+                Ok((area, offload)) => {
+                    let sent = self.device.send(area, offload, packet);
+                    sent.map_err(CardError::Device)?;
+                    self.statistics.sent_packets += 1;
+                    self.statistics.sent_bytes += u64::from(packet.length);
+                    self.in_flight += u64::from(packet.length);
                 }
-                continue;
-            };
-            let cookie = u64::from(descriptor.offset) << 32 | u64::from(descriptor.length);
-            let sent = self.device.send(area, cookie);
-            sent.map_err(CardError::Device)?;
-            self.statistics.sent_packets += 1;
-            self.statistics.sent_bytes += u64::from(descriptor.length);
+                Err(refusal) => {
+                    self.count_refused(refusal);
+                    self.rings.transmitted.push(packet)?;
+                }
+            }
         }
         Ok(true)
     }
 
-    /// Where a packet to send lies, header included; `None` unless it is one, in one buffer, and not
-    /// longer than the device sends.
-    fn packet(&self, descriptor: Descriptor) -> Option<Area> {
-        let header = self.device.header_bytes();
-        let range = self.pool.check(descriptor)?;
-        let within = range.start % self.pool.buffer_bytes as usize;
-        let lengths = ethernet::HEADER_BYTES..=self.device.largest_sent();
-        if !lengths.contains(&range.len()) || within < header {
-            return None;
-        }
-        self.memory.part(range.start - header, header + range.len())
+    fn count_refused(&mut self, refusal: Refusal) {
+        self.statistics.refused_descriptors += 1;
+        *match refusal {
+            Refusal::Place => &mut self.statistics.refused_places,
+            Refusal::Length => &mut self.statistics.refused_lengths,
+            Refusal::Offload => &mut self.statistics.refused_offloads,
+        } += 1;
     }
 
-    /// Packets that the device has sent: their buffers go back to the stack.
+    /// Packets that the device has sent: their memory goes back to the stack.
     fn take_sent(&mut self) -> Result<bool, CardError<D::Error>> {
         for count in 0..BATCH {
-            if self.rings.transmitted.free()? == 0 {
+            if !self.rings.transmitted.has_room(1)? {
                 return Ok(count > 0);
             }
-            let taken = self.device.take(Direction::Transmit);
-            let Some(returned) = taken.map_err(CardError::Device)? else {
+            let taken = self.device.take_sent();
+            let Some(packet) = taken.map_err(CardError::Device)? else {
                 return Ok(count > 0);
             };
-            let (offset, length) = ((returned.cookie >> 32) as u32, returned.cookie as u32);
-            self.rings.transmitted.push(Descriptor {
-                offset,
-                length,
-                flags: 0,
-            })?;
+            self.in_flight -= u64::from(packet.length);
+            self.rings.transmitted.push(packet)?;
         }
         Ok(true)
+    }
+}
+
+impl Arriving {
+    /// What is wrong with the packet once this many bytes more belong to it.
+    fn fault(&self, length: usize, more: bool, most_parts: usize) -> Option<Fault> {
+        let bytes = self.bytes + length;
+        if length == 0 || (!more && bytes < ethernet::HEADER_BYTES) {
+            Some(Fault::Short)
+        } else if bytes > MAX_PACKET_BYTES || self.parts.len() == most_parts {
+            Some(Fault::Long)
+        } else {
+            None
+        }
+    }
+}
+
+/// The descriptor that the stack gets of a buffer whose bytes begin at this offset.
+fn part(offset: u32, length: usize, received: &Received) -> Descriptor {
+    let more = u32::from(received.more) * FLAG_MORE;
+    let verified = u32::from(received.verified) * FLAG_CHECKSUM_VERIFIED;
+    Descriptor {
+        offset,
+        length: length as u32,
+        flags: more | verified,
     }
 }
 

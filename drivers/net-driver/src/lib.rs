@@ -13,10 +13,11 @@ pub mod bench;
 mod card;
 mod device;
 pub mod ethernet;
+mod sending;
 mod server;
 mod task;
 
 pub use card::{Card, CardError, Pump, Rings};
-pub use device::{Device, Direction, Interrupt, Returned};
+pub use device::{Device, Direction, Fault, Interrupt, Received};
 pub use server::{NetServer, Platform};
 pub use task::{INTERRUPTS, serve_card};

@@ -5,15 +5,14 @@
 use alloc::collections::BTreeSet;
 
 use ipc::interface::net_device::{
-    Attached, FEATURE_LINK_STATE, Geometry, Link, NetDeviceError, NetDeviceServer, RINGS,
-    Statistics,
+    Attached, Geometry, Link, NetDeviceError, NetDeviceServer, RINGS, Statistics,
 };
 use ipc::ring::{SharedMemory, packet_ring_bytes};
 use ipc::server::Caller;
 use ipc::{Error, Handle};
 use pci_function::Area;
 
-use crate::card::{Card, Pump, Rings};
+use crate::card::{self, Card, Pump, Rings};
 use crate::device::{Device, Interrupt};
 
 /// What the service asks of the system: the task has the real one, the tests a fake.
@@ -197,7 +196,7 @@ impl<D: Device, P: Platform> NetServer<D, P> {
             self.idle = Some(idle);
             return Err(NetDeviceError::Kernel);
         }
-        let device = match D::start(idle) {
+        let device = match D::start(idle, card::possible_features(geometry)) {
             Ok(device) => device,
             Err((idle, _)) => {
                 self.idle = Some(idle);
@@ -220,9 +219,17 @@ fn sum(one: Statistics, other: Statistics) -> Statistics {
         received_packets: one.received_packets + other.received_packets,
         received_bytes: one.received_bytes + other.received_bytes,
         received_dropped: one.received_dropped + other.received_dropped,
+        received_short: one.received_short + other.received_short,
+        received_long: one.received_long + other.received_long,
+        received_damaged: one.received_damaged + other.received_damaged,
+        starved: one.starved + other.starved,
         sent_packets: one.sent_packets + other.sent_packets,
         sent_bytes: one.sent_bytes + other.sent_bytes,
         refused_descriptors: one.refused_descriptors + other.refused_descriptors,
+        refused_buffers: one.refused_buffers + other.refused_buffers,
+        refused_places: one.refused_places + other.refused_places,
+        refused_lengths: one.refused_lengths + other.refused_lengths,
+        refused_offloads: one.refused_offloads + other.refused_offloads,
         interrupts: one.interrupts + other.interrupts,
         kicks: one.kicks + other.kicks,
     }
@@ -269,11 +276,7 @@ impl<D: Device, P: Platform> NetDeviceServer for NetServer<D, P> {
         let attached = Attached {
             mac: device.mac(),
             mtu: device.mtu(),
-            features: if device.tells_link() {
-                FEATURE_LINK_STATE
-            } else {
-                0
-            },
+            features: device.features(),
             doorbell_bits,
         };
         self.session = Some(Session {

@@ -130,6 +130,25 @@ impl Area {
         }
     }
 
+    /// Copies so many bytes out from this offset on, in as few accesses as there can be; `None` where
+    /// they do not lie in the area.
+    pub fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let bytes = self.part(offset, N)?.start.cast::<[u8; N]>();
+        // SAFETY: inside the range, which is mapped by `register`'s promise; an array of bytes needs no
+        // alignment. Volatile, because a device may write at any time.
+        Some(unsafe { bytes.read_volatile() })
+    }
+
+    /// Copies bytes to this offset, in as few accesses as there can be; `None`, and nothing copied, where
+    /// they do not lie in the area.
+    pub fn store<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        let place = self.part(offset, N)?.start.cast::<[u8; N]>();
+        // SAFETY: inside the range, which is mapped by `register`'s promise; an array of bytes needs no
+        // alignment. Volatile, because a device may read at any time.
+        unsafe { place.write_volatile(bytes) };
+        Some(())
+    }
+
     /// Reads the aligned 64-bit word at this offset, in one access; `None` where none is.
     pub fn load64(&self, offset: usize) -> Option<u64> {
         let word = self.place64(offset)?;

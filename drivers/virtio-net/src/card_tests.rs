@@ -2,112 +2,12 @@
 
 use ipc::interface::net_device::{Geometry, RING_RECEIVE_FREE, RING_TRANSMIT, RING_TRANSMITTED};
 use ipc::ring::Descriptor;
-use net_driver::bench::{BUFFER_BYTES, BUFFERS, ENTRIES, GEOMETRY, HEADROOM, Shared, Stack};
-use net_driver::{Card, CardError, Device, Pump, Rings};
-use pci_function::{Area, InterruptMode, dma};
-use virtio::fake::{FakeDevice, FakeHandle, FakeMmio, FakeWindow};
-use virtio::{
-    AnyTransport, LegacyTransport, MmioTransport, ModernTransport, VirtioTransport, feature,
-};
-use virtio_drivers::transport::DeviceType::Network;
+use net_driver::bench::{BUFFER_BYTES, BUFFERS, ENTRIES, GEOMETRY, HEADROOM, Shared};
+use net_driver::{Card, CardError, Rings};
+use pci_function::dma;
+use virtio::{VirtioTransport, feature};
 
-use crate::device::NetDevice;
-
-/// Queue size of the fake devices.
-const SIZE: u16 = 16;
-
-struct Bench<T: VirtioTransport> {
-    card: Card<NetDevice<T>, Shared>,
-    device: FakeHandle,
-    stack: Stack,
-    pool: Area,
-}
-
-fn attach<T: VirtioTransport>(device: FakeHandle, transport: T) -> Bench<T> {
-    let memory = Shared::for_rings();
-    let stack = Stack::new(memory.clone());
-    let pool = dma::allocate(GEOMETRY.pool_bytes as usize / 4096).unwrap();
-    let Ok(net) = NetDevice::start(transport) else {
-        panic!("the fake device starts")
-    };
-    let rings = Rings::new(memory, ENTRIES).unwrap();
-    let Ok(card) = Card::new(net, rings, pool, &GEOMETRY) else {
-        panic!("it fits")
-    };
-    Bench {
-        card,
-        device,
-        stack,
-        pool,
-    }
-}
-
-/// A legacy device with two descriptors a packet and no event index.
-fn legacy(features: u64) -> Bench<LegacyTransport<FakeHandle>> {
-    let device = FakeDevice::legacy(features, &[SIZE, SIZE]);
-    device.state().configuration = vec![0; 12];
-    let transport = LegacyTransport::new(device.clone(), Network, InterruptMode::Line);
-    attach(device, transport)
-}
-
-/// A modern device with the event index.
-fn modern() -> Bench<ModernTransport<FakeWindow>> {
-    let device = FakeDevice::modern(feature::EVENT_INDEX, &[SIZE, SIZE]);
-    device.state().configuration = vec![0; 12];
-    let transport = ModernTransport::new(device.windows(), Network, InterruptMode::Line).unwrap();
-    attach(device, transport)
-}
-
-/// The same behind memory-mapped registers, as a driver's task has it.
-fn mmio() -> Bench<AnyTransport<FakeHandle, FakeMmio>> {
-    let device = FakeDevice::modern(feature::EVENT_INDEX, &[SIZE, SIZE]);
-    device.state().configuration = vec![0; 12];
-    let transport = MmioTransport::new(device.mmio(), Network).unwrap();
-    attach(device, AnyTransport::Mmio(transport))
-}
-
-impl<T: VirtioTransport> Bench<T> {
-    fn run(&mut self) -> Pump {
-        self.card.run().unwrap()
-    }
-
-    /// The device receives these bytes.
-    fn arrive(&self, header: usize, packet: &[u8]) -> bool {
-        let buffer = self.device.take(0).expect("the device has a buffer");
-        assert!(
-            buffer.segments.iter().all(|segment| segment.1),
-            "it may write all of it"
-        );
-        // The segments follow one another in memory.
-        let first = buffer.segments[0].0;
-        let total: usize = buffer
-            .segments
-            .iter()
-            .map(|segment| segment.0.length())
-            .sum();
-        assert_eq!(total, header + (BUFFER_BYTES - HEADROOM) as usize);
-        let start = (first.physical() - self.pool.physical()) as usize + header;
-        self.pool.part(start, packet.len()).unwrap().write(packet);
-        self.device
-            .give_back(0, buffer.head.into(), (header + packet.len()) as u32)
-    }
-
-    fn bytes(&self, packet: Descriptor) -> Vec<u8> {
-        let mut bytes = vec![0; packet.length as usize];
-        self.pool
-            .part(packet.offset as usize, bytes.len())
-            .unwrap()
-            .read(&mut bytes);
-        bytes
-    }
-
-    /// Resets the device and gives the pool back.
-    fn end(self) {
-        let (_, stopped) = self.card.detach().halt();
-        assert!(stopped);
-        dma::release(self.pool);
-    }
-}
+use crate::bench::{Bench, legacy, mmio, modern};
 
 /// Packets both ways.
 fn packets_flow<T: VirtioTransport>(mut bench: Bench<T>, header: usize, segments: usize) {
@@ -274,11 +174,11 @@ fn a_stack_that_sleeps_is_heard_when_it_rings() {
 fn a_full_received_ring_holds_packets_back_and_loses_none() {
     let mut bench = legacy(feature::ANY_LAYOUT);
     let mut given = 0;
-    for _ in 0..4 {
-        bench.stack.give(given..given + 12);
-        given += 12;
+    for _ in 0..7 {
+        bench.stack.give(given..given + 10);
+        given += 10;
         bench.run();
-        for _ in 0..12 {
+        for _ in 0..10 {
             bench.arrive(10, &[given as u8; 60]);
         }
         bench.run();
@@ -296,7 +196,7 @@ fn a_full_received_ring_holds_packets_back_and_loses_none() {
     while bench.stack.received.pop().unwrap().is_some() {
         got += 1;
     }
-    assert_eq!(got, 48);
+    assert_eq!(got, 70);
     bench.end();
 }
 
@@ -340,8 +240,9 @@ fn a_device_that_lies_about_identifiers_or_indices_is_an_error() {
 #[test]
 fn descriptors_out_of_the_pool_are_refused_and_counted() {
     let mut bench = modern();
-    let end = BUFFERS * BUFFER_BYTES;
-    for offset in [end, end + 1, u32::MAX] {
+    let receive = BUFFERS * BUFFER_BYTES;
+    let end = GEOMETRY.pool_bytes as u32;
+    for offset in [receive, end, end + 1, u32::MAX] {
         assert!(
             bench
                 .stack
@@ -354,47 +255,45 @@ fn descriptors_out_of_the_pool_are_refused_and_counted() {
                 .unwrap()
         );
     }
-    let hostile = [
+    let place = [
         (end, 60),
         (u32::MAX, u32::MAX),
-        (HEADROOM, BUFFER_BYTES),
-        (BUFFER_BYTES - 10, 60),
-        (HEADROOM, u32::MAX),
-        (HEADROOM, 0),
-        (HEADROOM, 13),
+        (end - 59, 60),
         (0, 60),
-        (11, 60),
+        (HEADROOM, 60),
+        (receive - 30, 60),
+        (receive, 60),
+        (receive + HEADROOM - 1, 60),
+        (receive + HEADROOM, u32::MAX),
     ];
-    for (offset, length) in hostile {
-        assert!(
-            bench
-                .stack
-                .transmit
-                .push(Descriptor {
-                    offset,
-                    length,
-                    flags: 0
-                })
-                .unwrap()
-        );
-    }
-    bench.run();
-    assert!(bench.device.take(0).is_none() && bench.device.take(1).is_none());
-    assert_eq!(
-        bench.card.statistics().refused_descriptors,
-        3 + hostile.len() as u64
-    );
-    for (offset, length) in &hostile[2..] {
-        let back = Descriptor {
+    let length = [
+        (receive + HEADROOM, 0),
+        (receive + HEADROOM, 13),
+        (receive + HEADROOM, 65_550),
+    ];
+    let hostile = [&place[..], &length].concat();
+    for (offset, length) in &hostile {
+        let packet = Descriptor {
             offset: *offset,
             length: *length,
             flags: 0,
         };
-        assert_eq!(
-            bench.stack.transmitted.pop(),
-            Ok(Some(back)),
-            "its buffer comes back"
-        );
+        assert!(bench.stack.transmit.push(packet).unwrap());
+    }
+    bench.run();
+    assert!(bench.device.take(0).is_none() && bench.device.take(1).is_none());
+    let counted = bench.card.statistics();
+    assert_eq!(counted.refused_descriptors, 4 + hostile.len() as u64);
+    assert_eq!(counted.refused_buffers, 4);
+    assert_eq!(counted.refused_places, place.len() as u64);
+    assert_eq!(counted.refused_lengths, length.len() as u64);
+    for (offset, length) in hostile {
+        let back = Descriptor {
+            offset,
+            length,
+            flags: 0,
+        };
+        assert_eq!(bench.stack.transmitted.pop(), Ok(Some(back)));
     }
     assert_eq!(bench.stack.transmitted.pop(), Ok(None));
     bench.end();
@@ -498,10 +397,11 @@ impl Noise {
 
 /// Small numbers, large ones, and ones around the borders.
 fn odd_number(noise: &mut Noise) -> u32 {
-    match noise.below(4) {
+    match noise.below(5) {
         0 => noise.below(40) as u32,
         1 => BUFFERS * BUFFER_BYTES - 20 + noise.below(40) as u32,
-        2 => u32::MAX - noise.below(20) as u32,
+        2 => GEOMETRY.pool_bytes as u32 - 20 + noise.below(40) as u32,
+        3 => u32::MAX - noise.below(20) as u32,
         _ => noise.next() as u32,
     }
 }

@@ -3,19 +3,17 @@
 
 use alloc::boxed::Box;
 
-use net_driver::{Device, Direction, Interrupt, Returned, ethernet};
+use ipc::interface::net_device::{
+    FEATURE_JOINED_RECEIVE, FEATURE_LINK_STATE, FEATURE_RECEIVE_CHECKSUM, MAX_PACKET_BYTES,
+    SendOffload,
+};
+use ipc::ring::Descriptor;
+use net_driver::{Device, Direction, Fault, Interrupt, Received, ethernet};
 use pci_function::Area;
-use virtio::{Chain, Queue, VirtioError, VirtioTransport, feature};
+use virtio::{Chain, Queue, Used, VirtioError, VirtioTransport, feature};
 
-/// Feature bits of network devices (VIRTIO 1.2, section 5.1.3).
-mod net_feature {
-    /// `mtu` is valid (VIRTIO_NET_F_MTU).
-    pub(super) const MTU: u64 = 1 << 3;
-    /// `mac` is valid (VIRTIO_NET_F_MAC).
-    pub(super) const MAC: u64 = 1 << 5;
-    /// `status` is valid (VIRTIO_NET_F_STATUS).
-    pub(super) const STATUS: u64 = 1 << 16;
-}
+use crate::header::{self, Said};
+use crate::negotiation::{self, net_feature};
 
 /// Offsets in the device's configuration (VIRTIO 1.2, section 5.1.4).
 mod configuration {
@@ -33,21 +31,29 @@ const LINK_UP: u16 = 1;
 const RECEIVE_QUEUE: u16 = 0;
 /// Number of the transmit queue.
 const TRANSMIT_QUEUE: u16 = 1;
-/// Bytes of `struct virtio_net_hdr` without its `num_buffers` (VIRTIO 1.2, section 5.1.6.1).
-const LEGACY_HEADER_BYTES: usize = 10;
-/// Bytes of the whole structure, which VERSION_1 always uses (section 5.1.6).
-const HEADER_BYTES: usize = 12;
 /// Smallest MTU of a device (VIRTIO 1.2, section 5.1.4.2) and of IPv4 (RFC 791, section 3.2).
 const SMALLEST_MTU: u16 = 68;
+
+/// Entries of a receive queue that hold the longest packet in the smallest buffers that the interface
+/// allows, of 2,048 bytes with 64 of headroom. With fewer a device would drop every such packet.
+const ENOUGH_FOR_JOINED: u32 = MAX_PACKET_BYTES.div_ceil(2048 - 64).next_power_of_two() as u32;
+
+/// A queue of packets.
+type PacketQueue = Box<dyn Queue<Descriptor>>;
 
 /// A network device that works.
 pub struct NetDevice<T: VirtioTransport> {
     transport: T,
     /// The queues, receive and transmit. They go before the transport does, and after its reset.
-    queues: [Box<dyn Queue>; 2],
-    features: u64,
+    queues: [PacketQueue; 2],
+    /// What was negotiated with the device.
+    negotiated: u64,
+    /// The `FEATURE_` bits that hold.
+    features: u32,
     header_bytes: usize,
     one_segment: bool,
+    /// Buffers that the device will still return of the packet that it returned last.
+    rest: u16,
     /// The configuration has changed since that was last asked.
     changed: bool,
 }
@@ -77,17 +83,56 @@ impl<T: VirtioTransport> NetDevice<T> {
         (transport, stopped)
     }
 
-    fn queue(&self, direction: Direction) -> &dyn Queue {
+    fn queue(&self, direction: Direction) -> &dyn Queue<Descriptor> {
         &*self.queues[usize::from(number(direction))]
     }
 
-    fn queue_mut(&mut self, direction: Direction) -> &mut dyn Queue {
+    fn queue_mut(&mut self, direction: Direction) -> &mut dyn Queue<Descriptor> {
         &mut *self.queues[usize::from(number(direction))]
     }
 
     /// Descriptors that one packet takes.
     fn segments(&self) -> usize {
         if self.one_segment { 1 } else { 2 }
+    }
+
+    /// What a returned buffer holds. Its header is read once, and the device held to it: a packet of
+    /// many buffers ends where its header says, whatever is wrong with it.
+    fn received(&mut self, used: Used<Descriptor>) -> Result<Received, VirtioError> {
+        let mut received = Received {
+            buffer: used.cookie,
+            length: used.written.ok_or(Fault::Long),
+            more: false,
+            verified: false,
+        };
+        if self.rest > 0 {
+            self.rest -= 1;
+            received.more = self.rest > 0;
+            return Ok(received);
+        }
+        if let Ok(written) = received.length {
+            let length = written.checked_sub(self.header_bytes);
+            received.length = length.ok_or(Fault::Short);
+        }
+        let told = FEATURE_RECEIVE_CHECKSUM | FEATURE_JOINED_RECEIVE;
+        if self.features & told == 0 || received.length == Err(Fault::Short) {
+            return Ok(received);
+        }
+        let said = match self.header_bytes {
+            header::SHORT_BYTES => used.start.load(0).map(Said::short),
+            _ => used.start.load(0).map(Said::new),
+        };
+        let said = said.ok_or(VirtioError::BadHeader)?;
+        received.verified = said.is_verified();
+        if self.features & FEATURE_JOINED_RECEIVE != 0 {
+            let buffers = said.buffers();
+            if buffers == 0 || buffers > self.queue(Direction::Receive).size() {
+                return Err(VirtioError::BadHeader);
+            }
+            self.rest = buffers - 1;
+            received.more = self.rest > 0;
+        }
+        Ok(received)
     }
 
     /// Header and packet, which follow one another in `area`, as the device takes them: together,
@@ -116,25 +161,27 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
         virtio::reset(transport)
     }
 
-    fn start(mut transport: T) -> Result<NetDevice<T>, (T, VirtioError)> {
-        match bring_up(&mut transport) {
-            Ok((features, queues)) => {
-                let modern = features & feature::VERSION_1 != 0;
-                Ok(NetDevice {
-                    transport,
-                    queues,
-                    features,
-                    header_bytes: if modern {
-                        HEADER_BYTES
-                    } else {
-                        LEGACY_HEADER_BYTES
-                    },
-                    one_segment: modern || features & feature::ANY_LAYOUT != 0,
-                    changed: false,
-                })
-            }
-            Err(error) => Err((transport, error)),
-        }
+    fn start(mut transport: T, features: u32) -> Result<NetDevice<T>, (T, VirtioError)> {
+        let (negotiated, queues) = match bring_up(&mut transport, features) {
+            Ok(started) => started,
+            Err(error) => return Err((transport, error)),
+        };
+        let modern = negotiated & feature::VERSION_1 != 0;
+        let whole = modern || negotiated & net_feature::MRG_RXBUF != 0;
+        Ok(NetDevice {
+            transport,
+            queues,
+            negotiated,
+            features: negotiation::held(negotiated, features),
+            header_bytes: if whole {
+                header::BYTES
+            } else {
+                header::SHORT_BYTES
+            },
+            one_segment: modern || negotiated & feature::ANY_LAYOUT != 0,
+            rest: 0,
+            changed: false,
+        })
     }
 
     fn stop(self) -> T {
@@ -143,6 +190,10 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
 
     fn quiet(transport: &mut T) {
         transport.ack_interrupt();
+    }
+
+    fn features(&self) -> u32 {
+        self.features
     }
 
     fn header_bytes(&self) -> usize {
@@ -155,7 +206,7 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
 
     /// What is too long for its network the device drops.
     fn largest_sent(&self) -> usize {
-        usize::MAX
+        MAX_PACKET_BYTES
     }
 
     fn has_room(&self, direction: Direction) -> bool {
@@ -170,16 +221,25 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
         usize::from(self.queue(direction).size()) / self.segments()
     }
 
-    fn give(&mut self, area: Area, cookie: u64) -> Result<(), VirtioError> {
+    fn give(&mut self, area: Area, buffer: Descriptor) -> Result<(), VirtioError> {
         let chain = self.chain(area, true).ok_or(VirtioError::BadWindow)?;
-        self.queue_mut(Direction::Receive).add(chain, cookie)
+        self.queue_mut(Direction::Receive).add(chain, buffer)
     }
 
-    /// The header asks for nothing: no checksum, no segmentation (VIRTIO 1.2, section 5.1.6.2).
-    fn send(&mut self, area: Area, cookie: u64) -> Result<(), VirtioError> {
+    fn send(
+        &mut self,
+        area: Area,
+        offload: Option<SendOffload>,
+        packet: Descriptor,
+    ) -> Result<(), VirtioError> {
         let chain = self.chain(area, false).ok_or(VirtioError::BadWindow)?;
-        area.write(&[0; HEADER_BYTES][..self.header_bytes]);
-        self.queue_mut(Direction::Transmit).add(chain, cookie)
+        let header = header::to_send(offload);
+        let written = match header.first_chunk::<{ header::SHORT_BYTES }>() {
+            Some(short) if self.header_bytes == header::SHORT_BYTES => area.store(0, *short),
+            _ => area.store(0, header),
+        };
+        written.ok_or(VirtioError::BadWindow)?;
+        self.queue_mut(Direction::Transmit).add(chain, packet)
     }
 
     fn notify(&mut self) -> u64 {
@@ -193,13 +253,14 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
         count
     }
 
-    fn take(&mut self, direction: Direction) -> Result<Option<Returned>, VirtioError> {
-        let header = self.header_bytes;
-        let used = self.queue_mut(direction).pop()?;
-        Ok(used.map(|used| Returned {
-            cookie: used.cookie,
-            length: used.written.and_then(|written| written.checked_sub(header)),
-        }))
+    fn take_received(&mut self) -> Result<Option<Received>, VirtioError> {
+        let used = self.queue_mut(Direction::Receive).pop()?;
+        used.map(|used| self.received(used)).transpose()
+    }
+
+    fn take_sent(&mut self) -> Result<Option<Descriptor>, VirtioError> {
+        let used = self.queue_mut(Direction::Transmit).pop()?;
+        Ok(used.map(|used| used.cookie))
     }
 
     fn disarm(&mut self) {
@@ -230,7 +291,7 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
     /// driver has to make it up (VIRTIO 1.2, section 5.1.5).
     fn mac(&self) -> [u8; 6] {
         let read = || self.transport.read_config_space(configuration::MAC).ok();
-        let offered = self.features & net_feature::MAC != 0;
+        let offered = self.negotiated & net_feature::MAC != 0;
         offered
             .then(read)
             .flatten()
@@ -240,31 +301,28 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
 
     fn mtu(&self) -> u16 {
         let read = || self.transport.read_config_space(configuration::MTU).ok();
-        let offered = self.features & net_feature::MTU != 0;
+        let offered = self.negotiated & net_feature::MTU != 0;
         let mtu = offered.then(read).flatten().unwrap_or(ethernet::MTU);
         mtu.max(SMALLEST_MTU)
     }
 
-    fn tells_link(&self) -> bool {
-        self.features & net_feature::STATUS != 0
-    }
-
     fn is_link_up(&self) -> bool {
         let status = self.transport.read_config_space(configuration::STATUS);
-        !self.tells_link() || status.is_ok_and(|status: u16| status & LINK_UP != 0)
+        let tells = self.features & FEATURE_LINK_STATE != 0;
+        !tells || status.is_ok_and(|status: u16| status & LINK_UP != 0)
     }
 }
 
 fn bring_up<T: VirtioTransport>(
     transport: &mut T,
-) -> Result<(u64, [Box<dyn Queue>; 2]), VirtioError> {
-    let wanted = net_feature::MAC
-        | net_feature::MTU
-        | net_feature::STATUS
-        | feature::ANY_LAYOUT
-        | feature::EVENT_INDEX
-        | feature::VERSION_1;
-    let features = virtio::negotiate(transport, wanted)?;
+    asked: u32,
+) -> Result<(u64, [PacketQueue; 2]), VirtioError> {
+    let asked = match transport.max_queue_size(RECEIVE_QUEUE) {
+        0..ENOUGH_FOR_JOINED => asked & !FEATURE_JOINED_RECEIVE,
+        _ => asked,
+    };
+    let choose = |offered| negotiation::choose(offered, asked);
+    let features = virtio::negotiate_with(transport, choose)?;
     let events = features & feature::EVENT_INDEX != 0;
     let queues = open_both(transport, events).and_then(|queues| {
         virtio::start(transport)?;
@@ -284,7 +342,7 @@ fn bring_up<T: VirtioTransport>(
 fn open_both<T: VirtioTransport>(
     transport: &mut T,
     events: bool,
-) -> Result<[Box<dyn Queue>; 2], VirtioError> {
+) -> Result<[PacketQueue; 2], VirtioError> {
     let receive = virtio::open(transport, RECEIVE_QUEUE, events)?;
     let transmit = virtio::open(transport, TRANSMIT_QUEUE, events)?;
     Ok([receive, transmit])

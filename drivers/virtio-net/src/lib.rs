@@ -8,8 +8,14 @@
 extern crate alloc;
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod card_tests;
 mod device;
+mod header;
+mod negotiation;
+#[cfg(test)]
+mod offload_tests;
 #[cfg(test)]
 mod server_tests;
 mod task;

@@ -35,6 +35,8 @@ pub enum VirtioError {
     UnknownBuffer,
     /// The device changed what it had returned already.
     RingChanged,
+    /// What the device wrote before a packet cannot be.
+    BadHeader,
     /// The device has no configuration field there.
     NoConfiguration,
 }

@@ -28,13 +28,23 @@ pub fn reset<T: VirtioTransport>(transport: &mut T) -> Result<(), VirtioError> {
 ///
 /// Steps 1 to 6 of VIRTIO 1.2, section 3.1.1; a legacy device knows no FEATURES_OK (section 3.1.2).
 pub fn negotiate<T: VirtioTransport>(transport: &mut T, wanted: u64) -> Result<u64, VirtioError> {
+    negotiate_with(transport, |offered| offered & wanted)
+}
+
+/// The same where features depend on one another: `choose` gets those that the device offers, and says
+/// which of them are accepted; others that it says are not.
+pub fn negotiate_with<T: VirtioTransport>(
+    transport: &mut T,
+    choose: impl FnOnce(u64) -> u64,
+) -> Result<u64, VirtioError> {
     reset(transport)?;
     let mut status = DeviceStatus::ACKNOWLEDGE;
     transport.set_status(status);
     status |= DeviceStatus::DRIVER;
     transport.set_status(status);
     let legacy = transport.requires_legacy_layout();
-    let accepted = transport.read_device_features() & wanted;
+    let offered = transport.read_device_features();
+    let accepted = offered & choose(offered);
     if !legacy && accepted & feature::VERSION_1 == 0 {
         fail(transport);
         return Err(VirtioError::NotModern);
@@ -89,7 +99,7 @@ mod tests {
         let accepted = negotiate(&mut transport, 0x0f | feature::VERSION_1).unwrap();
         assert_eq!(accepted, 0x0f | feature::VERSION_1);
         assert_eq!(fake.state().accepted, accepted);
-        let queues = [0, 1].map(|number| open(&mut transport, number, false).unwrap());
+        let queues = [0, 1].map(|number| open::<_, ()>(&mut transport, number, false).unwrap());
         assert_eq!(
             queues.each_ref().map(|queue| queue.size()),
             [256, 64],
@@ -114,7 +124,7 @@ mod tests {
             negotiate(&mut transport, 0x0f | feature::VERSION_1),
             Ok(0x0f)
         );
-        let queue = open(&mut transport, 0, false).unwrap();
+        let queue = open::<_, ()>(&mut transport, 0, false).unwrap();
         assert_eq!(queue.size(), 1024, "its size is the device's");
         start(&mut transport).unwrap();
         assert!(
@@ -124,7 +134,7 @@ mod tests {
         assert_eq!((fake.configuration_vector(), fake.queue_vector(0)), (0, 1));
         super::reset(&mut transport).unwrap();
         assert_eq!(
-            open(&mut transport, 0, false).map(drop),
+            open::<_, ()>(&mut transport, 0, false).map(drop),
             Ok(()),
             "a reset frees the queue"
         );
@@ -138,10 +148,10 @@ mod tests {
         let accepted = negotiate(&mut transport, 0x0f | feature::VERSION_1).unwrap();
         assert_eq!(accepted, 0x0f | feature::VERSION_1);
         assert_eq!(fake.state().accepted, accepted);
-        let queues = [0, 1].map(|number| open(&mut transport, number, false).unwrap());
+        let queues = [0, 1].map(|number| open::<_, ()>(&mut transport, number, false).unwrap());
         assert_eq!(queues.each_ref().map(|queue| queue.size()), [256, 64]);
         assert_eq!(
-            open(&mut transport, 2, false).map(drop),
+            open::<_, ()>(&mut transport, 2, false).map(drop),
             Err(VirtioError::NoQueue)
         );
         start(&mut transport).unwrap();
@@ -151,7 +161,7 @@ mod tests {
         assert_eq!([fake.notifications(0), fake.notifications(1)], [0, 1]);
         super::reset(&mut transport).unwrap();
         assert_eq!(
-            open(&mut transport, 0, false).map(drop),
+            open::<_, ()>(&mut transport, 0, false).map(drop),
             Ok(()),
             "a reset frees the queue"
         );
@@ -278,7 +288,7 @@ mod tests {
             let mut transport =
                 ModernTransport::new(windows, Network, InterruptMode::Line).unwrap();
             negotiate(&mut transport, feature::VERSION_1).unwrap();
-            let _queue = open(&mut transport, 1, false).unwrap();
+            let _queue = open::<_, ()>(&mut transport, 1, false).unwrap();
             let started = start(&mut transport);
             assert_eq!(started.is_ok(), good, "multiplier {multiplier}");
             if !good {

@@ -65,16 +65,18 @@ impl Chain {
 
 /// A buffer that the device has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Used {
+pub struct Used<C> {
     /// What the driver called it.
-    pub cookie: u64,
+    pub cookie: C,
+    /// Its first segment.
+    pub start: Area,
     /// Bytes that the device says it has written; `None` if that is more than the buffer holds.
     pub written: Option<usize>,
 }
 
 /// A queue of a device. It must not outlive the device's next reset, and the device must be reset
 /// before it is dropped: until then the device uses its memory.
-pub trait Queue: Send {
+pub trait Queue<C>: Send {
     /// Its number.
     fn number(&self) -> u16;
     /// Number of descriptors; a chain takes one a segment.
@@ -84,10 +86,10 @@ pub trait Queue: Send {
     /// Buffers that the device holds.
     fn outstanding(&self) -> usize;
     /// Gives a buffer to the device. The device learns of it with [`Queue::should_notify`].
-    fn add(&mut self, chain: Chain, cookie: u64) -> Result<(), VirtioError>;
+    fn add(&mut self, chain: Chain, cookie: C) -> Result<(), VirtioError>;
     /// Takes the next buffer that the device has returned. After an error the device does not
     /// follow the protocol, and only a reset mends that.
-    fn pop(&mut self) -> Result<Option<Used>, VirtioError>;
+    fn pop(&mut self) -> Result<Option<Used<C>>, VirtioError>;
     /// Whether the device wants to be told of what was added since the last call.
     fn should_notify(&mut self) -> bool;
     /// Asks for no interrupt. The device may still send one.
@@ -100,11 +102,11 @@ pub trait Queue: Send {
 
 /// Opens a queue: of the size that the device has where it fixes it (legacy), else of up to 256.
 /// `event_index` says whether that feature was negotiated.
-pub fn open<T: VirtioTransport>(
+pub fn open<T: VirtioTransport, C: Copy + Send + 'static>(
     transport: &mut T,
     number: u16,
     event_index: bool,
-) -> Result<Box<dyn Queue>, VirtioError> {
+) -> Result<Box<dyn Queue<C>>, VirtioError> {
     let largest = transport.max_queue_size(number);
     if largest == 0 {
         return Err(VirtioError::NoQueue);
@@ -115,26 +117,26 @@ pub fn open<T: VirtioTransport>(
         largest.min(CHOSEN_SIZE)
     };
     match size {
-        16 => open_sized::<T, 16>(transport, number, event_index),
-        32 => open_sized::<T, 32>(transport, number, event_index),
-        64 => open_sized::<T, 64>(transport, number, event_index),
-        128 => open_sized::<T, 128>(transport, number, event_index),
-        256 => open_sized::<T, 256>(transport, number, event_index),
-        512 => open_sized::<T, 512>(transport, number, event_index),
-        1024 => open_sized::<T, 1024>(transport, number, event_index),
-        2048 => open_sized::<T, 2048>(transport, number, event_index),
-        4096 => open_sized::<T, 4096>(transport, number, event_index),
+        16 => open_sized::<T, C, 16>(transport, number, event_index),
+        32 => open_sized::<T, C, 32>(transport, number, event_index),
+        64 => open_sized::<T, C, 64>(transport, number, event_index),
+        128 => open_sized::<T, C, 128>(transport, number, event_index),
+        256 => open_sized::<T, C, 256>(transport, number, event_index),
+        512 => open_sized::<T, C, 512>(transport, number, event_index),
+        1024 => open_sized::<T, C, 1024>(transport, number, event_index),
+        2048 => open_sized::<T, C, 2048>(transport, number, event_index),
+        4096 => open_sized::<T, C, 4096>(transport, number, event_index),
         _ => Err(VirtioError::QueueSize),
     }
 }
 
 /// Not inlined, so that only the size in use costs its stack: a `VirtQueue` passes through it.
 #[inline(never)]
-fn open_sized<T: VirtioTransport, const SIZE: usize>(
+fn open_sized<T: VirtioTransport, C: Copy + Send + 'static, const SIZE: usize>(
     transport: &mut T,
     number: u16,
     event_index: bool,
-) -> Result<Box<dyn Queue>, VirtioError> {
+) -> Result<Box<dyn Queue<C>>, VirtioError> {
     let ring = Box::new(VirtQueue::<TaskHal, SIZE>::new(
         transport, number, false, false,
     )?);
@@ -144,7 +146,7 @@ fn open_sized<T: VirtioTransport, const SIZE: usize>(
     };
     let mut held = Vec::new();
     held.resize_with(SIZE, || None);
-    Ok(Box::new(SizedQueue::<SIZE> {
+    Ok(Box::new(SizedQueue::<C, SIZE> {
         ring,
         held,
         number,
@@ -197,15 +199,15 @@ fn passes(event: u16, old: u16, new: u16) -> bool {
 }
 
 /// A buffer in the device's hands.
-struct Held {
+struct Held<C> {
     chain: Chain,
-    cookie: u64,
+    cookie: C,
 }
 
-struct SizedQueue<const SIZE: usize> {
+struct SizedQueue<C, const SIZE: usize> {
     ring: Box<VirtQueue<TaskHal, SIZE>>,
     /// By the chain's first descriptor: the record that the device cannot touch.
-    held: Vec<Option<Held>>,
+    held: Vec<Option<Held<C>>>,
     number: u16,
     outstanding: usize,
     /// Buffers added so far, wrapping as the ring's index does.
@@ -242,7 +244,7 @@ macro_rules! with_slices {
     }};
 }
 
-impl<const SIZE: usize> Queue for SizedQueue<SIZE> {
+impl<C: Copy + Send, const SIZE: usize> Queue<C> for SizedQueue<C, SIZE> {
     fn number(&self) -> u16 {
         self.number
     }
@@ -259,7 +261,7 @@ impl<const SIZE: usize> Queue for SizedQueue<SIZE> {
         self.outstanding
     }
 
-    fn add(&mut self, chain: Chain, cookie: u64) -> Result<(), VirtioError> {
+    fn add(&mut self, chain: Chain, cookie: C) -> Result<(), VirtioError> {
         let token = with_slices!(&chain, |inputs, outputs| {
             // SAFETY: the segments lie in DMA memory that stays mapped until the device was reset,
             // and that this task touches only through `Area`'s copies.
@@ -271,7 +273,7 @@ impl<const SIZE: usize> Queue for SizedQueue<SIZE> {
         Ok(())
     }
 
-    fn pop(&mut self) -> Result<Option<Used>, VirtioError> {
+    fn pop(&mut self) -> Result<Option<Used<C>>, VirtioError> {
         let Some(token) = self.ring.peek_used() else {
             return Ok(None);
         };
@@ -285,13 +287,18 @@ impl<const SIZE: usize> Queue for SizedQueue<SIZE> {
             unsafe { self.ring.pop_used(token, inputs, outputs) }
         })?;
         let cookie = held.cookie;
+        let start = held.chain.segments[0].ok_or(VirtioError::UnknownBuffer)?;
         let written = usize::try_from(written)
             .ok()
             .filter(|n| *n <= held.chain.capacity());
         *entry = None;
         self.outstanding -= 1;
         self.popped = self.popped.wrapping_add(1);
-        Ok(Some(Used { cookie, written }))
+        Ok(Some(Used {
+            cookie,
+            start,
+            written,
+        }))
     }
 
     fn should_notify(&mut self) -> bool {
@@ -356,7 +363,7 @@ mod tests {
     type Transport = LegacyTransport<FakeHandle>;
 
     /// A legacy device with one queue of this size, and that queue.
-    fn device(size: u16, features: u64) -> (FakeHandle, Transport, Box<dyn Queue>, Area) {
+    fn device(size: u16, features: u64) -> (FakeHandle, Transport, Box<dyn Queue<u64>>, Area) {
         let fake = FakeDevice::legacy(features, &[size]);
         let mut transport =
             LegacyTransport::new(fake.clone(), DeviceType::Network, InterruptMode::Line);
@@ -367,7 +374,7 @@ mod tests {
     }
 
     /// Reset first, then the memory: the order that the queue's contract asks for.
-    fn end(mut transport: Transport, queue: Box<dyn Queue>, buffer: Area) {
+    fn end(mut transport: Transport, queue: Box<dyn Queue<u64>>, buffer: Area) {
         reset(&mut transport).unwrap();
         drop(queue);
         release(buffer);
@@ -407,11 +414,11 @@ mod tests {
                 LegacyTransport::new(fake, DeviceType::Network, InterruptMode::Line);
             negotiate(&mut transport, 0).unwrap();
             assert_eq!(
-                open(&mut transport, 0, false).err(),
+                open::<_, u64>(&mut transport, 0, false).err(),
                 Some(VirtioError::QueueSize)
             );
             assert_eq!(
-                open(&mut transport, 1, false).err(),
+                open::<_, u64>(&mut transport, 1, false).err(),
                 Some(VirtioError::NoQueue)
             );
         }

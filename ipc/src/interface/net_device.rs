@@ -172,14 +172,31 @@ pub struct Statistics {
     pub received_packets: u64,
     /// Bytes received, Ethernet headers included.
     pub received_bytes: u64,
-    /// Packets received and dropped: no buffer, or malformed.
+    /// Packets received and dropped, for any of the reasons that follow.
     pub received_dropped: u64,
+    /// Of those: shorter than an Ethernet header, or than the device's own.
+    pub received_short: u64,
+    /// Of those: longer than [`MAX_PACKET_BYTES`], or than their buffers by what the device says.
+    pub received_long: u64,
+    /// Of those: damaged, by what the device says.
+    pub received_damaged: u64,
+    /// Times that the driver found nothing to do while the device had no buffer to receive into: what
+    /// arrives then is lost.
+    pub starved: u64,
     /// Packets sent.
     pub sent_packets: u64,
     /// Bytes sent, Ethernet headers included.
     pub sent_bytes: u64,
-    /// Descriptors refused: out of the pool, or too long.
+    /// Descriptors refused, for any of the reasons that follow.
     pub refused_descriptors: u64,
+    /// Of those: no buffer to receive into.
+    pub refused_buffers: u64,
+    /// Of those: a packet to send that does not lie where such packets lie.
+    pub refused_places: u64,
+    /// Of those: a packet to send that is too short or too long.
+    pub refused_lengths: u64,
+    /// Of those: flags that mean nothing, or ask for what does not hold.
+    pub refused_offloads: u64,
     /// Interrupts taken.
     pub interrupts: u64,
     /// Times the device was notified.

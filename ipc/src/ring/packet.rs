@@ -87,24 +87,41 @@ impl<M: SharedMemory> PacketProducer<M> {
         self.half.refresh()
     }
 
+    /// Whether so many entries have room; looks at the consumer's count only where what was seen of it
+    /// before does not suffice.
+    pub fn has_room(&mut self, entries: u32) -> Result<bool, RingError> {
+        Ok(self.half.ready(entries)? >= entries)
+    }
+
     /// Puts an entry in; false when the ring is full. Whoever has put in all it has then asks
     /// [`PacketProducer::must_wake`].
     pub fn push(&mut self, descriptor: Descriptor) -> Result<bool, RingError> {
-        if self.half.ready(1)? == 0 {
+        self.push_all(&[descriptor])
+    }
+
+    /// Puts entries in, which the consumer sees at once; false, and none, when there is no room for all.
+    pub fn push_all(&mut self, descriptors: &[Descriptor]) -> Result<bool, RingError> {
+        let count = u32::try_from(descriptors.len()).unwrap_or(u32::MAX);
+        if !self.has_room(count)? {
             return Ok(false);
         }
-        let first = (self.half.body() + self.half.slot(0) * ENTRY_BYTES) / 4;
+        for (ahead, descriptor) in (0..count).zip(descriptors) {
+            self.write(ahead, *descriptor)?;
+        }
+        self.half.advance(count)?;
+        Ok(true)
+    }
+
+    /// Writes the entry this far ahead.
+    fn write(&self, ahead: u32, descriptor: Descriptor) -> Result<(), RingError> {
+        let first = (self.half.body() + self.half.slot(ahead) * ENTRY_BYTES) / 4;
         let words = [descriptor.offset, descriptor.length, descriptor.flags];
         for (position, value) in words.into_iter().enumerate() {
-            let word = self
-                .half
-                .memory()
-                .word(first + position)
-                .ok_or(RingError::Geometry)?;
-            word.store(value, Ordering::Relaxed);
+            let word = self.half.memory().word(first + position);
+            word.ok_or(RingError::Geometry)?
+                .store(value, Ordering::Relaxed);
         }
-        self.half.advance(1)?;
-        Ok(true)
+        Ok(())
     }
 
     /// Whether the consumer sleeps and is now to be signalled. Once true, it is false until the

@@ -335,7 +335,6 @@ fn descriptors(context: &Context) -> Outcome {
             }
         }
     }
-    // No flag is defined: one that is set changes nothing.
     stack.ask()?;
     stack.ring()?;
     stack.answered()?;

@@ -3,8 +3,8 @@
 use core::num::NonZeroUsize;
 
 use ipc::interface::net_device::{
-    FEATURE_JOINED_RECEIVE, FEATURE_RECEIVE_CHECKSUM, FEATURE_SEGMENT_IPV4, FEATURE_SEGMENT_IPV6,
-    FEATURE_SEND_CHECKSUM, Geometry, MAX_PACKET_BYTES, RINGS,
+    FEATURE_JOINED_RECEIVE, FEATURE_LINK_STATE, FEATURE_RECEIVE_CHECKSUM, FEATURE_SEGMENT_IPV4,
+    FEATURE_SEGMENT_IPV6, FEATURE_SEND_CHECKSUM, Geometry, MAX_PACKET_BYTES, RINGS,
 };
 use ipc::ring::packet_ring_bytes;
 
@@ -46,7 +46,8 @@ impl Shape {
             buffers,
             buffer_bytes,
             transmit_bytes: buffers * buffer_bytes,
-            features: FEATURE_SEND_CHECKSUM
+            features: FEATURE_LINK_STATE
+                | FEATURE_SEND_CHECKSUM
                 | FEATURE_RECEIVE_CHECKSUM
                 | FEATURE_SEGMENT_IPV4
                 | FEATURE_SEGMENT_IPV6

@@ -107,7 +107,8 @@ struct Options {
     classless: Vec<u8, LONG_OPTION>,
 }
 
-/// The message in an IP packet that goes from a server's port to a client's, if it is intact.
+/// The message in an IP packet that goes from a server's port to a client's. The checksum of UDP has been
+/// looked at before, where it was computed at all.
 pub(crate) fn payload(packet: &[u8]) -> Option<&[u8]> {
     let packet = Ipv4Packet::new_checked(packet).ok()?;
     let whole = !packet.more_frags() && packet.frag_offset() == 0;
@@ -116,7 +117,7 @@ pub(crate) fn payload(packet: &[u8]) -> Option<&[u8]> {
     }
     let (source, destination) = (packet.src_addr().into(), packet.dst_addr().into());
     let datagram = UdpPacket::new_checked(packet.payload()).ok()?;
-    let checksums = ChecksumCapabilities::default();
+    let checksums = ChecksumCapabilities::ignored();
     let header = UdpRepr::parse(&datagram, &source, &destination, &checksums).ok()?;
     let ours = header.src_port == DHCP_SERVER_PORT && header.dst_port == DHCP_CLIENT_PORT;
     ours.then(|| datagram.payload())

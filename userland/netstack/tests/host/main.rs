@@ -3,8 +3,11 @@
 
 mod common;
 mod datagrams;
+mod dhcp;
 mod driver;
 mod hostile;
+mod link;
 mod memory;
+mod segment;
 mod server;
 mod tcp;

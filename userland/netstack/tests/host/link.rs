@@ -1,0 +1,258 @@
+//! The link layer: who is found where, what is learnt from whom, and what is not taken.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use netstack::config::Config;
+use netstack::stack::Stack;
+use netstack::tcp::Phase;
+use netstack::time::SECOND;
+use smoltcp::wire::{ArpOperation, EthernetFrame, EthernetProtocol, IpProtocol};
+
+use crate::common::{CLIENT, Pair, Transfer, card};
+use crate::segment::{GATEWAY_MAC, HOST_MAC, STRANGER_MAC, Segment, Server, arp, packet};
+
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
+const BROADCAST_MAC: [u8; 6] = [0xff; 6];
+
+/// A host with a fixed address, and its segment.
+fn fixed(arguments: &[&str]) -> (Segment, Stack) {
+    let mut config = Config::default();
+    for argument in arguments {
+        config.apply(argument).expect("good");
+    }
+    let mut segment = Segment::new(Server::compute_engine());
+    segment.gateway = vec![GATEWAY];
+    let mut host = Stack::new(&config, card(1), segment.now, 3);
+    segment.run(&mut host, 3 * SECOND);
+    segment.sent.clear();
+    (segment, host)
+}
+
+fn usual() -> (Segment, Stack) {
+    fixed(&["ip=10.0.0.5/24", "gw=10.0.0.1"])
+}
+
+fn destinations(segment: &Segment) -> Vec<[u8; 6]> {
+    segment
+        .frames(EthernetProtocol::Ipv4)
+        .map(|frame| EthernetFrame::new_unchecked(frame).dst_addr().0)
+        .collect()
+}
+
+/// Has the host send something to this address.
+fn send(segment: &mut Segment, host: &mut Stack, to: Ipv4Addr) {
+    let socket = host.bind(CLIENT, 0).expect("a free port");
+    let sent = host.send_to(socket, SocketAddr::from((to, 9)), b"hello");
+    sent.expect("queued");
+    segment.settle(host);
+    host.close_udp(socket);
+}
+
+#[test]
+fn neighbours_are_asked_for_themselves_and_strangers_by_the_gateway() {
+    let (mut segment, mut host) = usual();
+    send(&mut segment, &mut host, Ipv4Addr::new(8, 8, 8, 8));
+    send(&mut segment, &mut host, Ipv4Addr::new(9, 9, 9, 9));
+    send(&mut segment, &mut host, NEIGHBOUR);
+    assert_eq!(
+        segment.arp(),
+        [
+            (ArpOperation::Request, HOST, GATEWAY),
+            (ArpOperation::Request, HOST, NEIGHBOUR)
+        ]
+    );
+    assert_eq!(destinations(&segment), [GATEWAY_MAC, GATEWAY_MAC]);
+    let answer = arp(ArpOperation::Reply, STRANGER_MAC, NEIGHBOUR, HOST_MAC, HOST);
+    segment.to_host.push_back(answer);
+    segment.settle(&mut host);
+    assert_eq!(
+        destinations(&segment),
+        [GATEWAY_MAC, GATEWAY_MAC, STRANGER_MAC],
+        "what waited is sent"
+    );
+}
+
+#[test]
+fn one_that_is_not_there_is_asked_for_three_times_and_given_up() {
+    let (mut segment, mut host) = usual();
+    send(&mut segment, &mut host, NEIGHBOUR);
+    segment.run(&mut host, 10 * SECOND);
+    assert_eq!(segment.arp().len(), 3);
+    assert_eq!(destinations(&segment), [[0; 6]; 0]);
+    assert_eq!(host.link_counters().unanswered, 1);
+}
+
+#[test]
+fn broadcasts_and_groups_are_sent_to_everybody_they_are_for() {
+    let (mut segment, mut host) = usual();
+    for to in [[10, 0, 0, 255], [255, 255, 255, 255], [239, 129, 2, 3]] {
+        send(&mut segment, &mut host, to.into());
+    }
+    assert_eq!(segment.arp(), []);
+    let group = [0x01, 0x00, 0x5e, 1, 2, 3];
+    assert_eq!(
+        destinations(&segment),
+        [BROADCAST_MAC, BROADCAST_MAC, group]
+    );
+}
+
+#[test]
+fn nothing_is_sent_where_no_route_leads() {
+    let (_, mut host) = fixed(&["ip=10.0.0.5/24"]);
+    let socket = host.bind(CLIENT, 0).unwrap();
+    let far = SocketAddr::from(([8, 8, 8, 8], 9));
+    assert!(host.send_to(socket, far, b"lost").is_err());
+    assert!(host.connect(CLIENT, far).is_err());
+    let six = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9));
+    assert!(host.connect(CLIENT, six).is_err());
+    assert!(host.send_to(socket, six, b"lost").is_err());
+}
+
+#[test]
+fn gratuitous_packets_move_a_known_neighbour_and_make_none_known() {
+    let (mut segment, mut host) = usual();
+    let claim = |mac, source| arp(ArpOperation::Request, mac, source, BROADCAST_MAC, source);
+    segment.to_host.push_back(claim(STRANGER_MAC, NEIGHBOUR));
+    send(&mut segment, &mut host, NEIGHBOUR);
+    assert_eq!(segment.arp().len(), 1, "it has to be asked for");
+    send(&mut segment, &mut host, Ipv4Addr::new(8, 8, 8, 8));
+    // The gateway is taken over by another machine.
+    segment.to_host.push_back(claim(STRANGER_MAC, GATEWAY));
+    segment.settle(&mut host);
+    send(&mut segment, &mut host, Ipv4Addr::new(8, 8, 8, 8));
+    assert_eq!(destinations(&segment), [GATEWAY_MAC, STRANGER_MAC]);
+}
+
+#[test]
+fn a_gateway_that_does_not_answer_any_more_is_looked_for_anew() {
+    let (mut segment, mut host) = usual();
+    let far = Ipv4Addr::new(8, 8, 8, 8);
+    send(&mut segment, &mut host, far);
+    segment.gateway.clear();
+    segment.run(&mut host, 31 * SECOND);
+    segment.sent.clear();
+    send(&mut segment, &mut host, far);
+    assert_eq!(destinations(&segment), [GATEWAY_MAC], "used on the quiet");
+    segment.run(&mut host, 10 * SECOND);
+    let asked: Vec<_> = segment
+        .frames(EthernetProtocol::Arp)
+        .map(|frame| EthernetFrame::new_unchecked(frame).dst_addr().0)
+        .collect();
+    assert_eq!(asked, [GATEWAY_MAC; 3], "asked where it was");
+    segment.sent.clear();
+    send(&mut segment, &mut host, far);
+    assert_eq!(destinations(&segment), [[0; 6]; 0]);
+    assert_eq!(segment.arp().len(), 1, "asked for by all");
+    // It is back, somewhere else.
+    let answer = arp(ArpOperation::Reply, STRANGER_MAC, GATEWAY, HOST_MAC, HOST);
+    segment.to_host.push_back(answer);
+    segment.settle(&mut host);
+    assert_eq!(destinations(&segment), [STRANGER_MAC]);
+}
+
+#[test]
+fn frames_for_others_are_not_taken() {
+    let (mut segment, mut host) = usual();
+    host.listen(CLIENT, None, 80, 1).unwrap();
+    let ping = |to: [u8; 6], from: [u8; 6]| {
+        let mut frame = packet(GATEWAY, HOST, IpProtocol::Icmp, 8, |space| {
+            space.copy_from_slice(&[8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
+        });
+        frame[..6].copy_from_slice(&to);
+        frame[6..12].copy_from_slice(&from);
+        frame
+    };
+    segment.to_host.push_back(ping(HOST_MAC, GATEWAY_MAC));
+    segment.settle(&mut host);
+    assert_eq!(destinations(&segment).len(), 1, "a good one is answered");
+    let before = host.link_counters().refused;
+    for frame in [
+        ping(STRANGER_MAC, GATEWAY_MAC),
+        // One host's packet in everybody's frame (RFC 1122, section 3.3.6).
+        ping(BROADCAST_MAC, GATEWAY_MAC),
+        ping([1, 0, 0x5e, 0, 0, 1], GATEWAY_MAC),
+        // The host's own, back from a loop.
+        ping(HOST_MAC, HOST_MAC),
+    ] {
+        segment.to_host.push_back(frame);
+    }
+    segment.settle(&mut host);
+    assert_eq!(destinations(&segment).len(), 1);
+    assert_eq!(host.link_counters().refused, before + 4);
+}
+
+#[test]
+fn probes_are_answered_and_nothing_is_learnt_from_them() {
+    let (mut segment, mut host) = usual();
+    let nobody = Ipv4Addr::UNSPECIFIED;
+    let probe = arp(
+        ArpOperation::Request,
+        STRANGER_MAC,
+        nobody,
+        BROADCAST_MAC,
+        HOST,
+    );
+    segment.to_host.push_back(probe);
+    segment.settle(&mut host);
+    assert_eq!(segment.arp(), [(ArpOperation::Reply, HOST, nobody)]);
+    // Nor is a group's address one of a neighbour.
+    let group = arp(
+        ArpOperation::Request,
+        [1, 2, 3, 4, 5, 6],
+        NEIGHBOUR,
+        BROADCAST_MAC,
+        HOST,
+    );
+    segment.to_host.push_back(group);
+    segment.settle(&mut host);
+    assert_eq!(segment.arp().len(), 1);
+}
+
+#[test]
+fn a_fixed_address_is_announced() {
+    let mut config = Config::default();
+    config.apply("ip=10.0.0.5/24").unwrap();
+    let mut segment = Segment::new(Server::compute_engine());
+    let mut host = Stack::new(&config, card(1), segment.now, 3);
+    segment.run(&mut host, 10 * SECOND);
+    assert_eq!(segment.arp(), [(ArpOperation::Request, HOST, HOST); 2]);
+    host.card_returned(segment.now, card(2));
+    segment.run(&mut host, SECOND);
+    assert_eq!(segment.arp().len(), 3, "neighbours learn where it is now");
+}
+
+#[test]
+fn ipv6_neighbours_find_each_other_and_talk() {
+    let config = |own: &str| {
+        let mut config = Config::default();
+        config.apply(own).expect("good");
+        config
+    };
+    let mut pair = Pair::with(config("ip=fd00::1/64"), config("ip=fd00::2/64"));
+    let peer: IpAddr = "fd00::2".parse().unwrap();
+    let listener = pair.listen(80, 4);
+    let here = pair.a.connect(CLIENT, SocketAddr::new(peer, 80)).unwrap();
+    let mut there = None;
+    pair.until("the connection", SECOND, |pair| {
+        there = there.or_else(|| pair.b.tcp().accept(listener));
+        there.is_some() && pair.a.tcp().phase(here) == Some(Phase::Open)
+    });
+    let there = there.unwrap();
+    let mut up = Transfer::new(300_000);
+    pair.until("the bytes", 20 * SECOND, |pair| {
+        up.give(&mut pair.a, here);
+        up.take(&mut pair.b, there);
+        up.received == up.length
+    });
+    // Longer than a neighbour is taken for reachable: it is asked, and answers.
+    pair.pass(60 * SECOND);
+    let mut more = Transfer::new(100_000);
+    pair.until("more bytes", 20 * SECOND, |pair| {
+        more.give(&mut pair.a, here);
+        more.take(&mut pair.b, there);
+        more.received == more.length
+    });
+    assert_eq!(pair.a.link_counters().unanswered, 0);
+}

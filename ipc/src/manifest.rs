@@ -25,8 +25,21 @@ pub const MAX_NAME: usize = 31;
 pub const MAX_GRANTS: usize = 24;
 /// Largest number of tasks that one task is restarted with.
 pub const MAX_RESTART_WITH: usize = 8;
-/// Largest number of arguments of one task.
-pub const MAX_ARGUMENTS: usize = 8;
+/// Largest number of arguments of one task, those of the kernel's command line included.
+pub const MAX_ARGUMENTS: usize = 16;
+/// First parts of words `group.name=value` of the kernel's command line that are no task's: the kernel's
+/// tunables, and where a machine's virtio devices are. No task has such a name.
+pub const OTHER_GROUPS: [&str; 9] = [
+    "clock",
+    "ipc",
+    "mem",
+    "panic",
+    "reclaim",
+    "sched",
+    "task",
+    "trace",
+    "virtio_mmio",
+];
 
 /// The beginning of the packed manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

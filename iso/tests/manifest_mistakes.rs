@@ -85,6 +85,7 @@ refused! {
     name_too_long: "name = \"files\"", "name = \"files-with-a-name-of-32-characte\"" => Mistake::BadName { .. }, ["31"];
     name_twice: "name = \"shell\"", "name = \"disk\"" => Mistake::NameTwice { .. }, ["disk", "another name"];
     name_is_init: "name = \"shell\"", "name = \"init\"" => Mistake::NameIsInit, ["supervisor"];
+    name_is_group: "name = \"shell\"", "name = \"sched\"" => Mistake::NameIsGroup { .. }, ["sched", "command line", "another name"];
     unknown_binary: "binary = \"shell\"", "binary = \"shall\"" => Mistake::UnknownBinary { .. }, ["shall", "shall-task", "disk, files"];
     priority_out_of_range: "priority = 40", "priority = 63" => Mistake::PriorityOutOfRange { .. }, ["63", "62"];
     no_cpu: "cpus = [0, 1]", "cpus = []" => Mistake::NoCpu { .. }, ["leave `cpus` out"];
@@ -129,7 +130,7 @@ fn uses_circle() {
 
 #[test]
 fn too_many() {
-    let arguments: String = (0..9)
+    let arguments: String = (0..=ipc::manifest::MAX_ARGUMENTS)
         .map(|number| format!("name{number} = \"\"\n"))
         .collect();
     let manifest = parse(
@@ -142,8 +143,8 @@ fn too_many() {
         matches!(
             found,
             Mistake::TooMany {
-                count: 9,
-                limit: 8,
+                count: 17,
+                limit: 16,
                 ..
             }
         ),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use ipc::badge::GRANTS;
-use ipc::manifest::{INIT_SERVICE, MAX_NAME};
+use ipc::manifest::{INIT_SERVICE, MAX_NAME, OTHER_GROUPS};
 
 use super::mistake::Mistake;
 use super::text::{Manifest, Ports, Restart, Task};
@@ -40,6 +40,11 @@ fn names(manifest: &Manifest) -> Result<(), Mistake> {
     let mut seen: Vec<&str> = Vec::new();
     for task in &manifest.task {
         name(&task.name)?;
+        if OTHER_GROUPS.contains(&task.name.as_str()) {
+            return Err(Mistake::NameIsGroup {
+                name: task.name.clone(),
+            });
+        }
         if seen.contains(&task.name.as_str()) {
             return Err(Mistake::NameTwice {
                 name: task.name.clone(),

@@ -26,6 +26,10 @@ pub enum Mistake {
     )]
     NameTwice { name: String },
     #[error(
+        "words `{name}.…` of the command line are the kernel's, so no task can be named `{name}`; give it another name (`binary` may stay)"
+    )]
+    NameIsGroup { name: String },
+    #[error(
         "`init` is the supervisor, which the kernel starts; take it out, or rename the task or service"
     )]
     NameIsInit,

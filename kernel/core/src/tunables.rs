@@ -272,7 +272,7 @@ fn is_group(group: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{COUNT, DEFINITIONS, Refusal, Rule, Tunable, Tunables};
+    use super::{COUNT, DEFINITIONS, RESERVED_GROUP, Refusal, Rule, Tunable, Tunables};
 
     fn parse(line: &str) -> (Tunables, Vec<(String, Refusal)>) {
         let (tunables, mut refused) = (Tunables::new(), Vec::new());
@@ -299,6 +299,17 @@ mod tests {
         assert_eq!(Tunable::PanicAction.definition().name, "panic.action");
         let text = "Mappings that one task may have.";
         assert_eq!(Tunable::TaskMaxMappings.definition().documentation, text);
+    }
+
+    #[test]
+    fn no_task_is_named_like_a_group() {
+        let groups = DEFINITIONS
+            .iter()
+            .filter_map(|definition| definition.name.split_once('.').map(|name| name.0))
+            .chain([RESERVED_GROUP]);
+        for group in groups {
+            assert!(ipc::manifest::OTHER_GROUPS.contains(&group), "{group}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 extern crate alloc;
 
 pub mod archive;
+pub mod arguments;
 pub mod authority;
 pub mod back_off;
 pub mod backtrace;

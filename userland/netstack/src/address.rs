@@ -200,6 +200,6 @@ fn fixed(config: &Config) -> Settings {
         addresses: config.addresses.clone(),
         routes: networks.chain(gateways).collect(),
         name_servers: config.name_servers.clone(),
-        mtu: None,
+        mtu: config.mtu,
     }
 }

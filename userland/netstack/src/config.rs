@@ -1,20 +1,23 @@
-//! The network's configuration, as the task's arguments write it.
+//! The network's configuration, as the task's arguments write it: in the manifest, or on the kernel's
+//! command line as `netstack.ip=10.0.2.15/24`.
 //!
 //! | argument | meaning |
 //! |---|---|
 //! | `ip=dhcp` | ask a DHCP server (the default) |
-//! | `ip=10.0.2.15/24` | this address and prefix length, IPv4 or IPv6; may be repeated |
-//! | `gw=10.0.2.2` | default gateway, one each for IPv4 and IPv6 |
-//! | `dns=10.0.2.3` | name server; may be repeated |
+//! | `ip=10.0.2.15/24,fd00::5/64` | these addresses with their networks, up to 8 |
+//! | `gw=10.0.2.2` | default gateways, one each for IPv4 and IPv6; with DHCP instead of the leased one |
+//! | `dns=10.0.2.3,1.1.1.1` | name servers; with DHCP instead of the leased ones |
+//! | `mtu=1460` | largest packet in bytes, at most the card's and what the network says |
 //! | `buffer=65536` | bytes of each of a connection's two buffers |
 //! | `sockets=1024` | sockets of one client |
 //! | `client=12582912` | bytes of socket buffers of one client |
 //! | `total=16777216` | bytes of socket buffers of all clients |
 //!
 //! Where `buffer`, `client` and `total` are not said, they follow from the heap's size
-//! ([`Config::for_heap`]).
+//! ([`Config::for_heap`]). Where several values can be, commas or spaces are between them.
 
 use alloc::vec::Vec;
+use core::fmt;
 use core::net::{IpAddr, Ipv4Addr};
 use core::str::FromStr;
 
@@ -30,6 +33,9 @@ const TABLES: usize = 1 << 20;
 const MANY: usize = 48;
 /// Smallest buffer that is chosen where the arguments say nothing.
 const SMALL_BUFFER: usize = 16 * 1024;
+/// Packet sizes that can be asked for: what every host takes (RFC 791, section 3.2), and the largest that
+/// networks of clouds have, rounded up.
+const MTU_RANGE: core::ops::RangeInclusive<usize> = 576..=9000;
 /// Most sockets kept with their buffers for the next connections.
 const SPARE: usize = 16;
 /// Part of the heap that they may take, as a divisor.
@@ -76,13 +82,13 @@ impl FromStr for Cidr {
 
     /// Reads an address and the length of a prefix, as `10.0.2.15/24`.
     fn from_str(text: &str) -> Result<Cidr, BadArgument> {
-        let (address, prefix) = text.split_once('/').ok_or(BadArgument)?;
+        let (address, prefix) = text.split_once('/').ok_or(IP)?;
         let cidr = Cidr {
-            address: parse(address)?,
-            prefix: parse(prefix)?,
+            address: parse(address, IP)?,
+            prefix: parse(prefix, IP)?,
         };
         let widest = if cidr.address.is_ipv4() { 32 } else { 128 };
-        (cidr.prefix <= widest).then_some(cidr).ok_or(BadArgument)
+        (cidr.prefix <= widest).then_some(cidr).ok_or(IP)
     }
 }
 
@@ -101,6 +107,8 @@ pub struct Config {
     pub gateways: Vec<IpAddr>,
     /// Fixed name servers.
     pub name_servers: Vec<IpAddr>,
+    /// Largest packet in bytes.
+    pub mtu: Option<usize>,
     /// Bytes of each of a connection's two socket buffers. Above 65,535 the window is scaled
     /// (RFC 7323, section 2.2).
     pub buffer_bytes: usize,
@@ -116,6 +124,7 @@ impl Default for Config {
             addresses: Vec::new(),
             gateways: Vec::new(),
             name_servers: Vec::new(),
+            mtu: None,
             buffer_bytes: 64 * 1024,
             spare: SPARE,
             limits: Limits::default(),
@@ -123,9 +132,27 @@ impl Default for Config {
     }
 }
 
-/// An argument that is not in the table of this module.
+/// An argument that is not as the table of this module says. It tells how to mend that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadArgument;
+pub struct BadArgument(&'static str);
+
+impl fmt::Display for BadArgument {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.0)
+    }
+}
+
+const IP: BadArgument =
+    BadArgument("use dhcp, or up to 8 addresses of hosts as 10.0.2.15/24,fd00::5/64");
+const GATEWAY: BadArgument =
+    BadArgument("use the address of a host as 10.0.2.2, and one of IPv6 after a comma");
+const NAME_SERVER: BadArgument = BadArgument("use addresses of hosts as 10.0.2.3,1.1.1.1");
+const PACKET_SIZE: BadArgument = BadArgument("use a number of bytes from 576 to 9000");
+const BUFFER: BadArgument = BadArgument("use a number of bytes from 2048 to 16777216");
+const NUMBER: BadArgument = BadArgument("use a number");
+const UNKNOWN: BadArgument = BadArgument(
+    "there is no such argument; there are ip, gw, dns, mtu, buffer, sockets, client, total, device, packets",
+);
 
 impl Config {
     /// What is said where no argument says anything, for a heap of so many bytes. On a small one the
@@ -152,51 +179,68 @@ impl Config {
 
     /// Takes one argument into account. A bad one changes nothing.
     pub fn apply(&mut self, argument: &str) -> Result<(), BadArgument> {
-        let (name, value) = argument.split_once('=').ok_or(BadArgument)?;
+        let (name, value) = argument.split_once('=').ok_or(UNKNOWN)?;
         self.set(name, value)
     }
 
-    /// Takes one argument into account, as the startup block has it.
+    /// Takes one argument into account, as the startup block has it. A bad one changes nothing.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), BadArgument> {
         match name {
             "ip" if value == "dhcp" => self.addresses.clear(),
-            "ip" => self.add_address(value)?,
-            "gw" => self.gateways.push(parse(value)?),
-            "dns" => self.name_servers.push(parse(value)?),
-            "buffer" => self.buffer_bytes = in_range(value)?,
-            "sockets" => self.limits.client_sockets = parse(value)?,
-            "client" => self.limits.client_bytes = parse(value)?,
-            "total" => self.limits.total_bytes = parse(value)?,
-            _ => return Err(BadArgument),
+            "ip" => {
+                let added: Vec<Cidr> = list(value, IP)?;
+                let fit = self.addresses.len() + added.len() <= MAX_ADDRESSES;
+                if !fit || !added.iter().all(|own| is_host(own.address)) {
+                    return Err(IP);
+                }
+                self.addresses.extend(added);
+            }
+            "gw" => self.gateways.extend(hosts(value, GATEWAY)?),
+            "dns" => self.name_servers.extend(hosts(value, NAME_SERVER)?),
+            "mtu" => self.mtu = Some(in_range(value, MTU_RANGE, PACKET_SIZE)?),
+            "buffer" => self.buffer_bytes = in_range(value, BUFFER_RANGE, BUFFER)?,
+            "sockets" => self.limits.client_sockets = parse(value, NUMBER)?,
+            "client" => self.limits.client_bytes = parse(value, NUMBER)?,
+            "total" => self.limits.total_bytes = parse(value, NUMBER)?,
+            _ => return Err(UNKNOWN),
         }
-        Ok(())
-    }
-
-    fn add_address(&mut self, value: &str) -> Result<(), BadArgument> {
-        let cidr: Cidr = parse(value)?;
-        let broadcast = IpAddr::from([255, 255, 255, 255]);
-        let unicast = !cidr.address.is_unspecified()
-            && !cidr.address.is_multicast()
-            && cidr.address != broadcast;
-        if !unicast || self.addresses.len() == MAX_ADDRESSES {
-            return Err(BadArgument);
-        }
-        self.addresses.push(cidr);
         Ok(())
     }
 }
 
-fn parse<T: FromStr>(value: &str) -> Result<T, BadArgument> {
-    value.parse().map_err(|_| BadArgument)
+/// Several values: commas or spaces are between them. There is one at least.
+fn list<T: FromStr>(value: &str, mend: BadArgument) -> Result<Vec<T>, BadArgument> {
+    let between = |letter: char| letter == ',' || letter == ' ';
+    value
+        .split(between)
+        .map(|value| parse(value, mend))
+        .collect()
 }
 
-fn in_range(value: &str) -> Result<usize, BadArgument> {
-    parse(value).and_then(|bytes| {
-        BUFFER_RANGE
-            .contains(&bytes)
-            .then_some(bytes)
-            .ok_or(BadArgument)
-    })
+/// Addresses of hosts.
+fn hosts(value: &str, mend: BadArgument) -> Result<Vec<IpAddr>, BadArgument> {
+    let hosts: Vec<IpAddr> = list(value, mend)?;
+    let good = hosts.iter().all(|host| is_host(*host));
+    good.then_some(hosts).ok_or(mend)
+}
+
+/// Whether this can be the address of one host.
+fn is_host(address: IpAddr) -> bool {
+    let broadcast = IpAddr::V4(Ipv4Addr::BROADCAST);
+    !address.is_unspecified() && !address.is_multicast() && address != broadcast
+}
+
+fn parse<T: FromStr>(value: &str, mend: BadArgument) -> Result<T, BadArgument> {
+    value.parse().map_err(|_| mend)
+}
+
+fn in_range(
+    value: &str,
+    range: core::ops::RangeInclusive<usize>,
+    mend: BadArgument,
+) -> Result<usize, BadArgument> {
+    let number = parse(value, mend)?;
+    range.contains(&number).then_some(number).ok_or(mend)
 }
 
 #[cfg(test)]
@@ -246,6 +290,11 @@ mod tests {
         assert_eq!(config.gateways, [IpAddr::from([10, 0, 2, 2])]);
         assert_eq!(config.apply("ip=dhcp"), Ok(()));
         assert!(config.is_dynamic());
+        assert_eq!(config.apply("ip=10.0.2.15/24,fd00::5/64"), Ok(()));
+        assert_eq!(config.apply("dns=8.8.8.8 1.1.1.1"), Ok(()));
+        assert_eq!(config.apply("mtu=1460"), Ok(()));
+        let counts = (config.addresses.len(), config.name_servers.len());
+        assert_eq!((counts, config.mtu), ((2, 3), Some(1460)));
     }
 
     #[test]
@@ -261,12 +310,20 @@ mod tests {
             "ip=255.255.255.255/8",
             "gw=10.0.2",
             "gw=10.0.2.2/24",
-            "mtu=1500",
+            "gw=0.0.0.0",
+            "ip=10.0.2.15/24,",
+            "ip=10.0.2.15/24,10.0.2",
+            "ip=1.0.0.1/8 1.0.0.2/8 1.0.0.3/8 1.0.0.4/8 1.0.0.5/8 1.0.0.6/8 1.0.0.7/8 1.0.0.8/8 1.0.0.9/8",
+            "dns=8.8.8.8,224.0.0.1",
+            "mtu=575",
+            "mtu=9001",
+            "mtu=large",
+            "colour=blue",
             "buffer=1",
             "buffer=99999999",
             "sockets=-1",
         ] {
-            assert_eq!(config.apply(argument), Err(BadArgument), "{argument}");
+            assert!(config.apply(argument).is_err(), "{argument}");
         }
         assert_eq!(config, Config::default());
     }

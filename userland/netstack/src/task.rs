@@ -71,15 +71,24 @@ fn configure(startup: &Startup<'_>) -> Config {
     let mut config = Config::for_heap(heap);
     for argument in &startup.arguments {
         let own = matches!(argument.name, "device" | "packets");
-        if !own && config.set(argument.name, argument.value).is_err() {
-            runtime::log!(
-                "argument {}={} is not understood",
-                argument.name,
-                argument.value
-            );
+        if !own && let Err(mend) = config.set(argument.name, argument.value) {
+            runtime::log!("argument {}={}: {mend}", argument.name, argument.value);
         }
     }
     config
+}
+
+/// Packet buffers each way.
+fn buffers(startup: &Startup<'_>) -> u32 {
+    let Some(value) = startup.argument("packets") else {
+        return BUFFERS;
+    };
+    let good = |buffers: &u32| buffers.is_power_of_two() && (16..=2048).contains(buffers);
+    let buffers = value.parse().ok().filter(good);
+    buffers.unwrap_or_else(|| {
+        runtime::log!("argument packets={value}: use a power of two from 16 to 2048");
+        BUFFERS
+    })
 }
 
 /// A driver that the manifest lets this task use.
@@ -101,12 +110,15 @@ fn candidates(startup: &'static Startup<'static>) -> Vec<Candidate> {
             refused: Cell::new(false),
         }),
         None => {
-            runtime::log!("argument device: the manifest gives no {name}");
+            runtime::log!(
+                "argument device: {name} is no driver here; name it in `uses` of the manifest"
+            );
             None
         }
     };
     names
-        .split_ascii_whitespace()
+        .split([' ', ','])
+        .filter(|name| !name.is_empty())
         .filter_map(candidate)
         .collect()
 }
@@ -256,12 +268,8 @@ impl NetworkService {
     fn new(startup: &'static Startup<'static>, config: &Config) -> Result<NetworkService, Error> {
         let bell = Notification::create()?;
         let drivers = candidates(startup);
-        let buffers = startup
-            .argument("packets")
-            .and_then(|value| value.parse().ok());
-        let buffers = buffers
-            .filter(|buffers: &u32| buffers.is_power_of_two() && (16..=2048).contains(buffers));
-        let shape = Shape::new(buffers.unwrap_or(BUFFERS), MTU);
+        let mtu = config.mtu.unwrap_or(MTU).max(MTU);
+        let shape = Shape::new(buffers(startup), mtu);
         let pool = Memory::create_contiguous(shape.pool_bytes() as u64)?;
         let rings = Memory::create(shape.ring_bytes() as u64)?;
         let (shared_pool, shared_rings) = (Mapping::shared(&pool)?, Mapping::shared(&rings)?);

@@ -11,15 +11,21 @@ mod maker;
 mod system;
 mod unpacking;
 
+use alloc::boxed::Box;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use init::archive::Archive;
+use init::arguments;
 use init::share::{self, Shares};
 use ipc::layout::init_handles;
 use ipc::manifest::{FILE, Task, Tasks};
 use runtime::{log, server, system as kernel};
 
 use crate::system::System;
+
+/// Bytes of the longest command line that is kept.
+const COMMAND_LINE_BYTES: usize = 2048;
 
 // The heap holds the manifest, the joined log and a little for each task.
 runtime::init_main!(run, 512 * 1024);
@@ -46,8 +52,20 @@ fn prepare(archive: &'static [u8]) -> Result<System, alloc::string::String> {
         .and_then(Iterator::collect)
         .map_err(|error| alloc::format!("{error}"))?;
     log!("init: the manifest has {} tasks", tasks.len());
+    take_arguments(&mut tasks);
     settle_memory(&mut tasks).map_err(|error| alloc::format!("own quota: {error}"))?;
     System::new(archive, tasks).map_err(|error| alloc::format!("cannot begin: {error}"))
+}
+
+/// Gives the tasks what the kernel's command line says to them.
+fn take_arguments(tasks: &mut [Task<'static>]) {
+    // It is needed as long as the tasks' other arguments, for ever.
+    let line = Box::leak(vec![0; COMMAND_LINE_BYTES].into_boxed_slice());
+    let line = kernel::command_line(init_handles::SYSTEM_CONTROL, line);
+    let line = line.ok().and_then(|line| core::str::from_utf8(line).ok());
+    arguments::apply(tasks, line.unwrap_or(""), &mut |refusal| {
+        log!("init: command line: {refusal}");
+    });
 }
 
 /// Decides how much memory each task gets, and tells where that is not what the manifest wishes.

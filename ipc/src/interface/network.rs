@@ -283,11 +283,16 @@ interface! {
     /// Example: `let time = network.ping(deadline, host, 56, 1_000)?.time_ns;`
     12 later Ping fn ping(host: IpAddr, bytes: u16, timeout_ms: u32) -> PingReply;
 
-    /// Finds the addresses of a host name; an address in text form is its own.
+    /// Finds the addresses of a host name; an address in text form is its own. Names that were asked for
+    /// before are answered from a cache, as long as the name servers say that the answer holds.
     ///
-    /// Arguments: `host` at most 253 bytes. Result: one to four addresses. Errors: NotPermitted,
-    /// OutOfRange, NoSuchHost, Unreachable, TimedOut, Exhausted. Cost: one call and a round trip to
-    /// a name server.
+    /// Arguments: `host` at most 253 bytes, with or without a dot at its end. Result: one to four
+    /// addresses, those to try first in front (RFC 6724); where there are some of both families, some
+    /// of both. Errors: NotPermitted; OutOfRange (it is no host name); NoSuchHost (it does not exist);
+    /// NoAddress (it exists, without an address); NoNameServer; NameServerFailed (none of them would or
+    /// could answer); TimedOut (none answered within 15 seconds); Exhausted (16 questions of this
+    /// client, or 64 of all, are under way). Cost: one call, and where the cache has no answer a round
+    /// trip to a name server for each alias.
     ///
     /// Example: `let addresses = network.resolve(deadline, "example.org")?;`
     13 later Resolve fn resolve(host: &str) -> Addresses;
@@ -356,5 +361,11 @@ service_errors! {
         NoSuchHost = "there is no host of this name",
         /// The kernel refused the network stack what the operation needs.
         Kernel = "the kernel refused what the operation needs",
+        /// The name exists, but has no address.
+        NoAddress = "the host has no address",
+        /// No name server is known.
+        NoNameServer = "no name server is known",
+        /// The name servers refused the question, or failed.
+        NameServerFailed = "the name servers failed to answer",
     }
 }

@@ -16,6 +16,7 @@ pub mod names;
 pub mod packets;
 mod peek;
 pub mod ping;
+mod random;
 pub mod server;
 pub mod stack;
 pub mod task;

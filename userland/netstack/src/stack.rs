@@ -16,7 +16,7 @@ use crate::address::Addresses;
 use crate::checksum;
 use crate::client::{Ledger, Owner};
 use crate::config::{Cidr, Config};
-use crate::names::{NameError, Names, QueryId, Resolved};
+use crate::names::{Asked, NameError, Names, Resolved, Transports};
 use crate::peek::{Kind, classify, hop_limit};
 use crate::ping::{PingError, Pinged, Pings, Request};
 use crate::tcp::{ConnectError, ConnectionId, ListenError, ListenerId, Table};
@@ -53,7 +53,7 @@ pub struct Counters {
 pub struct Stack {
     interface: Interface,
     card: Card,
-    /// DHCP, ICMP, DNS and UDP sockets: few, so that smoltcp may look through them all.
+    /// DHCP, ICMP and UDP sockets: few, so that smoltcp may look through them all.
     datagrams: SocketSet<'static>,
     addresses: Addresses,
     pings: Pings,
@@ -85,8 +85,8 @@ impl Stack {
         let mut datagrams = SocketSet::new(Vec::new());
         let addresses = Addresses::new(config, &mut interface, &mut datagrams);
         let pings = Pings::new(&mut datagrams, (seed >> 16) as u16);
-        let mut names = Names::new(&mut datagrams);
-        names.set_servers(&mut datagrams, addresses.name_servers());
+        let mut names = Names::new(seed);
+        names.set_servers(addresses.name_servers());
         Stack {
             interface,
             card,
@@ -108,6 +108,7 @@ impl Stack {
     pub fn poll(&mut self, now: Nanoseconds, wire: &mut impl Wire) -> bool {
         self.interface.poll_maintenance(instant(now));
         let received = self.ingress(now, wire);
+        self.work_names(now);
         self.tcp.expire(now, &mut self.ledger);
         self.datagram_egress(now, wire);
         let mut port = Port {
@@ -248,23 +249,37 @@ impl Stack {
         self.pings.poll(now)
     }
 
-    /// Asks for the addresses of a host name; [`Stack::next_resolved`] tells the answer.
+    /// Asks for the addresses of a host name. Where they are not known yet,
+    /// [`Stack::next_resolved`] tells the answer.
     pub fn resolve(
         &mut self,
         now: Nanoseconds,
         owner: Owner,
-        name: &str,
-    ) -> Result<QueryId, NameError> {
-        self.datagrams_pending = true;
-        let servers = self.addresses.name_servers();
-        let sockets = &mut self.datagrams;
-        self.names
-            .start(now, &mut self.interface, sockets, owner, name, servers)
+        host: &str,
+    ) -> Result<Asked, NameError> {
+        let own: Vec<IpAddr> = self.addresses().map(|cidr| cidr.address).collect();
+        let asked = self.names.start(now, owner, host, &own);
+        self.work_names(now);
+        asked
     }
 
     /// The next host name question that ended.
     pub fn next_resolved(&mut self, now: Nanoseconds) -> Option<Resolved> {
-        self.names.poll(now, &mut self.datagrams)
+        self.work_names(now);
+        self.names.next_ended()
+    }
+
+    fn work_names(&mut self, now: Nanoseconds) {
+        let mut transports = Transports {
+            interface: &mut self.interface,
+            sockets: &mut self.datagrams,
+            udp: &mut self.udp,
+            tcp: &mut self.tcp,
+            ledger: &mut self.ledger,
+            queued: false,
+        };
+        self.names.work(now, &mut transports);
+        self.datagrams_pending |= transports.queued;
     }
 
     /// Binds a UDP socket to a port, 0 for any.
@@ -286,7 +301,8 @@ impl Stack {
         payload: &[u8],
     ) -> Result<(), UdpError> {
         let source = self.interface.get_source_address(&remote.ip().into());
-        if source.is_none_or(|source| source.is_unspecified()) {
+        let nowhere = source.is_none_or(|source| source.is_unspecified());
+        if nowhere || remote.ip().is_loopback() {
             return Err(UdpError::Unreachable);
         }
         self.datagrams_pending = true;
@@ -330,7 +346,7 @@ impl Stack {
         self.udp
             .drop_owner(&mut self.datagrams, &mut self.ledger, owner);
         self.pings.drop_owner(owner);
-        self.names.drop_owner(&mut self.datagrams, owner);
+        self.names.drop_owner(owner);
     }
 }
 
@@ -426,8 +442,7 @@ impl Stack {
     }
 
     fn addresses_changed(&mut self) {
-        self.names
-            .set_servers(&mut self.datagrams, self.addresses.name_servers());
+        self.names.set_servers(self.addresses.name_servers());
         self.tcp.addresses_changed();
     }
 }

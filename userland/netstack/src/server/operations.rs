@@ -6,9 +6,9 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipc::Handle;
 use ipc::interface::network::{
     Accepted, Addresses, Counters, Datagram, GRANT_CONNECT, GRANT_LISTEN, InterfaceInfo,
-    MAX_DATAGRAM_BYTES, MAX_HOST_BYTES, NetworkError, NetworkServer, Ping, PingReply, READY_ACCEPT,
-    READY_ERROR, READY_RECEIVE, READY_SEND, Resolve, Shutdown, Socket, SocketState, SocketStatus,
-    StreamGeometry,
+    MAX_ADDRESSES, MAX_DATAGRAM_BYTES, MAX_HOST_BYTES, NetworkError, NetworkServer, Ping,
+    PingReply, READY_ACCEPT, READY_ERROR, READY_RECEIVE, READY_SEND, Resolve, Shutdown, Socket,
+    SocketState, SocketStatus, StreamGeometry,
 };
 use ipc::ring::{StreamPair, packet_ring_bytes};
 use ipc::server::{Answer, Caller};
@@ -16,7 +16,7 @@ use ipc::server::{Answer, Caller};
 use super::session::{Endpoint, Events, Session};
 use super::stream::Stream;
 use super::{Driver, Server, System};
-use crate::names::NameError;
+use crate::names::{Asked, NameError};
 use crate::ping::{PingError, Pinged, Request};
 use crate::tcp::{ConnectError, ConnectionId, ListenError, Phase, Table};
 use crate::udp::UdpError;
@@ -50,20 +50,22 @@ pub(super) fn ping_reply(pinged: &Pinged) -> Result<PingReply> {
 pub(super) fn resolve_reply(
     answer: core::result::Result<alloc::vec::Vec<IpAddr>, NameError>,
 ) -> Result<Addresses> {
-    let mut addresses = Addresses::new();
-    for address in answer.map_err(name_error)? {
-        // More than there is room for are left out.
-        let _ = addresses.push(address);
-    }
-    Ok(addresses)
+    answer.map(addresses).map_err(name_error)
+}
+
+fn addresses(list: alloc::vec::Vec<IpAddr>) -> Addresses {
+    // There are never more than there is room for.
+    list.into_iter().take(MAX_ADDRESSES).collect()
 }
 
 fn name_error(error: NameError) -> NetworkError {
     match error {
         NameError::Invalid => NetworkError::OutOfRange,
-        NameError::NoServer => NetworkError::Unreachable,
+        NameError::NoServer => NetworkError::NoNameServer,
         NameError::Busy => NetworkError::Exhausted,
         NameError::NoSuchHost => NetworkError::NoSuchHost,
+        NameError::NoAddress => NetworkError::NoAddress,
+        NameError::ServerFailed => NetworkError::NameServerFailed,
         NameError::TimedOut => NetworkError::TimedOut,
     }
 }
@@ -469,11 +471,12 @@ impl<S: System> NetworkServer for Server<S> {
         if host.len() > MAX_HOST_BYTES {
             return Err(NetworkError::OutOfRange);
         }
-        if let Ok(address) = host.parse::<IpAddr>() {
-            return Ok(Answer::Now(Addresses::from_iter([address])));
-        }
         let now = self.system.now();
-        let query = self.stack.resolve(now, badge, host).map_err(name_error)?;
+        let asked = self.stack.resolve(now, badge, host).map_err(name_error)?;
+        let query = match asked {
+            Asked::Known(list) => return Ok(Answer::Now(addresses(list))),
+            Asked::Later(query) => query,
+        };
         let (deferred, stashed) = caller
             .stash::<Resolve>()
             .map_err(|_| NetworkError::Exhausted)?;

@@ -131,7 +131,10 @@ impl Table {
         owner: Owner,
         remote: SocketAddr,
     ) -> Result<ConnectionId, ConnectError> {
-        if remote.port() == 0 || remote.ip().is_unspecified() || remote.ip().is_multicast() {
+        // What is for this host alone never goes out (RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3).
+        let host = remote.ip();
+        if remote.port() == 0 || host.is_unspecified() || host.is_multicast() || host.is_loopback()
+        {
             return Err(ConnectError::Unreachable);
         }
         let address = interface

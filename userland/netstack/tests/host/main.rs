@@ -6,5 +6,6 @@ mod datagrams;
 mod driver;
 mod hostile;
 mod memory;
+mod names;
 mod server;
 mod tcp;

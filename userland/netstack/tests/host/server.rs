@@ -930,6 +930,28 @@ fn a_ping_is_answered_when_its_reply_comes() {
 }
 
 #[test]
+fn a_name_is_resolved_and_an_address_is_its_own() {
+    let mut world = World::new();
+    let app = world.app(5, GRANT_CONNECT);
+    let ask = |world: &mut World, host: &str| {
+        world.call(app.badge, |server, caller| server.resolve(caller, host))
+    };
+    let Ok(Answer::Now(list)) = ask(&mut world, "192.0.2.9") else {
+        panic!("known");
+    };
+    assert_eq!(list[..], [IpAddr::from([192, 0, 2, 9])]);
+    assert_eq!(ask(&mut world, "a b").err(), Some(NetworkError::OutOfRange));
+    assert_eq!(
+        ask(&mut world, &"a.".repeat(127)).err(),
+        Some(NetworkError::OutOfRange)
+    );
+    assert_eq!(
+        ask(&mut world, "a.example").err(),
+        Some(NetworkError::NoNameServer)
+    );
+}
+
+#[test]
 fn a_closed_direction_stays_closed() {
     let mut world = World::new();
     let mut app = world.app(5, ALL);

@@ -111,6 +111,33 @@ pub enum Shutdown {
     Both,
 }
 
+/// Probes of a connection that carries nothing (RFC 1122, section 4.2.3.6), to find out whether its peer
+/// is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepAlive {
+    /// How long nothing was sent before a probe is, in milliseconds, from 1,000 to 86,400,000.
+    pub interval_ms: u32,
+    /// Probes that may go unanswered, 1 or more: the peer is given up an interval after the last of them.
+    pub probes: u8,
+}
+
+/// A property of a TCP connection that its application may choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamOption {
+    /// True: a short segment is sent at once, though the one before it is not acknowledged yet
+    /// (RFC 1122, section 4.2.3.4). False at first.
+    NoDelay(bool),
+    /// Probes an idle peer; `None`, as at first: a connection with nothing to say lives as long as its
+    /// ends do.
+    KeepAlive(Option<KeepAlive>),
+    /// How long the peer may say nothing while it owes an acknowledgement, in milliseconds, from 1,000 to
+    /// 86,400,000 (the user timeout of RFC 9293, section 3.9.1). 120,000 at first.
+    UserTimeout(u32),
+    /// How long the peer may take to accept the connection, in milliseconds, from 1,000 to 180,000, counted
+    /// from its last word or the connection's beginning. 30,000 at first.
+    ConnectTimeout(u32),
+}
+
 /// What a socket is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SocketState {
@@ -283,14 +310,36 @@ interface! {
     /// Example: `let time = network.ping(deadline, host, 56, 1_000)?.time_ns;`
     12 later Ping fn ping(host: IpAddr, bytes: u16, timeout_ms: u32) -> PingReply;
 
-    /// Finds the addresses of a host name; an address in text form is its own.
+    /// Finds the addresses of a host name; an address in text form is its own. Names that were asked for
+    /// before are answered from a cache, as long as the name servers say that the answer holds.
     ///
-    /// Arguments: `host` at most 253 bytes. Result: one to four addresses. Errors: NotPermitted,
-    /// OutOfRange, NoSuchHost, Unreachable, TimedOut, Exhausted. Cost: one call and a round trip to
-    /// a name server.
+    /// Arguments: `host` at most 253 bytes, with or without a dot at its end. Result: one to four
+    /// addresses, those to try first in front (RFC 6724); where there are some of both families, some
+    /// of both. Errors: NotPermitted; OutOfRange (it is no host name); NoSuchHost (it does not exist);
+    /// NoAddress (it exists, without an address); NoNameServer; NameServerFailed (none of them would or
+    /// could answer); TimedOut (none answered within 15 seconds); Exhausted (16 questions of this
+    /// client, or 64 of all, are under way). Cost: one call, and where the cache has no answer a round
+    /// trip to a name server for each alias.
     ///
     /// Example: `let addresses = network.resolve(deadline, "example.org")?;`
     13 later Resolve fn resolve(host: &str) -> Addresses;
+
+    /// Chooses a property of a connection.
+    ///
+    /// Arguments: `socket`; `option`. Result: none; it holds from now on. Errors: NoSuchSocket, WrongState
+    /// (it is no connection, or for ConnectTimeout it stands already), OutOfRange. Cost: one call.
+    ///
+    /// Example: `network.set_option(deadline, socket, StreamOption::NoDelay(true))?;`
+    14 fn set_option(socket: Socket, option: StreamOption) -> ();
+
+    /// Ends a connection at once and forgets its socket: what was not sent is thrown away, and the peer
+    /// is told by a reset (RFC 9293, section 3.10.5).
+    ///
+    /// Arguments: `socket`. Result: none; the server has unmapped the rings. Errors: NoSuchSocket,
+    /// WrongState (it is no connection). Cost: one call and one unmapping.
+    ///
+    /// Example: `network.reset(deadline, socket)?;`
+    15 fn reset(socket: Socket) -> ();
 }
 
 /// One entry of the event ring: the socket is the descriptor's offset, the bits its length.
@@ -356,5 +405,11 @@ service_errors! {
         NoSuchHost = "there is no host of this name",
         /// The kernel refused the network stack what the operation needs.
         Kernel = "the kernel refused what the operation needs",
+        /// The name exists, but has no address.
+        NoAddress = "the host has no address",
+        /// No name server is known.
+        NoNameServer = "no name server is known",
+        /// The name servers refused the question, or failed.
+        NameServerFailed = "the name servers failed to answer",
     }
 }

@@ -5,6 +5,9 @@ use alloc::collections::BTreeMap;
 /// The badge of a client's session; never 0 (see the operation BadgeMint).
 pub type Owner = u64;
 
+/// The stack itself, where it uses its own sockets.
+pub(crate) const STACK: Owner = 0;
+
 /// How much clients may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -17,7 +17,7 @@ use crate::checksum;
 use crate::client::{Ledger, Owner};
 use crate::config::{Cidr, Config, MAX_ADDRESSES};
 use crate::link::{self, Inbound, Link};
-use crate::names::{NameError, Names, QueryId, Resolved};
+use crate::names::{Asked, NameError, Names, Resolved, Transports};
 use crate::peek::{Kind, classify, hop_limit};
 use crate::ping::{PingError, Pinged, Pings, Request};
 use crate::tcp::{ConnectError, ConnectionId, ListenError, ListenerId, Table};
@@ -59,7 +59,7 @@ pub struct Stack {
     mtu: usize,
     /// What the card does, as smoltcp was told it.
     offloads: Offloads,
-    /// ICMP, DNS and UDP sockets: few, so that smoltcp may look through them all.
+    /// ICMP and UDP sockets: few, so that smoltcp may look through them all.
     datagrams: SocketSet<'static>,
     addresses: Addresses,
     pings: Pings,
@@ -80,7 +80,7 @@ impl Stack {
         let mac = unicast(card.mac);
         let mut datagrams = SocketSet::new(Vec::new());
         let pings = Pings::new(&mut datagrams, (seed >> 16) as u16);
-        let names = Names::new(&mut datagrams);
+        let names = Names::new(seed);
         let mut link = Link::new(mac, now);
         let mut stack = Stack {
             interface: make_interface(&mut link, (card.mtu, card.offloads), now, seed),
@@ -109,6 +109,7 @@ impl Stack {
         self.link.set_now(now);
         self.interface.poll_maintenance(instant(now));
         let received = self.ingress(now, wire);
+        self.work_names(now);
         self.tcp.expire(now, &mut self.ledger);
         self.datagram_egress(now, wire);
         if self.link.has_requests() {
@@ -255,23 +256,37 @@ impl Stack {
         self.pings.poll(now)
     }
 
-    /// Asks for the addresses of a host name; [`Stack::next_resolved`] tells the answer.
+    /// Asks for the addresses of a host name. Where they are not known yet,
+    /// [`Stack::next_resolved`] tells the answer.
     pub fn resolve(
         &mut self,
         now: Nanoseconds,
         owner: Owner,
-        name: &str,
-    ) -> Result<QueryId, NameError> {
-        self.datagrams_pending = true;
-        let servers = &self.addresses.settings().name_servers;
-        let sockets = &mut self.datagrams;
-        self.names
-            .start(now, &mut self.interface, sockets, owner, name, servers)
+        host: &str,
+    ) -> Result<Asked, NameError> {
+        let own: Vec<IpAddr> = self.addresses().map(|cidr| cidr.address).collect();
+        let asked = self.names.start(now, owner, host, &own);
+        self.work_names(now);
+        asked
     }
 
     /// The next host name question that ended.
     pub fn next_resolved(&mut self, now: Nanoseconds) -> Option<Resolved> {
-        self.names.poll(now, &mut self.datagrams)
+        self.work_names(now);
+        self.names.next_ended()
+    }
+
+    fn work_names(&mut self, now: Nanoseconds) {
+        let mut transports = Transports {
+            interface: &mut self.interface,
+            sockets: &mut self.datagrams,
+            udp: &mut self.udp,
+            tcp: &mut self.tcp,
+            ledger: &mut self.ledger,
+            queued: false,
+        };
+        self.names.work(now, &mut transports);
+        self.datagrams_pending |= transports.queued;
     }
 
     /// Binds a UDP socket to a port, 0 for any.
@@ -335,7 +350,7 @@ impl Stack {
         self.udp
             .drop_owner(&mut self.datagrams, &mut self.ledger, owner);
         self.pings.drop_owner(owner);
-        self.names.drop_owner(&mut self.datagrams, owner);
+        self.names.drop_owner(owner);
     }
 }
 
@@ -453,7 +468,8 @@ impl Stack {
 
     /// The address that packets to another one come from; `None`: nothing leads there.
     fn source_address(&self, destination: IpAddr) -> Option<IpAddr> {
-        if destination.is_unspecified() || !self.link.has_route(destination) {
+        let nowhere = destination.is_unspecified() || destination.is_loopback();
+        if nowhere || !self.link.has_route(destination) {
             return None;
         }
         let source = self.interface.get_source_address(&destination.into())?;
@@ -482,8 +498,7 @@ impl Stack {
                 list.extend(own);
             });
         }
-        self.names
-            .set_servers(&mut self.datagrams, &settings.name_servers);
+        self.names.set_servers(&settings.name_servers);
         self.tcp.addresses_changed();
     }
 }

@@ -17,6 +17,7 @@ use runtime::mapping::SharedMapping;
 use runtime::server::{Service, serve};
 use runtime::service::connect;
 use runtime::{Kernel, Mapping, Memory, Notification, clock, endpoint, handle, notification, stop};
+use x86_64::instructions::random::RdRand;
 
 use crate::config::Config;
 use crate::packets::{Packets, Shape};
@@ -348,10 +349,13 @@ impl Service for NetworkService {
     }
 }
 
-/// A seed that differs from boot to boot: the two clocks, well mixed (the finaliser of splitmix64). It
-/// is as hard to guess as the boot time in nanoseconds, no harder; README's caveats say so.
+/// A seed that differs from boot to boot: the processor's random numbers where it has them (RDRAND), and the
+/// two clocks, well mixed (the finaliser of splitmix64). Without the first it is as hard to guess as the boot
+/// time in nanoseconds, no harder; README's caveats say so.
 fn seed(now: Nanoseconds) -> u64 {
-    let mut mixed = now ^ clock::wall().unwrap_or(0).rotate_left(32);
+    // One that has none ready after several tries is broken (Intel's manual, volume 1, section 7.3.17.1).
+    let random = RdRand::new().and_then(|random| (0..10).find_map(|_| random.get_u64()));
+    let mut mixed = now ^ clock::wall().unwrap_or(0).rotate_left(32) ^ random.unwrap_or(0);
     for multiplier in [0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb] {
         mixed = (mixed ^ mixed >> 30).wrapping_mul(multiplier);
     }

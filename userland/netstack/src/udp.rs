@@ -9,7 +9,7 @@ use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::udp;
 use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
 
-use crate::client::{Ledger, Owner};
+use crate::client::{Ledger, Owner, STACK};
 
 /// Datagrams that each queue of a socket holds.
 const DATAGRAMS: usize = 64;
@@ -17,6 +17,12 @@ const DATAGRAMS: usize = 64;
 const QUEUE_BYTES: usize = 32 * 1024;
 /// What one socket is charged.
 const SOCKET_BYTES: usize = 2 * QUEUE_BYTES;
+/// What the queues of a client's socket hold.
+const CLIENT_QUEUES: Queues = Queues {
+    datagrams: DATAGRAMS,
+    received_bytes: QUEUE_BYTES,
+    sent_bytes: QUEUE_BYTES,
+};
 /// First port that sockets bound to port 0 get (RFC 6335, section 6).
 const FIRST_DYNAMIC: u16 = 49152;
 
@@ -40,6 +46,17 @@ pub enum UdpError {
     Full,
     /// More than a datagram can hold.
     TooLong,
+}
+
+/// How much the two queues of a socket hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queues {
+    /// Datagrams, each way.
+    pub(crate) datagrams: usize,
+    /// Bytes of what was received.
+    pub(crate) received_bytes: usize,
+    /// Bytes of what is to be sent.
+    pub(crate) sent_bytes: usize,
 }
 
 struct Bound {
@@ -72,7 +89,7 @@ impl UdpSockets {
         if !ledger.charge(owner, SOCKET_BYTES) {
             return Err(UdpError::Limit);
         }
-        let mut socket = udp::Socket::new(queue(), queue());
+        let mut socket = socket_of(CLIENT_QUEUES);
         let endpoint = IpListenEndpoint {
             addr: address.map(Into::into),
             port,
@@ -87,6 +104,26 @@ impl UdpSockets {
             handle,
             port,
             awaits_data: true,
+            awaits_room: false,
+        }))
+    }
+
+    /// Binds a socket of the stack's own, which is on nobody's account, to a port.
+    pub(crate) fn bind_own(
+        &mut self,
+        set: &mut SocketSet<'static>,
+        port: u16,
+        queues: Queues,
+    ) -> Result<UdpId, UdpError> {
+        let port = self.free_port(port).ok_or(UdpError::InUse)?;
+        let mut socket = socket_of(queues);
+        socket.bind(port).map_err(|_| UdpError::InUse)?;
+        let handle = set.add(socket);
+        Ok(self.sockets.insert(Bound {
+            owner: STACK,
+            handle,
+            port,
+            awaits_data: false,
             awaits_room: false,
         }))
     }
@@ -170,7 +207,8 @@ impl UdpSockets {
     /// whether there is room to send. Each is told once, until it asked in vain again.
     pub(crate) fn take_changed(&mut self, set: &SocketSet<'static>) -> Vec<(UdpId, bool, bool)> {
         let mut changed = Vec::new();
-        for (id, bound) in &mut self.sockets {
+        let clients = |bound: &&mut Bound| bound.owner != STACK;
+        for (id, bound) in self.sockets.iter_mut().filter(|(_, bound)| clients(bound)) {
             let readable = bound.awaits_data && socket(set, bound).can_recv();
             let writable = bound.awaits_room && socket(set, bound).can_send();
             bound.awaits_data &= !readable;
@@ -186,7 +224,9 @@ impl UdpSockets {
     pub(crate) fn close(&mut self, set: &mut SocketSet<'static>, ledger: &mut Ledger, id: UdpId) {
         if let Some(bound) = self.sockets.remove(id) {
             set.remove(bound.handle);
-            ledger.refund(bound.owner, SOCKET_BYTES);
+            if bound.owner != STACK {
+                ledger.refund(bound.owner, SOCKET_BYTES);
+            }
         }
     }
 
@@ -212,9 +252,10 @@ fn socket<'a>(set: &'a SocketSet<'static>, bound: &Bound) -> &'a udp::Socket<'st
     set.get(bound.handle)
 }
 
-fn queue() -> udp::PacketBuffer<'static> {
-    udp::PacketBuffer::new(
-        vec![udp::PacketMetadata::EMPTY; DATAGRAMS],
-        vec![0; QUEUE_BYTES],
-    )
+fn socket_of(queues: Queues) -> udp::Socket<'static> {
+    let queue = |bytes| {
+        let metadata = vec![udp::PacketMetadata::EMPTY; queues.datagrams];
+        udp::PacketBuffer::new(metadata, vec![0; bytes])
+    };
+    udp::Socket::new(queue(queues.received_bytes), queue(queues.sent_bytes))
 }

@@ -152,7 +152,7 @@ impl Network {
     }
 
     /// The operations of the interface, for those that need nothing of this module: `info`, `ping`,
-    /// `resolve`, `listen`, `shutdown`, `close`, `status`, datagrams.
+    /// `resolve`, `listen`, `shutdown`, `close`, `reset`, `status`, `set_option`, datagrams.
     pub fn stub(&self) -> NetworkClient<Kernel> {
         NetworkClient::new(Kernel, self.session.handle())
     }

@@ -95,6 +95,8 @@ refuse_all! { network::NetworkServer, NetworkError::OutOfRange;
     receive_from(a: network::Socket) 0 -> network::Datagram;
     ping(a: IpAddr, b: u16, c: u32) 0 -> Answer<network::PingReply>;
     resolve(a: &str) 0 -> Answer<network::Addresses>;
+    set_option(a: network::Socket, b: network::StreamOption) 0 -> ();
+    reset(a: network::Socket) 0 -> ();
 }
 
 /// One interface's dispatch.

@@ -100,7 +100,7 @@ impl Client {
             seconds: 0,
             lease: None,
             setbacks: 0,
-            random: Random::new(seed),
+            random: Random::new(seed, "dhcp"),
         }
     }
 

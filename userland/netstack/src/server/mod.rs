@@ -189,9 +189,9 @@ impl<S: System> Server<S> {
 
     /// Looks whether the driver sleeps for what it was given, or lets it go where it broke a ring.
     fn look_at_driver(&mut self) {
-        let Driver::Attached(attachment) = &self.driver else {
+        if !matches!(self.driver, Driver::Attached(_)) {
             return;
-        };
+        }
         if !self.packets.is_usable() {
             return self.driver_lost("the driver broke a ring");
         }

@@ -5,10 +5,10 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipc::Handle;
 use ipc::interface::network::{
-    Accepted, Addresses, Counters, Datagram, GRANT_CONNECT, GRANT_LISTEN, InterfaceInfo,
-    MAX_DATAGRAM_BYTES, MAX_HOST_BYTES, NetworkError, NetworkServer, Ping, PingReply, READY_ACCEPT,
-    READY_ERROR, READY_RECEIVE, READY_SEND, Resolve, Shutdown, Socket, SocketState, SocketStatus,
-    StreamGeometry,
+    Accepted, Addresses, Counters, Datagram, GRANT_CONNECT, GRANT_LISTEN, InterfaceInfo, KeepAlive,
+    MAX_ADDRESSES, MAX_DATAGRAM_BYTES, MAX_HOST_BYTES, NetworkError, NetworkServer, Ping,
+    PingReply, READY_ACCEPT, READY_ERROR, READY_RECEIVE, READY_SEND, Resolve, Shutdown, Socket,
+    SocketState, SocketStatus, StreamGeometry, StreamOption,
 };
 use ipc::ring::{StreamPair, packet_ring_bytes};
 use ipc::server::{Answer, Caller};
@@ -16,9 +16,9 @@ use ipc::server::{Answer, Caller};
 use super::session::{Endpoint, Events, Session};
 use super::stream::Stream;
 use super::{Driver, Server, System};
-use crate::names::NameError;
+use crate::names::{Asked, NameError};
 use crate::ping::{PingError, Pinged, Request};
-use crate::tcp::{ConnectError, ConnectionId, ListenError, Phase, Table};
+use crate::tcp::{Choice, ConnectError, ConnectionId, ListenError, Phase, Table};
 use crate::udp::UdpError;
 
 /// Entries of an event ring.
@@ -29,6 +29,12 @@ const RING_BYTES: core::ops::RangeInclusive<u32> = 4096..=1 << 20;
 const MAX_BACKLOG: u16 = 1024;
 /// Longest wait for an echo reply in milliseconds.
 const MAX_PING_MS: u32 = 60_000;
+/// Shortest and longest time that an option of a connection can say, in milliseconds.
+const SHORTEST_TIMEOUT_MS: u32 = 1_000;
+const LONGEST_TIMEOUT_MS: u32 = 86_400_000;
+/// Longest time for the handshake (RFC 9293, section 3.8.3 asks for three minutes at least where nothing
+/// is chosen).
+const LONGEST_CONNECT_TIMEOUT_MS: u32 = 180_000;
 /// Nanoseconds of a millisecond.
 const MILLISECOND: u64 = 1_000_000;
 
@@ -50,20 +56,22 @@ pub(super) fn ping_reply(pinged: &Pinged) -> Result<PingReply> {
 pub(super) fn resolve_reply(
     answer: core::result::Result<alloc::vec::Vec<IpAddr>, NameError>,
 ) -> Result<Addresses> {
-    let mut addresses = Addresses::new();
-    for address in answer.map_err(name_error)? {
-        // More than there is room for are left out.
-        let _ = addresses.push(address);
-    }
-    Ok(addresses)
+    answer.map(addresses).map_err(name_error)
+}
+
+fn addresses(list: alloc::vec::Vec<IpAddr>) -> Addresses {
+    // There are never more than there is room for.
+    list.into_iter().take(MAX_ADDRESSES).collect()
 }
 
 fn name_error(error: NameError) -> NetworkError {
     match error {
         NameError::Invalid => NetworkError::OutOfRange,
-        NameError::NoServer => NetworkError::Unreachable,
+        NameError::NoServer => NetworkError::NoNameServer,
         NameError::Busy => NetworkError::Exhausted,
         NameError::NoSuchHost => NetworkError::NoSuchHost,
+        NameError::NoAddress => NetworkError::NoAddress,
+        NameError::ServerFailed => NetworkError::NameServerFailed,
         NameError::TimedOut => NetworkError::TimedOut,
     }
 }
@@ -469,17 +477,72 @@ impl<S: System> NetworkServer for Server<S> {
         if host.len() > MAX_HOST_BYTES {
             return Err(NetworkError::OutOfRange);
         }
-        if let Ok(address) = host.parse::<IpAddr>() {
-            return Ok(Answer::Now(Addresses::from_iter([address])));
-        }
         let now = self.system.now();
-        let query = self.stack.resolve(now, badge, host).map_err(name_error)?;
+        let asked = self.stack.resolve(now, badge, host).map_err(name_error)?;
+        let query = match asked {
+            Asked::Known(list) => return Ok(Answer::Now(addresses(list))),
+            Asked::Later(query) => query,
+        };
         let (deferred, stashed) = caller
             .stash::<Resolve>()
             .map_err(|_| NetworkError::Exhausted)?;
         self.questions.insert(query, (badge, deferred));
         Ok(Answer::Later(stashed))
     }
+
+    fn set_option(
+        &mut self,
+        caller: &mut Caller<'_>,
+        socket: Socket,
+        option: StreamOption,
+    ) -> Result<()> {
+        let now = self.system.now();
+        let connection = self.connection(caller.badge(), socket)?;
+        let chosen = choice(option)?;
+        let chosen = self.stack.tcp().set_option(now, connection, chosen);
+        chosen.then_some(()).ok_or(NetworkError::WrongState)
+    }
+
+    fn reset(&mut self, caller: &mut Caller<'_>, socket: Socket) -> Result<()> {
+        let now = self.system.now();
+        let badge = caller.badge();
+        let connection = self.connection(badge, socket)?;
+        let session = self.session(badge)?;
+        session.sockets.remove(&socket);
+        if let Some(events) = &mut session.events {
+            events.forget(socket);
+        }
+        self.streams.remove(&connection);
+        self.stack.tcp().abort(now, connection);
+        Ok(())
+    }
+}
+
+/// What an option asks of a connection.
+fn choice(option: StreamOption) -> Result<Choice> {
+    let time = |milliseconds: u32, longest: u32| {
+        let in_range = (SHORTEST_TIMEOUT_MS..=longest).contains(&milliseconds);
+        let time = u64::from(milliseconds) * MILLISECOND;
+        in_range.then_some(time).ok_or(NetworkError::OutOfRange)
+    };
+    Ok(match option {
+        StreamOption::NoDelay(on) => Choice::NoDelay(on),
+        StreamOption::KeepAlive(None) => Choice::KeepAlive(None),
+        StreamOption::KeepAlive(Some(KeepAlive { probes: 0, .. })) => {
+            return Err(NetworkError::OutOfRange);
+        }
+        StreamOption::KeepAlive(Some(KeepAlive {
+            interval_ms,
+            probes,
+        })) => {
+            let interval = time(interval_ms, LONGEST_TIMEOUT_MS)?;
+            Choice::KeepAlive(Some((interval, probes)))
+        }
+        StreamOption::UserTimeout(limit) => Choice::UserTimeout(time(limit, LONGEST_TIMEOUT_MS)?),
+        StreamOption::ConnectTimeout(limit) => {
+            Choice::ConnectTimeout(time(limit, LONGEST_CONNECT_TIMEOUT_MS)?)
+        }
+    })
 }
 
 fn host_is_single(host: IpAddr) -> bool {
@@ -498,6 +561,15 @@ fn udp_error(error: UdpError) -> NetworkError {
 }
 
 impl<S: System> Server<S> {
+    /// The connection of a socket.
+    fn connection(&mut self, badge: u64, socket: Socket) -> Result<ConnectionId> {
+        match self.session(badge)?.sockets.get(&socket) {
+            Some(Endpoint::Stream(stream)) => Ok(stream.connection),
+            Some(_) => Err(NetworkError::WrongState),
+            None => Err(NetworkError::NoSuchSocket),
+        }
+    }
+
     fn datagram(&mut self, badge: u64, socket: Socket) -> Result<crate::udp::UdpId> {
         match self.session(badge)?.sockets.get(&socket) {
             Some(Endpoint::Datagram(id)) => Ok(*id),

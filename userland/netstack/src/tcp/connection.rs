@@ -19,8 +19,8 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long sent data or a FIN may stay unacknowledged without a word from the peer: at least 100
 /// seconds (RFC 1122, section 4.2.3.5, R2). A peer whose window is closed answers the probes, and may
 /// do so for ever (section 4.2.2.17); an idle connection waits for nothing, and lives as long as its
-/// ends do. (smoltcp's own timeout would end it.)
-pub(super) const DATA_TIMEOUT: Nanoseconds = 120 * SECOND;
+/// ends do, or until it answers no more probes. (smoltcp's own timeout would end it.)
+const DATA_TIMEOUT: Nanoseconds = 120 * SECOND;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,20 @@ pub enum End {
     TimedOut,
     /// This side reset it.
     Aborted,
+}
+
+/// A property of a connection that its application may choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// A short segment does not wait for the one before it to be acknowledged.
+    NoDelay(bool),
+    /// Probes an idle peer after each interval without a segment, and gives it up an interval after so many
+    /// were not answered.
+    KeepAlive(Option<(Nanoseconds, u8)>),
+    /// How long the peer may be silent while it owes an acknowledgement.
+    UserTimeout(Nanoseconds),
+    /// How long the handshake may take.
+    ConnectTimeout(Nanoseconds),
 }
 
 /// Where a connection stands, as its application sees it.
@@ -112,6 +126,12 @@ pub(super) struct Connection {
     pub(super) timed_out: bool,
     /// Since when something sent is unacknowledged and the peer silent.
     waiting_since: Option<Nanoseconds>,
+    /// How long that may be.
+    user_timeout: Nanoseconds,
+    /// When the peer was heard last, or probes of it began.
+    heard: Nanoseconds,
+    /// How long an idle peer that is probed may be silent.
+    idle_timeout: Option<Nanoseconds>,
     /// The last segment closed the socket and was a reset.
     pub(super) reset_by_peer: bool,
     /// Sequence number after the last FIN seen from the peer.
@@ -147,6 +167,9 @@ impl Connection {
             aborted: false,
             timed_out: false,
             waiting_since: None,
+            user_timeout: DATA_TIMEOUT,
+            heard: 0,
+            idle_timeout: None,
             reset_by_peer: false,
             peer_next: 0,
             last,
@@ -211,6 +234,9 @@ impl Connection {
 
     /// Takes note of whether the peer owes an acknowledgement; `heard` says that it just sent something.
     pub(super) fn note_silence(&mut self, now: Nanoseconds, heard: bool) {
+        if heard {
+            self.heard = now;
+        }
         let socket = self.slot.socket();
         let owed = socket.send_queue() > 0
             || matches!(
@@ -226,8 +252,38 @@ impl Connection {
 
     /// When the peer has been silent for too long.
     pub(super) fn silent_until(&self) -> Option<Nanoseconds> {
-        self.waiting_since
-            .map(|since| since.saturating_add(DATA_TIMEOUT))
+        match self.waiting_since {
+            Some(since) => Some(since.saturating_add(self.user_timeout)),
+            None if !self.established || self.is_over() => None,
+            None => self
+                .idle_timeout
+                .map(|timeout| self.heard.saturating_add(timeout)),
+        }
+    }
+
+    /// Chooses a property; false: not any more.
+    pub(super) fn set_option(&mut self, now: Nanoseconds, option: Choice) -> bool {
+        match option {
+            Choice::NoDelay(on) => self.joins_short = !on,
+            Choice::KeepAlive(None) => {
+                self.idle_timeout = None;
+                self.slot.socket_mut().set_keep_alive(None);
+            }
+            Choice::KeepAlive(Some((interval, probes))) => {
+                // What was said before the probes began is not held against the peer.
+                self.heard = now;
+                self.idle_timeout = Some(interval.saturating_mul(u64::from(probes) + 1));
+                let interval = Duration::from_micros(interval / 1_000);
+                self.slot.socket_mut().set_keep_alive(Some(interval));
+            }
+            Choice::UserTimeout(time) => self.user_timeout = time,
+            Choice::ConnectTimeout(_) if self.established => return false,
+            Choice::ConnectTimeout(time) => {
+                let time = Duration::from_micros(time / 1_000);
+                self.slot.socket_mut().set_timeout(Some(time));
+            }
+        }
+        true
     }
 
     /// Gives the socket what it has room for of the tail, and after it the end.
@@ -259,6 +315,12 @@ impl Connection {
     /// Segments went out.
     pub(super) fn has_sent(&mut self) {
         self.short_until = self.given;
+    }
+
+    /// Whether the peer has nothing to say any more.
+    fn is_over(&self) -> bool {
+        let state = self.slot.socket().state();
+        matches!(state, State::Closed | State::TimeWait)
     }
 
     /// Whether nothing is left to send, to wait for or to read: the socket can be used again.

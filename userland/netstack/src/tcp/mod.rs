@@ -9,7 +9,7 @@ mod time_wait;
 
 use slotmap::new_key_type;
 
-pub use connection::{End, Phase};
+pub use connection::{Choice, End, Phase};
 pub use table::{ConnectError, ListenError, Table};
 pub use time_wait::{TIME_WAIT, TIME_WAIT_RECORDS};
 

@@ -13,7 +13,7 @@ use smoltcp::iface::{Interface, PollResult};
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::IpListenEndpoint;
 
-use super::connection::{Connection, End, Phase, Slot};
+use super::connection::{Choice, Connection, End, Phase, Slot};
 use super::listener::Listener;
 use super::reply::acknowledge;
 use super::time_wait::{TimeWait, Verdict};
@@ -132,7 +132,10 @@ impl Table {
         address: IpAddr,
         remote: SocketAddr,
     ) -> Result<ConnectionId, ConnectError> {
-        if remote.port() == 0 || remote.ip().is_unspecified() || remote.ip().is_multicast() {
+        // What is for this host alone never goes out (RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3).
+        let host = remote.ip();
+        if remote.port() == 0 || host.is_unspecified() || host.is_multicast() || host.is_loopback()
+        {
             return Err(ConnectError::Unreachable);
         }
         let flow = self
@@ -245,12 +248,14 @@ impl Table {
         self.connections.get(id).map(Connection::phase)
     }
 
-    /// Sends at once what is there (RFC 1122, section 4.2.3.4: an application can turn Nagle's
-    /// algorithm off).
-    pub fn set_no_delay(&mut self, id: ConnectionId, on: bool) {
-        if let Some(connection) = self.connections.get_mut(id) {
-            connection.joins_short = !on;
-        }
+    /// Chooses a property of a connection; false: it has none such, or not any more.
+    #[must_use]
+    pub fn set_option(&mut self, now: Nanoseconds, id: ConnectionId, option: Choice) -> bool {
+        let connection = self.connections.get_mut(id);
+        let chosen = connection.is_some_and(|connection| connection.set_option(now, option));
+        // Its timer may be an earlier one now.
+        self.mark_dirty(id);
+        chosen
     }
 
     /// Offers `fill` the free part of the send buffer, piece by piece, until it writes nothing or the

@@ -56,7 +56,7 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    fn new(seed: u64) -> Rc<RefCell<Lane>> {
+    pub(crate) fn new(seed: u64) -> Rc<RefCell<Lane>> {
         Rc::new(RefCell::new(Lane {
             frames: VecDeque::new(),
             faults: Faults::default(),

@@ -1,9 +1,8 @@
-//! Ping, UDP and name questions between two stacks.
+//! Ping and UDP between two stacks.
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::common::{A, B, CLIENT, Pair, fixed};
-use netstack::names::NameError;
+use crate::common::{A, B, CLIENT, Pair};
 use netstack::ping::{PingError, Request};
 use netstack::time::SECOND;
 use netstack::udp::UdpError;
@@ -105,28 +104,4 @@ fn a_datagram_socket_says_what_it_cannot_do() {
         (pair.a.ledger().sockets(CLIENT), pair.a.ledger().bytes()),
         (0, 0)
     );
-}
-
-#[test]
-fn names_need_a_server_and_end_without_one_that_answers() {
-    let mut config = fixed(A, B);
-    let mut pair = Pair::with(config.clone(), fixed(B, A));
-    let now = pair.now;
-    assert_eq!(
-        pair.a.resolve(now, CLIENT, "example.org"),
-        Err(NameError::NoServer)
-    );
-    config.apply("dns=10.0.0.2").unwrap();
-    let mut pair = Pair::with(config, fixed(B, A));
-    assert_eq!(
-        pair.a.resolve(now, CLIENT, "two..dots"),
-        Err(NameError::Invalid)
-    );
-    pair.a.resolve(now, CLIENT, "example.org").unwrap();
-    let mut resolved = None;
-    pair.until("the end", 15 * SECOND, |pair| {
-        resolved = resolved.take().or_else(|| pair.a.next_resolved(pair.now));
-        resolved.is_some()
-    });
-    assert!(resolved.unwrap().answer.is_err());
 }

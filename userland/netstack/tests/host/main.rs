@@ -8,6 +8,7 @@ mod driver;
 mod hostile;
 mod link;
 mod memory;
+mod names;
 mod segment;
 mod server;
 mod tcp;

@@ -7,9 +7,9 @@ use std::rc::Rc;
 
 use ipc::badge::Client;
 use ipc::interface::network::{
-    Event, GRANT_CONNECT, GRANT_LISTEN, NetworkError, NetworkServer, PingReply, READY_ACCEPT,
-    READY_END, READY_ERROR, READY_RECEIVE, READY_SEND, Shutdown, Socket, SocketState,
-    StreamGeometry,
+    Event, GRANT_CONNECT, GRANT_LISTEN, KeepAlive, NetworkError, NetworkServer, PingReply,
+    READY_ACCEPT, READY_END, READY_ERROR, READY_RECEIVE, READY_SEND, Shutdown, Socket, SocketState,
+    StreamGeometry, StreamOption,
 };
 use ipc::ring::{PacketConsumer, StreamConsumer, StreamPair, StreamProducer, packet_ring_bytes};
 use ipc::server::{Answer, Caller, Outgoing, ReplySlot};
@@ -923,6 +923,101 @@ fn a_ping_is_answered_when_its_reply_comes() {
     let reply: Result<PingReply, NetworkError> = ipc::codec::decode(&replies[0].1).unwrap();
     let reply = reply.unwrap();
     assert_eq!((reply.from, reply.bytes), (IpAddr::from(B), 64));
+}
+
+#[test]
+fn a_name_is_resolved_and_an_address_is_its_own() {
+    let mut world = World::new();
+    let app = world.app(5, GRANT_CONNECT);
+    let ask = |world: &mut World, host: &str| {
+        world.call(app.badge, |server, caller| server.resolve(caller, host))
+    };
+    let Ok(Answer::Now(list)) = ask(&mut world, "192.0.2.9") else {
+        panic!("known");
+    };
+    assert_eq!(list[..], [IpAddr::from([192, 0, 2, 9])]);
+    assert_eq!(ask(&mut world, "a b").err(), Some(NetworkError::OutOfRange));
+    assert_eq!(
+        ask(&mut world, &"a.".repeat(127)).err(),
+        Some(NetworkError::OutOfRange)
+    );
+    assert_eq!(
+        ask(&mut world, "a.example").err(),
+        Some(NetworkError::NoNameServer)
+    );
+}
+
+#[test]
+fn a_reset_throws_away_what_was_not_sent_and_tells_the_peer() {
+    let mut world = World::new();
+    let mut app = world.app(5, GRANT_LISTEN);
+    let (socket, mut stream, there) = world.accepted(&mut app, 80);
+    let count = stream.to_stack.write(&[7; 10_000]).expect("whole");
+    assert_eq!(count, 10_000);
+    let reset =
+        |world: &mut World| world.call(app.badge, |server, caller| server.reset(caller, socket));
+    assert_eq!(reset(&mut world), Ok(()));
+    assert_eq!(reset(&mut world), Err(NetworkError::NoSuchSocket));
+    world.until("the reset", |world| {
+        world.peer.tcp().phase(there) == Some(Phase::Ended(End::Reset))
+    });
+    assert!(!world.peer.tcp().can_receive(there));
+    world.until("nothing is left", |world| {
+        let stack = world.server.stack();
+        stack.tcp().connections() == 0 && stack.ledger().bytes() == 0
+    });
+}
+
+#[test]
+fn options_are_checked_and_hold_from_then_on() {
+    let mut world = World::new();
+    let mut app = world.app(5, GRANT_LISTEN | GRANT_CONNECT);
+    let (socket, _stream, there) = world.accepted(&mut app, 80);
+    let set = |world: &mut World, socket: Socket, option: StreamOption| {
+        let badge = app.badge;
+        world.call(badge, |server, caller| {
+            server.set_option(caller, socket, option)
+        })
+    };
+    let keep_alive = |interval_ms, probes| {
+        StreamOption::KeepAlive(Some(KeepAlive {
+            interval_ms,
+            probes,
+        }))
+    };
+    for option in [
+        StreamOption::NoDelay(true),
+        StreamOption::KeepAlive(None),
+        StreamOption::UserTimeout(86_400_000),
+        keep_alive(1_000, 1),
+    ] {
+        assert_eq!(set(&mut world, socket, option), Ok(()), "{option:?}");
+    }
+    for option in [
+        StreamOption::UserTimeout(999),
+        StreamOption::UserTimeout(86_400_001),
+        StreamOption::ConnectTimeout(0),
+        StreamOption::ConnectTimeout(180_001),
+        keep_alive(999, 1),
+        keep_alive(1_000, 0),
+    ] {
+        let refused = Err(NetworkError::OutOfRange);
+        assert_eq!(set(&mut world, socket, option), refused, "{option:?}");
+    }
+    let late = StreamOption::ConnectTimeout(1_000);
+    assert_eq!(set(&mut world, socket, late), Err(NetworkError::WrongState));
+    let listener = world.call(app.badge, |server, caller| server.listen(caller, 81, 1));
+    let listener = listener.expect("listens");
+    let refused = set(&mut world, listener, StreamOption::NoDelay(true));
+    assert_eq!(refused, Err(NetworkError::WrongState));
+    let refused = set(&mut world, Socket(99), StreamOption::NoDelay(true));
+    assert_eq!(refused, Err(NetworkError::NoSuchSocket));
+    // The peer vanishes: two seconds later the probes have told.
+    world.peer.tcp().abort(SECOND, there);
+    world.peer = Stack::new(&fixed(A, B), card(2), SECOND, 4);
+    let start = world.record.now.get();
+    world.until("the end", |_| app.take(socket) & READY_ERROR != 0);
+    assert!(world.record.now.get() - start < 4 * SECOND);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::common::{B, CLIENT, Faults, Pair, Transfer};
-use netstack::tcp::{End, Phase};
+use netstack::tcp::{Choice, End, Phase};
 use netstack::time::SECOND;
 
 #[test]
@@ -75,7 +75,12 @@ fn the_short_end_of_a_long_piece_waits_for_nothing_and_short_pieces_are_joined()
     pair.pass(SECOND);
     let carried = |pair: &Pair| pair.end_a.outgoing.borrow().carried;
     for (no_delay, frames) in [(false, 1..=6), (true, 10..=10)] {
-        pair.a.tcp().set_no_delay(here, no_delay);
+        let now = pair.now;
+        assert!(
+            pair.a
+                .tcp()
+                .set_option(now, here, Choice::NoDelay(no_delay))
+        );
         let before = carried(&pair);
         for _ in 0..10 {
             let mut left = 1;
@@ -444,4 +449,97 @@ fn an_idle_connection_lives_and_one_whose_peer_is_silent_dies() {
     pair.until("the end of patience", 200 * SECOND, |pair| {
         pair.a.tcp().phase(here) == Some(Phase::Ended(End::TimedOut))
     });
+}
+
+#[test]
+fn a_peer_that_is_gone_is_found_out_by_probes_and_one_that_is_there_is_kept() {
+    let probes = Choice::KeepAlive(Some((10 * SECOND, 2)));
+    let mut pair = Pair::new();
+    let listener = pair.listen(80, 4);
+    let (here, there) = pair.connect(listener, 80);
+    let (idle, _) = pair.connect(listener, 80);
+    let now = pair.now;
+    assert!(pair.a.tcp().set_option(now, here, probes));
+    let carried = pair.end_b.outgoing.borrow().carried;
+    pair.pass(3_600 * SECOND);
+    let answers = pair.end_b.outgoing.borrow().carried - carried;
+    assert!(
+        (300..=700).contains(&answers),
+        "a probe every ten seconds, and what keeps the neighbours known: {answers}"
+    );
+    assert_eq!(pair.a.tcp().phase(here), Some(Phase::Open));
+    assert_eq!(pair.b.tcp().phase(there), Some(Phase::Open));
+    assert!(!pair.b.tcp().can_receive(there), "a probe carries nothing");
+
+    pair.end_b.plugged = false;
+    let start = pair.now;
+    pair.until("the peer is given up", 60 * SECOND, |pair| {
+        pair.a.tcp().phase(here) == Some(Phase::Ended(End::TimedOut))
+    });
+    let time = (pair.now - start) / SECOND;
+    assert!((20..=31).contains(&time), "{time} seconds");
+    // Without probes an idle connection is kept, and so is one whose probes were taken back.
+    pair.pass(600 * SECOND);
+    assert_eq!(pair.a.tcp().phase(idle), Some(Phase::Open));
+    let now = pair.now;
+    assert!(pair.a.tcp().set_option(now, idle, probes));
+    pair.pass(15 * SECOND);
+    let now = pair.now;
+    assert!(pair.a.tcp().set_option(now, idle, Choice::KeepAlive(None)));
+    pair.pass(600 * SECOND);
+    assert_eq!(pair.a.tcp().phase(idle), Some(Phase::Open));
+    assert!(!pair.a.tcp().set_option(now, Default::default(), probes));
+}
+
+#[test]
+fn silence_is_borne_as_long_as_was_chosen() {
+    for (choice, seconds) in [(None, 120), (Some(Choice::UserTimeout(5 * SECOND)), 5)] {
+        let mut pair = Pair::new();
+        let listener = pair.listen(80, 4);
+        let (here, _there) = pair.connect(listener, 80);
+        let now = pair.now;
+        if let Some(choice) = choice {
+            assert!(pair.a.tcp().set_option(now, here, choice));
+        }
+        pair.end_b.plugged = false;
+        Transfer::new(1_000).give(&mut pair.a, here);
+        let start = pair.now;
+        pair.until("the end", 200 * SECOND, |pair| {
+            pair.a.tcp().phase(here) == Some(Phase::Ended(End::TimedOut))
+        });
+        let time = (pair.now - start) / SECOND;
+        assert!((seconds..=seconds + 1).contains(&time), "{time} seconds");
+    }
+}
+
+#[test]
+fn a_handshake_takes_no_longer_than_was_chosen() {
+    for (choice, seconds) in [(None, 30), (Some(Choice::ConnectTimeout(3 * SECOND)), 3)] {
+        let mut pair = Pair::new();
+        let listener = pair.listen(80, 4);
+        pair.connect(listener, 80);
+        pair.end_b.plugged = false;
+        let here = pair
+            .a
+            .connect(CLIENT, SocketAddr::from((B, 80)))
+            .expect("begun");
+        let start = pair.now;
+        if let Some(choice) = choice {
+            assert!(pair.a.tcp().set_option(start, here, choice));
+        }
+        pair.until("the end", 100 * SECOND, |pair| {
+            pair.a.tcp().phase(here) == Some(Phase::Ended(End::TimedOut))
+        });
+        let time = (pair.now - start) / SECOND;
+        assert!((seconds..=seconds + 1).contains(&time), "{time} seconds");
+    }
+    let mut pair = Pair::new();
+    let listener = pair.listen(80, 4);
+    let (here, _) = pair.connect(listener, 80);
+    let late = Choice::ConnectTimeout(3 * SECOND);
+    let now = pair.now;
+    assert!(
+        !pair.a.tcp().set_option(now, here, late),
+        "it stands already"
+    );
 }

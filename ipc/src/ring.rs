@@ -1,5 +1,5 @@
 //! Single-producer single-consumer rings in memory that two tasks share: a ring of bytes
-//! ([`stream`]) and a ring of packet descriptors ([`packet`]).
+//! ([`stream`]), a ring of datagrams ([`datagram`]) and a ring of packet descriptors ([`packet`]).
 //!
 //! The memory is hostile: the peer may write anything anywhere in it at any time. So each side
 //! trusts only its private copies: it never reads back what it wrote itself, takes each of the
@@ -33,6 +33,7 @@
 
 use core::sync::atomic::AtomicU32;
 
+pub mod datagram;
 mod half;
 pub mod packet;
 pub mod stream;
@@ -40,6 +41,7 @@ pub mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use datagram::{DatagramConsumer, DatagramPair, DatagramProducer};
 pub use packet::{Descriptor, PacketConsumer, PacketProducer, Pool, packet_ring_bytes};
 pub use stream::{StreamConsumer, StreamPair, StreamProducer, stream_ring_bytes};
 

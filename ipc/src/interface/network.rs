@@ -22,7 +22,7 @@ pub const READY_END: u32 = 1 << 3;
 /// Ready: the connection failed; `status` tells why.
 pub const READY_ERROR: u32 = 1 << 4;
 
-/// Largest datagram in bytes.
+/// Largest datagram in bytes that is sent: IPv4 packets are not cut into fragments.
 pub const MAX_DATAGRAM_BYTES: usize = 1472;
 /// Most name servers told and addresses resolved.
 pub const MAX_ADDRESSES: usize = 4;
@@ -80,8 +80,8 @@ pub struct Counters {
     pub attachments: u32,
 }
 
-/// How a TCP socket shares its bytes: one memory object with a pair of stream rings, the one to
-/// send first, both empty.
+/// How a socket shares its bytes: one memory object with a pair of rings, of bytes for TCP and of
+/// datagrams for UDP, the one to send first, both empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamGeometry {
     /// Capacity of each ring in bytes, a power of two from 4,096 to 1,048,576. The memory has
@@ -168,15 +168,6 @@ pub struct SocketStatus {
     pub peer: Option<SocketAddr>,
     /// Why it ended, if it did.
     pub error: Option<NetworkError>,
-}
-
-/// A datagram received.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Datagram {
-    /// Who sent it.
-    pub peer: SocketAddr,
-    /// What it carries.
-    pub bytes: heapless::Vec<u8, MAX_DATAGRAM_BYTES>,
 }
 
 /// The answer to a ping.
@@ -276,30 +267,19 @@ interface! {
     /// Example: `let error = network.status(deadline, socket)?.error;`
     8 fn status(socket: Socket) -> SocketStatus;
 
-    /// Makes a UDP socket.
+    /// Makes a UDP socket. Datagrams go through its rings: what is put into the first is sent, what
+    /// arrives comes out of the second. READY_SEND and READY_RECEIVE come as for a stream. A datagram
+    /// that cannot be sent - to no host, to where no route leads, too long - is dropped and counted.
     ///
-    /// Arguments: `port` 1 to 65,535, or 0 for any. Result: the socket; `status` tells the port.
-    /// Errors: NotPermitted, NotAttached, AddressInUse, Exhausted. Cost: one call.
+    /// Arguments: `port` 1 to 65,535, or 0 for any; `geometry`. Handles: `rings`, memory with a pair of
+    /// datagram rings of this capacity, the one to send first, both empty
+    /// (`ring::DatagramPair::bytes_needed`). Result: the socket; `status` tells the port. Errors:
+    /// NotPermitted, NotAttached, OutOfRange, AddressInUse, Exhausted, Kernel. Cost: one call and one
+    /// mapping.
     ///
-    /// Example: `let socket = network.bind(deadline, 0)?;`
-    9 fn bind(port: u16) -> Socket;
-
-    /// Sends a datagram.
-    ///
-    /// Arguments: `socket`; `peer`; `bytes` at most 1,472. Result: none; it is queued. Errors:
-    /// NotPermitted, NoSuchSocket, WrongState, OutOfRange, WouldBlock (the queue is full; READY_SEND
-    /// will come), Unreachable. Cost: one call and a copy.
-    ///
-    /// Example: `network.send_to(deadline, socket, peer, b"hello")?;`
-    10 fn send_to(socket: Socket, peer: SocketAddr, bytes: &[u8]) -> ();
-
-    /// Takes a datagram.
-    ///
-    /// Arguments: `socket`. Result: the datagram. Errors: NoSuchSocket, WrongState, WouldBlock (none
-    /// is there; READY_RECEIVE will come). Cost: one call and a copy.
-    ///
-    /// Example: `let datagram = network.receive_from(deadline, socket)?;`
-    11 fn receive_from(socket: Socket) -> Datagram;
+    /// Example: `let socket = network.bind(deadline, 0, geometry, rings)?;`
+    9 fn bind(port: u16, geometry: StreamGeometry)
+        [rings: copied(Rights::READ | Rights::WRITE)] -> Socket;
 
     /// Sends an ICMP echo request and answers when its reply has come.
     ///
@@ -308,7 +288,7 @@ interface! {
     /// trip in the network.
     ///
     /// Example: `let time = network.ping(deadline, host, 56, 1_000)?.time_ns;`
-    12 later Ping fn ping(host: IpAddr, bytes: u16, timeout_ms: u32) -> PingReply;
+    10 later Ping fn ping(host: IpAddr, bytes: u16, timeout_ms: u32) -> PingReply;
 
     /// Finds the addresses of a host name; an address in text form is its own. Names that were asked for
     /// before are answered from a cache, as long as the name servers say that the answer holds.
@@ -322,7 +302,7 @@ interface! {
     /// trip to a name server for each alias.
     ///
     /// Example: `let addresses = network.resolve(deadline, "example.org")?;`
-    13 later Resolve fn resolve(host: &str) -> Addresses;
+    11 later Resolve fn resolve(host: &str) -> Addresses;
 
     /// Chooses a property of a connection.
     ///
@@ -330,7 +310,7 @@ interface! {
     /// (it is no connection, or for ConnectTimeout it stands already), OutOfRange. Cost: one call.
     ///
     /// Example: `network.set_option(deadline, socket, StreamOption::NoDelay(true))?;`
-    14 fn set_option(socket: Socket, option: StreamOption) -> ();
+    12 fn set_option(socket: Socket, option: StreamOption) -> ();
 
     /// Ends a connection at once and forgets its socket: what was not sent is thrown away, and the peer
     /// is told by a reset (RFC 9293, section 3.10.5).
@@ -339,7 +319,7 @@ interface! {
     /// WrongState (it is no connection). Cost: one call and one unmapping.
     ///
     /// Example: `network.reset(deadline, socket)?;`
-    15 fn reset(socket: Socket) -> ();
+    13 fn reset(socket: Socket) -> ();
 }
 
 /// One entry of the event ring: the socket is the descriptor's offset, the bits its length.

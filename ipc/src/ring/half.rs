@@ -73,6 +73,30 @@ impl<M: SharedMemory> Half<M> {
         (self.count.wrapping_add(ahead) & (self.capacity - 1)) as usize
     }
 
+    /// Copies bytes of a ring of bytes out, from `ahead` of the own position on, round its end.
+    pub(super) fn read_bytes(&self, ahead: u32, into: &mut [u8]) -> Result<(), RingError> {
+        let (slot, body) = (self.slot(ahead), self.body());
+        let until_end = self.capacity as usize - slot;
+        let (first, second) = into.split_at_mut(until_end.min(into.len()));
+        let (first, second) = (
+            self.memory.read(body + slot, first),
+            self.memory.read(body, second),
+        );
+        first.and(second).ok_or(RingError::Geometry)
+    }
+
+    /// Copies bytes into a ring of bytes, from `ahead` of the own position on, round its end.
+    pub(super) fn write_bytes(&self, ahead: u32, from: &[u8]) -> Result<(), RingError> {
+        let (slot, body) = (self.slot(ahead), self.body());
+        let until_end = self.capacity as usize - slot;
+        let (first, second) = from.split_at(until_end.min(from.len()));
+        let (first, second) = (
+            self.memory.write(body + slot, first),
+            self.memory.write(body, second),
+        );
+        first.and(second).ok_or(RingError::Geometry)
+    }
+
     /// Offset of the first byte after the header.
     pub(super) const fn body(&self) -> usize {
         self.base * 4 + HEADER_BYTES

@@ -56,9 +56,9 @@ impl Pool {
     }
 }
 
-/// Announces a wait. Packet rings are not closed, they end with the session that they belong to; a peer
-/// that says otherwise would keep this side from ever sleeping.
-fn sleep<M: SharedMemory>(half: &mut Half<M>, wanted: u32) -> Result<bool, RingError> {
+/// Announces a wait. Rings of packets and of datagrams are not closed, they end with the session or the
+/// socket that they belong to; a peer that says otherwise would keep this side from ever sleeping.
+pub(super) fn sleep<M: SharedMemory>(half: &mut Half<M>, wanted: u32) -> Result<bool, RingError> {
     if half.is_peer_closed()? {
         return Err(RingError::Corrupted);
     }

@@ -36,14 +36,7 @@ impl<M: SharedMemory> StreamProducer<M> {
         let enough = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let count = self.half.ready(enough)?.min(enough);
         let bytes = bytes.get(..count as usize).unwrap_or(bytes);
-        let (slot, body) = (self.half.slot(0), self.half.body());
-        let until_end = self.half.capacity() as usize - slot;
-        let (first, second) = bytes.split_at(until_end.min(bytes.len()));
-        let memory = self.half.memory();
-        memory
-            .write(body + slot, first)
-            .ok_or(RingError::Geometry)?;
-        memory.write(body, second).ok_or(RingError::Geometry)?;
+        self.half.write_bytes(0, bytes)?;
         self.half.advance(count)?;
         Ok(count as usize)
     }
@@ -110,13 +103,8 @@ impl<M: SharedMemory> StreamConsumer<M> {
     pub fn peek(&mut self, into: &mut [u8]) -> Result<usize, RingError> {
         let enough = u32::try_from(into.len()).unwrap_or(u32::MAX);
         let count = self.half.ready(enough)?.min(enough) as usize;
-        let into = into.get_mut(..count).unwrap_or(&mut []);
-        let (slot, body) = (self.half.slot(0), self.half.body());
-        let until_end = self.half.capacity() as usize - slot;
-        let (first, second) = into.split_at_mut(until_end.min(count));
-        let memory = self.half.memory();
-        memory.read(body + slot, first).ok_or(RingError::Geometry)?;
-        memory.read(body, second).ok_or(RingError::Geometry)?;
+        self.half
+            .read_bytes(0, into.get_mut(..count).unwrap_or(&mut []))?;
         Ok(count)
     }
 

@@ -2,10 +2,11 @@
 //! a peer that writes what it likes into every field.
 
 use super::{
-    Descriptor, FIELDS, Field, HEADER_BYTES, PacketConsumer, PacketProducer, Pool, RingError,
-    SharedMemory, StreamConsumer, StreamPair, StreamProducer, Writer, packet_ring_bytes, reset,
-    stream_ring_bytes,
+    DatagramConsumer, DatagramProducer, Descriptor, FIELDS, Field, HEADER_BYTES, PacketConsumer,
+    PacketProducer, Pool, RingError, SharedMemory, StreamConsumer, StreamPair, StreamProducer,
+    Writer, packet_ring_bytes, reset, stream_ring_bytes,
 };
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -450,6 +451,107 @@ fn a_packet_rings_corrupted_fields_are_told_as_well() {
                 "a packet ring is never closed: {} = {value}",
                 field.name
             );
+        }
+    }
+}
+
+fn datagrams(capacity: u32) -> (Array, DatagramProducer<Array>, DatagramConsumer<Array>) {
+    let memory = Array::new(stream_ring_bytes(capacity));
+    let producer = DatagramProducer::new(memory.clone(), 0, capacity).unwrap();
+    let consumer = DatagramConsumer::new(memory.clone(), 0, capacity).unwrap();
+    (memory, producer, consumer)
+}
+
+/// A peer's address for each number, of both kinds.
+fn address(number: u16) -> SocketAddr {
+    match number.is_multiple_of(2) {
+        true => SocketAddr::from(([10, 0, 0, number as u8], number)),
+        false => SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, number], number)),
+    }
+}
+
+#[test]
+fn datagrams_come_out_whole_in_order_and_with_their_addresses_across_the_wrap() {
+    let (_, mut producer, mut consumer) = datagrams(256);
+    let (mut sent, mut got) = (0u16, 0u16);
+    let bytes = |number: u16| vec![number as u8; usize::from(number) % 90];
+    for step in 0..2_000u32 {
+        if step % 5 < 3 && producer.push(address(sent), &bytes(sent)).unwrap() {
+            sent += 1;
+        }
+        if step.is_multiple_of(3)
+            && let Some((peer, length)) = consumer.peek().unwrap()
+        {
+            assert_eq!((peer, length), (address(got), bytes(got).len()));
+            let mut into = [0xff; 64];
+            let count = consumer.take(length, &mut into).unwrap();
+            assert_eq!(count, length.min(64), "what does not fit is cut off");
+            assert_eq!(into[..count], bytes(got)[..count]);
+            got += 1;
+        }
+    }
+    assert!(got > 300 && sent - got < 12, "{sent} {got}");
+}
+
+#[test]
+fn a_datagram_that_has_no_room_is_not_there_in_part() {
+    let (_, mut producer, mut consumer) = datagrams(256);
+    assert!(producer.fits(232) && !producer.fits(233) && !producer.fits(70_000));
+    assert_eq!(producer.push(address(1), &[1; 233]), Ok(false));
+    assert_eq!(producer.push(address(1), &[1; 100]), Ok(true));
+    assert_eq!(producer.push(address(2), &[2; 121]), Ok(false));
+    assert_eq!(producer.sleep(121), Ok(true));
+    assert_eq!(consumer.take(100, &mut []), Ok(0));
+    assert_eq!(consumer.must_wake(), Ok(true), "now it has room");
+    assert_eq!(consumer.peek(), Ok(None));
+    assert_eq!(consumer.sleep(), Ok(true));
+    assert_eq!(producer.push(address(2), &[2; 121]), Ok(true));
+    assert_eq!(producer.must_wake(), Ok(true));
+    assert_eq!(consumer.peek(), Ok(Some((address(2), 121))));
+}
+
+#[test]
+fn records_that_are_none_are_told_and_no_byte_beyond_the_ring_is_touched() {
+    for word in 0..6 {
+        for value in HOSTILE {
+            let (memory, mut producer, mut consumer) = datagrams(64);
+            producer.push(address(2), &[7; 30]).unwrap();
+            memory.0[HEADER_BYTES / 4 + word].store(value, Ordering::Relaxed);
+            let seen = consumer.peek();
+            let told = seen == Err(RingError::Corrupted);
+            // The record has 56 bytes; shorter ones are believed.
+            let must_be_told = match word {
+                0 => value > 32,
+                1 => !matches!(value >> 16 & 0xff, 4 | 6),
+                _ => false,
+            };
+            assert_eq!(told, must_be_told, "word {word} = {value}: {seen:?}");
+            if let Ok(Some((_, length))) = seen {
+                let _ = consumer.take(length, &mut [0; 64]);
+            }
+            let _ = consumer.take(usize::MAX, &mut [0; 64]);
+        }
+    }
+    for field in FIELDS {
+        for value in HOSTILE {
+            let (memory, mut producer, mut consumer) = datagrams(64);
+            producer.push(address(2), &[7; 9]).unwrap();
+            memory.0[field.word].store(value, Ordering::Relaxed);
+            for _ in 0..4 {
+                let _ = producer.push(address(1), &[1; 17]);
+                let _ = (producer.must_wake(), producer.sleep(17), producer.free());
+                if let Ok(Some((_, length))) = consumer.peek() {
+                    let _ = consumer.take(length, &mut [0; 9]);
+                }
+                let _ = (consumer.must_wake(), consumer.sleep(), consumer.available());
+            }
+            if field.name.ends_with("closed") && value != 0 {
+                let slept = match field.writer {
+                    Writer::Producer => consumer.sleep(),
+                    Writer::Consumer => producer.sleep(1),
+                };
+                assert_eq!(slept, Err(RingError::Corrupted), "{}", field.name);
+            }
         }
     }
 }

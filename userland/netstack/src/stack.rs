@@ -10,7 +10,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use ipc::interface::net_device::MAX_PACKET_BYTES;
 use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketSet};
-use smoltcp::wire::{HardwareAddress, IpCidr};
+use smoltcp::wire::{HardwareAddress, IpCidr, UDP_HEADER_LEN};
 
 use crate::address::Addresses;
 use crate::checksum;
@@ -46,6 +46,8 @@ pub struct Counters {
     pub received_packets: u64,
     /// Bytes received, Ethernet headers included.
     pub received_bytes: u64,
+    /// Datagrams dropped that could not be sent, or did not fit their receiver's ring.
+    pub dropped_datagrams: u64,
     /// Frames dropped because their TCP or UDP checksum is wrong.
     pub wrong_checksums: u64,
 }
@@ -313,6 +315,40 @@ impl Stack {
         self.udp.send(&mut self.datagrams, id, remote, payload)
     }
 
+    /// Queues a datagram of `length` bytes, which `fill` writes.
+    pub fn send_with(
+        &mut self,
+        id: UdpId,
+        remote: SocketAddr,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), UdpError> {
+        let network_bytes = if remote.is_ipv4() { 20 } else { 40 };
+        if network_bytes + UDP_HEADER_LEN + length > self.mtu {
+            return Err(UdpError::TooLong);
+        }
+        self.source_address(remote.ip())
+            .ok_or(UdpError::Unreachable)?;
+        self.datagrams_pending = true;
+        self.udp
+            .send_with(&mut self.datagrams, id, remote, length, fill)
+    }
+
+    /// A datagram of a client was dropped.
+    pub fn count_dropped_datagram(&mut self) {
+        self.counters.dropped_datagrams += 1;
+    }
+
+    /// Offers a received datagram to `take`, which says whether it took it. False: there is none, or it
+    /// was not taken.
+    pub fn receive_with(
+        &mut self,
+        id: UdpId,
+        take: impl FnOnce(SocketAddr, &[u8]) -> bool,
+    ) -> bool {
+        self.udp.receive_with(&mut self.datagrams, id, take)
+    }
+
     /// Takes a datagram.
     pub fn receive_from(&mut self, id: UdpId, buffer: &mut [u8]) -> Option<(usize, SocketAddr)> {
         self.udp.receive(&mut self.datagrams, id, buffer)
@@ -328,9 +364,8 @@ impl Stack {
         self.udp.can_send(&self.datagrams, id)
     }
 
-    /// UDP sockets whose clients are to be told: that there is something to receive, and that there is
-    /// room to send.
-    pub fn changed_udp(&mut self) -> Vec<(UdpId, bool, bool)> {
+    /// Clients' UDP sockets with something to receive, or room to send, since that was asked for in vain.
+    pub fn changed_udp(&mut self) -> Vec<UdpId> {
         self.udp.take_changed(&self.datagrams)
     }
 

@@ -154,19 +154,54 @@ impl UdpSockets {
         remote: SocketAddr,
         payload: &[u8],
     ) -> Result<(), UdpError> {
+        self.send_with(set, id, remote, payload.len(), |space| {
+            space.copy_from_slice(payload);
+        })
+    }
+
+    /// Queues a datagram of `length` bytes, which `fill` writes.
+    pub(crate) fn send_with(
+        &mut self,
+        set: &mut SocketSet<'static>,
+        id: UdpId,
+        remote: SocketAddr,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), UdpError> {
         let bound = self.sockets.get_mut(id).ok_or(UdpError::NoSocket)?;
         let socket = set.get_mut::<udp::Socket<'static>>(bound.handle);
-        if payload.len() > socket.payload_send_capacity() {
+        if length > socket.payload_send_capacity() {
             return Err(UdpError::TooLong);
         }
-        let sent = socket.send_slice(payload, IpEndpoint::from(remote));
-        sent.map_err(|error| match error {
+        let place = socket.send(length, IpEndpoint::from(remote));
+        place.map(fill).map_err(|error| match error {
             udp::SendError::Unaddressable => UdpError::Unreachable,
             udp::SendError::BufferFull => {
                 bound.awaits_room = true;
                 UdpError::Full
             }
         })
+    }
+
+    /// Offers the next received datagram to `take`, which says whether it took it. False: there is none, or
+    /// it was not taken.
+    pub(crate) fn receive_with(
+        &mut self,
+        set: &mut SocketSet<'static>,
+        id: UdpId,
+        take: impl FnOnce(SocketAddr, &[u8]) -> bool,
+    ) -> bool {
+        let Some(bound) = self.sockets.get_mut(id) else {
+            return false;
+        };
+        let socket = set.get_mut::<udp::Socket<'static>>(bound.handle);
+        let Ok((payload, from)) = socket.peek() else {
+            bound.awaits_data = true;
+            return false;
+        };
+        let sender = SocketAddr::new(from.endpoint.addr.into(), from.endpoint.port);
+        // There is one, as was seen.
+        take(sender, payload) && socket.recv().is_ok()
     }
 
     /// Copies the next received datagram into `buffer`, cut off at its end, and tells how many bytes
@@ -203,9 +238,9 @@ impl UdpSockets {
             .is_some_and(|bound| socket(set, bound).can_send())
     }
 
-    /// Sockets of which their clients are to be told: whether there is something to receive, and
-    /// whether there is room to send. Each is told once, until it asked in vain again.
-    pub(crate) fn take_changed(&mut self, set: &SocketSet<'static>) -> Vec<(UdpId, bool, bool)> {
+    /// Clients' sockets with something to receive, or room to send, since that was asked for in vain. Each is
+    /// told once, until it asked in vain again.
+    pub(crate) fn take_changed(&mut self, set: &SocketSet<'static>) -> Vec<UdpId> {
         let mut changed = Vec::new();
         let clients = |bound: &&mut Bound| bound.owner != STACK;
         for (id, bound) in self.sockets.iter_mut().filter(|(_, bound)| clients(bound)) {
@@ -214,7 +249,7 @@ impl UdpSockets {
             bound.awaits_data &= !readable;
             bound.awaits_room &= !writable;
             if readable || writable {
-                changed.push((id, readable, writable));
+                changed.push(id);
             }
         }
         changed

@@ -5,6 +5,7 @@
 //! one signal for all, by which the stack runs next. Who works for long without waiting asks for it
 //! before ([`Network::flush`]).
 
+mod datagram;
 mod stream;
 
 use crate::endpoint::{self, Endpoint};
@@ -24,6 +25,7 @@ use ipc::interface::service::ConnectError;
 use ipc::message::MAX_BYTES;
 use ipc::ring::{PacketConsumer, RingError, StreamPair, packet_ring_bytes};
 
+pub use datagram::DatagramSocket;
 pub use stream::{Doorbell, Stream};
 
 /// Entries of the event ring.
@@ -249,7 +251,24 @@ impl Network {
         )?)
     }
 
-    /// The memory of a stream. Its handle is closed when the network stack has its own.
+    /// Makes a UDP socket on a port, 0 for any. `ring_bytes` is the capacity of each of its two rings, a
+    /// power of two from 4,096.
+    pub fn bind(
+        &self,
+        deadline: Deadline,
+        port: u16,
+        ring_bytes: u32,
+    ) -> Result<DatagramSocket<SharedMapping>, NetError> {
+        let (memory, mapping) = Self::rings(ring_bytes)?;
+        let geometry = StreamGeometry { ring_bytes };
+        let socket = self
+            .stub()
+            .bind(deadline, port, geometry, memory.handle())?;
+        let doorbell = Rc::clone(&self.knock);
+        Ok(DatagramSocket::new(socket, mapping, ring_bytes, doorbell)?)
+    }
+
+    /// The memory of a socket's rings. Its handle is closed when the network stack has its own.
     fn rings(ring_bytes: u32) -> Result<(Memory, SharedMapping), NetError> {
         let memory = Memory::create(StreamPair::bytes_needed(ring_bytes) as u64)?;
         let mapping = Mapping::shared(&memory)?;

@@ -6,6 +6,7 @@
 //! waits: an eighth of a second at most for one that does not answer, and for one that starts its card as
 //! long as that takes, two seconds at most.
 
+mod datagrams;
 mod drivers;
 mod operations;
 mod session;
@@ -17,9 +18,7 @@ use alloc::vec::Vec;
 
 use ipc::Handle;
 use ipc::badge::Client;
-use ipc::interface::network::{
-    Ping, READY_ACCEPT, READY_ERROR, READY_RECEIVE, READY_SEND, Resolve, Socket,
-};
+use ipc::interface::network::{Ping, READY_ACCEPT, READY_ERROR, Resolve, Socket};
 use ipc::server::{Deferred, LaterOperation, Outgoing};
 
 use self::drivers::{Driver, Unused};
@@ -67,6 +66,8 @@ pub struct Server<S: System> {
     streams: BTreeMap<ConnectionId, Place>,
     listeners: BTreeMap<ListenerId, Place>,
     datagrams: BTreeMap<UdpId, Place>,
+    /// Datagram sockets with more to move than had their turn.
+    again: Vec<UdpId>,
     pings: BTreeMap<u16, (u64, Deferred<Ping>)>,
     questions: BTreeMap<QueryId, (u64, Deferred<Resolve>)>,
     dynamic: bool,
@@ -98,6 +99,7 @@ impl<S: System> Server<S> {
             streams: BTreeMap::new(),
             listeners: BTreeMap::new(),
             datagrams: BTreeMap::new(),
+            again: Vec::new(),
             pings: BTreeMap::new(),
             questions: BTreeMap::new(),
             dynamic: config.is_dynamic(),
@@ -261,7 +263,7 @@ impl<S: System> Server<S> {
         let Some(session) = self.sessions.get(&badge) else {
             return;
         };
-        for socket in session.streams() {
+        for socket in session.pumped() {
             self.pump(badge, socket);
         }
     }
@@ -271,17 +273,26 @@ impl<S: System> Server<S> {
         let Some(session) = self.sessions.get_mut(&badge) else {
             return;
         };
-        let Some(Endpoint::Stream(stream)) = session.sockets.get_mut(&socket) else {
-            return;
-        };
-        let connection = stream.connection;
-        match stream.pump(self.stack.tcp()) {
-            Ok(pumped) => {
-                session.post(socket, pumped.ready);
-                if pumped.more {
+        let pumped = match session.sockets.get_mut(&socket) {
+            Some(Endpoint::Stream(stream)) => {
+                let connection = stream.connection;
+                let pumped = stream.pump(self.stack.tcp());
+                if pumped.is_ok_and(|pumped| pumped.more) {
                     self.stack.tcp().touch(connection);
                 }
+                pumped
             }
+            Some(Endpoint::Datagram(datagrams)) => {
+                let pumped = datagrams.pump(&mut self.stack);
+                if pumped.is_ok_and(|pumped| pumped.more) {
+                    self.again.push(datagrams.id);
+                }
+                pumped
+            }
+            Some(Endpoint::Listener { .. }) | None => return,
+        };
+        match pumped {
+            Ok(pumped) => session.post(socket, pumped.ready),
             Err(_) => self.corrupted(badge, socket),
         }
     }
@@ -291,14 +302,24 @@ impl<S: System> Server<S> {
         let Some(session) = self.sessions.get_mut(&badge) else {
             return;
         };
-        let Some(Endpoint::Stream(stream)) = session.sockets.get_mut(&socket) else {
-            return;
-        };
-        let connection = stream.connection;
-        if stream.note_corrupted() {
-            session.post(socket, READY_ERROR);
-            self.streams.remove(&connection);
-            self.stack.tcp().abort(self.system.now(), connection);
+        match session.sockets.get_mut(&socket) {
+            Some(Endpoint::Stream(stream)) => {
+                let connection = stream.connection;
+                if stream.note_corrupted() {
+                    session.post(socket, READY_ERROR);
+                    self.streams.remove(&connection);
+                    self.stack.tcp().abort(self.system.now(), connection);
+                }
+            }
+            // Its number stays, and it is closed at last by its client.
+            Some(Endpoint::Datagram(datagrams)) => {
+                let id = datagrams.id;
+                if self.datagrams.remove(&id).is_some() {
+                    session.post(socket, READY_ERROR);
+                    self.stack.close_udp(id);
+                }
+            }
+            Some(Endpoint::Listener { .. }) | None => {}
         }
     }
 
@@ -321,13 +342,11 @@ impl<S: System> Server<S> {
     }
 
     fn serve_datagrams(&mut self) {
-        for (id, readable, writable) in self.stack.changed_udp() {
-            let Some((badge, socket)) = self.datagrams.get(&id).copied() else {
-                continue;
-            };
-            if let Some(session) = self.sessions.get_mut(&badge) {
-                session.post(socket, if readable { READY_RECEIVE } else { 0 });
-                session.post(socket, if writable { READY_SEND } else { 0 });
+        let again = core::mem::take(&mut self.again);
+        let changed = self.stack.changed_udp();
+        for id in changed.into_iter().chain(again) {
+            if let Some((badge, socket)) = self.datagrams.get(&id).copied() {
+                self.pump(badge, socket);
             }
         }
     }

@@ -5,14 +5,15 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipc::Handle;
 use ipc::interface::network::{
-    Accepted, Addresses, Counters, Datagram, GRANT_CONNECT, GRANT_LISTEN, InterfaceInfo, KeepAlive,
+    Accepted, Addresses, Counters, GRANT_CONNECT, GRANT_LISTEN, InterfaceInfo, KeepAlive,
     MAX_ADDRESSES, MAX_DATAGRAM_BYTES, MAX_HOST_BYTES, NetworkError, NetworkServer, Ping,
-    PingReply, READY_ACCEPT, READY_ERROR, READY_RECEIVE, READY_SEND, Resolve, Shutdown, Socket,
-    SocketState, SocketStatus, StreamGeometry, StreamOption,
+    PingReply, READY_ACCEPT, READY_ERROR, Resolve, Shutdown, Socket, SocketState, SocketStatus,
+    StreamGeometry, StreamOption,
 };
 use ipc::ring::{StreamPair, packet_ring_bytes};
 use ipc::server::{Answer, Caller};
 
+use super::datagrams::Datagrams;
 use super::session::{Endpoint, Events, Session};
 use super::stream::Stream;
 use super::{Driver, Server, System};
@@ -99,8 +100,8 @@ impl<S: System> Server<S> {
             .ok_or(NetworkError::Exhausted)
     }
 
-    /// Maps a stream's rings, checks included; the handle is used up whatever comes.
-    fn map_stream(&self, geometry: StreamGeometry, rings: Handle) -> Result<(S::Memory, u32)> {
+    /// Maps a socket's rings, checks included; the handle is used up whatever comes.
+    fn map_rings(&self, geometry: StreamGeometry, rings: Handle) -> Result<(S::Memory, u32)> {
         let capacity = geometry.ring_bytes;
         if !RING_BYTES.contains(&capacity) || !capacity.is_power_of_two() {
             self.system.close(rings);
@@ -164,6 +165,35 @@ impl<S: System> Server<S> {
             local: flow.map(|flow| flow.local),
             peer: flow.map(|flow| flow.remote),
             error: stream.error,
+        })
+    }
+}
+
+impl<S: System> Server<S> {
+    fn datagram_status(&mut self, badge: u64, socket: Socket) -> Result<SocketStatus> {
+        let session = self.sessions.get_mut(&badge);
+        let session = session.ok_or(NetworkError::NotAttached)?;
+        let Some(Endpoint::Datagram(datagrams)) = session.sockets.get_mut(&socket) else {
+            return Err(NetworkError::NoSuchSocket);
+        };
+        let ready = datagrams.ready();
+        let port = self.stack.udp().port(datagrams.id);
+        let (Ok(ready), Some(port)) = (ready, port) else {
+            self.corrupted(badge, socket);
+            return Ok(SocketStatus {
+                state: SocketState::Closed,
+                ready: READY_ERROR,
+                local: None,
+                peer: None,
+                error: Some(NetworkError::RingCorrupted),
+            });
+        };
+        Ok(SocketStatus {
+            state: SocketState::Datagram,
+            ready,
+            local: Some(any_address(port)),
+            peer: None,
+            error: None,
         })
     }
 }
@@ -254,7 +284,7 @@ impl<S: System> NetworkServer for Server<S> {
         rings: Handle,
     ) -> Result<Accepted> {
         let badge = caller.badge();
-        let mapped = self.map_stream(geometry, rings)?;
+        let mapped = self.map_rings(geometry, rings)?;
         let id = match self.session(badge)?.sockets.get(&listener) {
             Some(Endpoint::Listener { id, .. }) => *id,
             Some(_) => return Err(NetworkError::WrongState),
@@ -286,7 +316,7 @@ impl<S: System> NetworkServer for Server<S> {
         rings: Handle,
     ) -> Result<Socket> {
         let badge = caller.badge();
-        let mapped = self.map_stream(geometry, rings)?;
+        let mapped = self.map_rings(geometry, rings)?;
         self.permitted(badge, GRANT_CONNECT)?;
         self.attached(badge)?;
         let connection = self
@@ -344,9 +374,9 @@ impl<S: System> NetworkServer for Server<S> {
                     None => self.stack.tcp().abort(now, connection),
                 }
             }
-            Endpoint::Datagram(id) => {
-                self.datagrams.remove(&id);
-                self.stack.close_udp(id);
+            Endpoint::Datagram(datagrams) => {
+                self.datagrams.remove(&datagrams.id);
+                self.stack.close_udp(datagrams.id);
             }
         }
         Ok(())
@@ -366,21 +396,7 @@ impl<S: System> NetworkServer for Server<S> {
                 };
                 (SocketState::Listening, ready, any_address(port))
             }
-            Some(Endpoint::Datagram(id)) => {
-                let id = *id;
-                let receive = if self.stack.can_receive_from(id) {
-                    READY_RECEIVE
-                } else {
-                    0
-                };
-                let send = if self.stack.can_send_to(id) {
-                    READY_SEND
-                } else {
-                    0
-                };
-                let port = self.stack.udp().port(id).unwrap_or(0);
-                (SocketState::Datagram, receive | send, any_address(port))
-            }
+            Some(Endpoint::Datagram(_)) => return self.datagram_status(badge, socket),
         };
         Ok(SocketStatus {
             state,
@@ -391,8 +407,15 @@ impl<S: System> NetworkServer for Server<S> {
         })
     }
 
-    fn bind(&mut self, caller: &mut Caller<'_>, port: u16) -> Result<Socket> {
+    fn bind(
+        &mut self,
+        caller: &mut Caller<'_>,
+        port: u16,
+        geometry: StreamGeometry,
+        rings: Handle,
+    ) -> Result<Socket> {
         let badge = caller.badge();
+        let (memory, capacity) = self.map_rings(geometry, rings)?;
         // A socket on a port of the client's choice is a service; any port will do for a client.
         self.permitted(
             badge,
@@ -404,36 +427,17 @@ impl<S: System> NetworkServer for Server<S> {
         )?;
         self.attached(badge)?;
         let id = self.stack.bind(badge, port).map_err(udp_error)?;
-        let socket = self.insert(badge, Endpoint::Datagram(id))?;
-        self.datagrams.insert(id, (badge, socket));
-        Ok(socket)
-    }
-
-    fn send_to(
-        &mut self,
-        caller: &mut Caller<'_>,
-        socket: Socket,
-        peer: SocketAddr,
-        bytes: &[u8],
-    ) -> Result<()> {
-        let id = self.datagram(caller.badge(), socket)?;
-        if bytes.len() > MAX_DATAGRAM_BYTES {
-            return Err(NetworkError::OutOfRange);
+        let bound = Datagrams::new(id, memory, capacity)
+            .map_err(|_| NetworkError::OutOfRange)
+            .and_then(|datagrams| self.insert(badge, Endpoint::Datagram(datagrams)));
+        match bound {
+            Ok(socket) => {
+                self.datagrams.insert(id, (badge, socket));
+                self.pump(badge, socket);
+            }
+            Err(_) => self.stack.close_udp(id),
         }
-        self.stack.send_to(id, peer, bytes).map_err(udp_error)
-    }
-
-    fn receive_from(&mut self, caller: &mut Caller<'_>, socket: Socket) -> Result<Datagram> {
-        let id = self.datagram(caller.badge(), socket)?;
-        let mut bytes = heapless::Vec::new();
-        // The vector has just this room.
-        let _ = bytes.resize(MAX_DATAGRAM_BYTES, 0);
-        let (length, peer) = self
-            .stack
-            .receive_from(id, &mut bytes)
-            .ok_or(NetworkError::WouldBlock)?;
-        bytes.truncate(length);
-        Ok(Datagram { peer, bytes })
+        bound
     }
 
     fn ping(
@@ -570,14 +574,6 @@ impl<S: System> Server<S> {
         }
     }
 
-    fn datagram(&mut self, badge: u64, socket: Socket) -> Result<crate::udp::UdpId> {
-        match self.session(badge)?.sockets.get(&socket) {
-            Some(Endpoint::Datagram(id)) => Ok(*id),
-            Some(_) => Err(NetworkError::WrongState),
-            None => Err(NetworkError::NoSuchSocket),
-        }
-    }
-
     /// Makes a session's event ring; uses `events` up, and the two others on success.
     fn make_events(
         &mut self,
@@ -620,7 +616,7 @@ impl<S: System> Server<S> {
             received_bytes: stack.received_bytes,
             sent_packets: packets.sent_packets,
             sent_bytes: packets.sent_bytes,
-            dropped: packets.sent_dropped + packets.refused_descriptors,
+            dropped: packets.sent_dropped + packets.refused_descriptors + stack.dropped_datagrams,
             sockets: u32::try_from(sockets).unwrap_or(u32::MAX),
             attachments: self.attachments,
         }

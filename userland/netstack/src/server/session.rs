@@ -8,15 +8,15 @@ use ipc::interface::network::{Event, Socket};
 use ipc::ring::{PacketProducer, RingError, SharedMemory};
 use ipc::{Handle, message};
 
+use super::datagrams::Datagrams;
 use super::stream::Stream;
 use crate::tcp::ListenerId;
-use crate::udp::UdpId;
 
 /// A socket as the session holds it.
 pub(super) enum Endpoint<M> {
     Listener { id: ListenerId, port: u16 },
     Stream(Stream<M>),
-    Datagram(UdpId),
+    Datagram(Datagrams<M>),
 }
 
 /// The ring of events, and how its client is woken.
@@ -112,12 +112,12 @@ impl<M: SharedMemory + Clone> Session<M> {
         Some(socket)
     }
 
-    /// The sockets that are streams.
-    pub(super) fn streams(&self) -> Vec<Socket> {
+    /// The sockets that have rings.
+    pub(super) fn pumped(&self) -> Vec<Socket> {
         self.sockets
             .iter()
             .filter_map(|(socket, endpoint)| {
-                matches!(endpoint, Endpoint::Stream(_)).then_some(*socket)
+                matches!(endpoint, Endpoint::Stream(_) | Endpoint::Datagram(_)).then_some(*socket)
             })
             .collect()
     }

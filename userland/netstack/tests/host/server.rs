@@ -11,7 +11,10 @@ use ipc::interface::network::{
     READY_ACCEPT, READY_END, READY_ERROR, READY_RECEIVE, READY_SEND, Shutdown, Socket, SocketState,
     StreamGeometry, StreamOption,
 };
-use ipc::ring::{PacketConsumer, StreamConsumer, StreamPair, StreamProducer, packet_ring_bytes};
+use ipc::ring::{
+    DatagramConsumer, DatagramPair, DatagramProducer, HEADER_BYTES, PacketConsumer, SharedMemory,
+    StreamConsumer, StreamPair, StreamProducer, packet_ring_bytes,
+};
 use ipc::server::{Answer, Caller, Outgoing, ReplySlot};
 use ipc::{Error, Handle};
 use netstack::packets::{Packets, Shape};
@@ -328,6 +331,25 @@ impl World {
         )
     }
 
+    /// The app binds a UDP socket.
+    fn bound(&mut self, app: &App, port: u16) -> (Socket, AppDatagrams) {
+        let memory = Shared::new(DatagramPair::bytes_needed(RING));
+        let handle = self.record.share(&memory);
+        let (to_stack, from_stack) = DatagramPair::maker(memory.clone(), RING).expect("fits");
+        let geometry = StreamGeometry { ring_bytes: RING };
+        let socket = self
+            .call(app.badge, |server, caller| {
+                server.bind(caller, port, geometry, handle)
+            })
+            .expect("bound");
+        let datagrams = AppDatagrams {
+            memory,
+            to_stack,
+            from_stack,
+        };
+        (socket, datagrams)
+    }
+
     fn accept(&mut self, app: &App, listener: Socket) -> Option<(Socket, AppStream)> {
         let (handle, stream) = self.rings();
         let geometry = StreamGeometry { ring_bytes: RING };
@@ -409,6 +431,13 @@ struct AppStream {
     memory: Shared,
     to_stack: StreamProducer<Shared>,
     from_stack: StreamConsumer<Shared>,
+}
+
+/// The application's side of a UDP socket.
+struct AppDatagrams {
+    memory: Shared,
+    to_stack: DatagramProducer<Shared>,
+    from_stack: DatagramConsumer<Shared>,
 }
 
 /// Sends and checks a pattern through the rings, ringing the bell only when asked to.
@@ -577,14 +606,20 @@ fn what_the_manifest_does_not_grant_is_refused() {
         world.record.memories.borrow().is_empty(),
         "the rings were let go"
     );
+    let record = Rc::clone(&world.record);
+    let ring = || record.share(&Shared::new(DatagramPair::bytes_needed(RING)));
     let refused = [
         world
             .call(2, |server, caller| server.listen(caller, 80, 1))
             .err(),
         world
-            .call(2, |server, caller| server.bind(caller, 53))
+            .call(2, |server, caller| {
+                server.bind(caller, 53, geometry, ring())
+            })
             .err(),
-        world.call(1, |server, caller| server.bind(caller, 0)).err(),
+        world
+            .call(1, |server, caller| server.bind(caller, 0, geometry, ring()))
+            .err(),
         world.call(1, |server, caller| {
             server.ping(caller, B.into(), 0, 1).err()
         }),
@@ -609,9 +644,7 @@ fn a_dead_client_leaves_nothing_behind() {
     let mut world = World::new();
     let mut app = world.app(5, ALL);
     let (_, _stream, there) = world.accepted(&mut app, 80);
-    world
-        .call(5, |server, caller| server.bind(caller, 0))
-        .unwrap();
+    let _datagrams = world.bound(&app, 0);
     let asked = world.call(5, |server, caller| {
         server.ping(caller, [10, 0, 0, 9].into(), 0, 1_000)
     });
@@ -1038,4 +1071,99 @@ fn a_closed_direction_stays_closed() {
     });
     assert_eq!(stream.from_stack.read(&mut [0; 16]), Ok(0));
     assert_eq!(app.take(socket) & READY_RECEIVE, 0);
+}
+
+#[test]
+fn datagrams_go_both_ways_through_rings_and_a_full_one_holds_them() {
+    let mut world = World::new();
+    let mut app = world.app(5, ALL);
+    let (socket, mut rings) = world.bound(&app, 53);
+    let there = world.peer.bind(CLIENT, 9).unwrap();
+    let to = SocketAddr::from((B, 9));
+    assert_eq!(rings.to_stack.push(to, b"question"), Ok(true));
+    assert_eq!(rings.to_stack.must_wake(), Ok(true), "the stack sleeps");
+    world.server.signalled(app.bits);
+    let mut buffer = [0; 2_000];
+    let mut heard = None;
+    world.until("the question", |world| {
+        heard = world.peer.receive_from(there, &mut buffer);
+        heard.is_some()
+    });
+    assert_eq!(heard, Some((8, SocketAddr::from((A, 53)))));
+    // More answers than the ring holds: the rest waits in the socket, and comes when there is room.
+    let count = RING as usize / 1_000 + 4;
+    for number in 0..count {
+        let answer = vec![number as u8; 1_000];
+        world
+            .peer
+            .send_to(there, SocketAddr::from((A, 53)), &answer)
+            .unwrap();
+    }
+    assert_eq!(rings.from_stack.sleep(), Ok(true));
+    world.until("an event", |_| app.take(socket) & READY_RECEIVE != 0);
+    let mut next = 0;
+    world.until("all answers", |world| {
+        while let Some((peer, length)) = rings.from_stack.peek().unwrap() {
+            assert_eq!((peer, length), (to, 1_000));
+            rings.from_stack.take(length, &mut buffer).unwrap();
+            assert_eq!(buffer[..1_000], [next as u8; 1_000]);
+            next += 1;
+        }
+        if rings.from_stack.must_wake().unwrap() {
+            world.server.signalled(app.bits);
+        }
+        next == count
+    });
+}
+
+#[test]
+fn datagrams_that_cannot_be_sent_are_counted_and_hold_nobody_up() {
+    let mut world = World::new();
+    let app = world.app(5, ALL);
+    let (_, mut rings) = world.bound(&app, 53);
+    let there = world.peer.bind(CLIENT, 9).unwrap();
+    for (to, length) in [
+        (SocketAddr::from(([0, 0, 0, 0], 9)), 1),
+        (SocketAddr::from(([127, 0, 0, 1], 9)), 1),
+        (SocketAddr::from((B, 0)), 1),
+        (SocketAddr::from((B, 9)), 1_473),
+    ] {
+        assert_eq!(rings.to_stack.push(to, &vec![7; length]), Ok(true));
+    }
+    let to = SocketAddr::from((B, 9));
+    assert_eq!(rings.to_stack.push(to, b"good"), Ok(true));
+    world.server.signalled(app.bits);
+    world.until("the good one", |world| world.peer.can_receive_from(there));
+    assert_eq!(world.server.stack().counters().dropped_datagrams, 4);
+}
+
+#[test]
+fn a_client_that_corrupts_a_datagram_ring_loses_that_socket_alone() {
+    for word in [0, HEADER_BYTES / 4] {
+        let mut world = World::new();
+        let mut app = world.app(5, ALL);
+        let (socket, mut rings) = world.bound(&app, 53);
+        let (_, mut others) = world.bound(&app, 54);
+        let to = SocketAddr::from((B, 9));
+        assert_eq!(rings.to_stack.push(to, b"x"), Ok(true));
+        let corrupted = rings.memory.word(word).unwrap();
+        corrupted.store(u32::MAX, std::sync::atomic::Ordering::Relaxed);
+        world.server.signalled(app.bits);
+        world.until("the word of it", |_| app.take(socket) & READY_ERROR != 0);
+        let status = world
+            .call(5, |server, caller| server.status(caller, socket))
+            .unwrap();
+        assert_eq!(
+            (status.state, status.error),
+            (SocketState::Closed, Some(NetworkError::RingCorrupted))
+        );
+        let there = world.peer.bind(CLIENT, 9).unwrap();
+        assert_eq!(others.to_stack.push(to, b"good"), Ok(true));
+        world.server.signalled(app.bits);
+        world.until("the other's", |world| world.peer.can_receive_from(there));
+        world
+            .call(5, |server, caller| server.close(caller, socket))
+            .unwrap();
+        world.bound(&app, 53);
+    }
 }

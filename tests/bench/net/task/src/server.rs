@@ -9,7 +9,8 @@ use ipc::Deadline;
 use ipc::client::CallError;
 use ipc::interface::network::{Event, NetworkError, READY_ERROR, Socket};
 use runtime::clock::after;
-use runtime::net::{NetError, Network, Wake};
+use runtime::mapping::SharedMapping;
+use runtime::net::{DatagramSocket, NetError, Network, Wake};
 
 use crate::connection::{Connection, Service, Turn, response};
 
@@ -23,6 +24,8 @@ const SERVICES: [(u16, Service); 5] = [
 ];
 /// The UDP port whose datagrams are sent back.
 const DATAGRAMS: u16 = 5004;
+/// Bytes of each of their rings.
+const DATAGRAM_RING: u32 = 64 * 1024;
 /// The service under which the network stack is known.
 const NETWORK: &str = "netstack";
 /// Connections that the network stack keeps until they are accepted.
@@ -37,7 +40,7 @@ const PIECE: usize = 64 * 1024;
 pub(crate) struct Server {
     network: Network,
     listeners: BTreeMap<Socket, Service>,
-    datagrams: Socket,
+    datagrams: DatagramSocket<SharedMapping>,
     connections: BTreeMap<Socket, Connection>,
     /// Whose turn was too short.
     again: VecDeque<Socket>,
@@ -56,7 +59,7 @@ impl Server {
         for (port, service) in SERVICES {
             listeners.insert(stub.listen(after(PATIENCE), port, BACKLOG)?, service);
         }
-        let datagrams = stub.bind(after(PATIENCE), DATAGRAMS)?;
+        let datagrams = network.bind(after(PATIENCE), DATAGRAMS, DATAGRAM_RING)?;
         Ok(Server {
             network,
             listeners,
@@ -87,7 +90,7 @@ impl Server {
     }
 
     fn event(&mut self, event: Event) -> Result<(), NetError> {
-        if event.socket == self.datagrams {
+        if event.socket == self.datagrams.socket() {
             return self.echo_datagrams();
         }
         if let Some(service) = self.listeners.get(&event.socket) {
@@ -154,24 +157,12 @@ impl Server {
     }
 
     fn echo_datagrams(&mut self) -> Result<(), NetError> {
-        let stub = self.network.stub();
-        loop {
-            let datagram = match stub.receive_from(after(PATIENCE), self.datagrams) {
-                Ok(datagram) => datagram,
-                Err(CallError::Service(NetworkError::WouldBlock)) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-            match stub.send_to(
-                after(PATIENCE),
-                self.datagrams,
-                datagram.peer,
-                &datagram.bytes,
-            ) {
-                // A datagram that does not find its way is lost, as datagrams are.
-                Ok(()) | Err(CallError::Service(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+        // What finds no room to be sent is lost, as datagrams are.
+        while let Some((length, peer)) = self.datagrams.receive(&mut self.piece)? {
+            let bytes = self.piece.get(..length).unwrap_or_default();
+            self.datagrams.send(peer, bytes)?;
         }
+        Ok(())
     }
 }
 

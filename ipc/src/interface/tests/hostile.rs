@@ -230,22 +230,23 @@ fn random_labels_are_refused_unless_they_are_operations() {
 fn every_mutation_of_a_right_request_is_handled() {
     let peer: SocketAddr = "10.0.2.2:80".parse().unwrap();
     let mut right = [0; 64];
-    let arguments = (network::Socket(3), peer, &b"datagram"[..]);
+    let geometry = network::StreamGeometry { ring_bytes: 4096 };
+    let arguments = (peer, geometry);
     let length = codec::encode(&arguments, &mut right).unwrap();
-    let label = interface::label(network::NUMBER, 10);
+    let label = interface::label(network::NUMBER, 5);
     assert!(
-        attempt(network::dispatch, label, &right[..length], 0),
+        attempt(network::dispatch, label, &right[..length], 1),
         "the request is right"
     );
     for position in 0..length {
         assert!(
-            !attempt(network::dispatch, label, &right[..position], 0),
+            !attempt(network::dispatch, label, &right[..position], 1),
             "cut at {position}"
         );
         for bit in 0..8 {
             let mut wrong = right;
             wrong[position] ^= 1 << bit;
-            attempt(network::dispatch, label, &wrong[..length], 0);
+            attempt(network::dispatch, label, &wrong[..length], 1);
         }
     }
 }

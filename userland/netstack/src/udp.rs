@@ -146,11 +146,12 @@ impl UdpSockets {
         self.sockets.get(id).map(|bound| bound.owner)
     }
 
-    /// Queues a datagram.
+    /// Queues a datagram from an address of this host.
     pub(crate) fn send(
         &mut self,
         set: &mut SocketSet<'static>,
         id: UdpId,
+        source: IpAddr,
         remote: SocketAddr,
         payload: &[u8],
     ) -> Result<(), UdpError> {
@@ -159,7 +160,11 @@ impl UdpSockets {
         if payload.len() > socket.payload_send_capacity() {
             return Err(UdpError::TooLong);
         }
-        let sent = socket.send_slice(payload, IpEndpoint::from(remote));
+        let to = udp::UdpMetadata {
+            local_address: Some(source.into()),
+            ..IpEndpoint::from(remote).into()
+        };
+        let sent = socket.send_slice(payload, to);
         sent.map_err(|error| match error {
             udp::SendError::Unaddressable => UdpError::Unreachable,
             udp::SendError::BufferFull => {

@@ -3,7 +3,7 @@
 use super::{interface, service_errors};
 use crate::Rights;
 use crate::ring::Descriptor;
-use core::net::{IpAddr, Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 /// Grant in the manifest: the client may listen and bind.
@@ -26,6 +26,8 @@ pub const READY_ERROR: u32 = 1 << 4;
 pub const MAX_DATAGRAM_BYTES: usize = 1472;
 /// Most name servers told and addresses resolved.
 pub const MAX_ADDRESSES: usize = 4;
+/// Most IPv6 addresses of an interface that are told.
+pub const MAX_IPV6_ADDRESSES: usize = 8;
 /// Longest host name in bytes.
 pub const MAX_HOST_BYTES: usize = 253;
 
@@ -45,15 +47,19 @@ pub struct InterfaceInfo {
     pub link_up: bool,
     /// Ethernet address.
     pub mac: [u8; 6],
-    /// Largest packet without its Ethernet header, in bytes.
+    /// Largest packet that is sent, without its Ethernet header, in bytes.
     pub mtu: u16,
-    /// Address, `None` while there is none.
+    /// IPv4 address, `None` while there is none.
     pub address: Option<Ipv4Addr>,
     /// Length of the network's prefix in bits, 0 to 32.
     pub prefix: u8,
-    /// Gateway.
+    /// Gateway of IPv4.
     pub gateway: Option<Ipv4Addr>,
-    /// Whether the address came by DHCP.
+    /// IPv6 addresses, each with the length of its network's prefix in bits, 0 to 128.
+    pub ipv6: heapless::Vec<(Ipv6Addr, u8), MAX_IPV6_ADDRESSES>,
+    /// Gateway of IPv6.
+    pub ipv6_gateway: Option<Ipv6Addr>,
+    /// Whether the IPv4 address comes by DHCP.
     pub dynamic: bool,
     /// Name servers.
     pub name_servers: Addresses,

@@ -7,6 +7,9 @@
 //! | `ip=10.0.2.15/24,fd00::5/64` | these addresses with their networks, up to 8 |
 //! | `gw=10.0.2.2` | default gateways, one each for IPv4 and IPv6; with DHCP instead of the leased one |
 //! | `dns=10.0.2.3,1.1.1.1` | name servers; with DHCP instead of the leased ones |
+//! | `ipv6=auto` | IPv6 addresses on the link, fixed ones, and those that routers give prefixes for (the default) |
+//! | `ipv6=fixed` | what routers say is not believed |
+//! | `ipv6=off` | no IPv6; fixed addresses of it are not used |
 //! | `mtu=1460` | largest packet in bytes, at most the card's and what the network says |
 //! | `buffer=65536` | bytes of each of a connection's two buffers |
 //! | `sockets=1024` | sockets of one client |
@@ -98,6 +101,17 @@ impl From<Cidr> for IpCidr {
     }
 }
 
+/// Which IPv6 addresses a host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ipv6 {
+    /// One on the link, fixed ones, and those that routers give prefixes for.
+    Auto,
+    /// One on the link and fixed ones; what routers say is not believed.
+    Fixed,
+    /// None.
+    Off,
+}
+
 /// What the stack is told at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -107,6 +121,8 @@ pub struct Config {
     pub gateways: Vec<IpAddr>,
     /// Fixed name servers.
     pub name_servers: Vec<IpAddr>,
+    /// Which IPv6 addresses there are.
+    pub ipv6: Ipv6,
     /// Largest packet in bytes.
     pub mtu: Option<usize>,
     /// Bytes of each of a connection's two socket buffers. Above 65,535 the window is scaled
@@ -124,6 +140,7 @@ impl Default for Config {
             addresses: Vec::new(),
             gateways: Vec::new(),
             name_servers: Vec::new(),
+            ipv6: Ipv6::Auto,
             mtu: None,
             buffer_bytes: 64 * 1024,
             spare: SPARE,
@@ -147,11 +164,12 @@ const IP: BadArgument =
 const GATEWAY: BadArgument =
     BadArgument("use the address of a host as 10.0.2.2, and one of IPv6 after a comma");
 const NAME_SERVER: BadArgument = BadArgument("use addresses of hosts as 10.0.2.3,1.1.1.1");
+const IPV6: BadArgument = BadArgument("use auto, fixed or off");
 const PACKET_SIZE: BadArgument = BadArgument("use a number of bytes from 576 to 9000");
 const BUFFER: BadArgument = BadArgument("use a number of bytes from 2048 to 16777216");
 const NUMBER: BadArgument = BadArgument("use a number");
 const UNKNOWN: BadArgument = BadArgument(
-    "there is no such argument; there are ip, gw, dns, mtu, buffer, sockets, client, total, device, packets",
+    "there is no such argument; there are ip, gw, dns, ipv6, mtu, buffer, sockets, client, total, device, packets",
 );
 
 impl Config {
@@ -197,6 +215,14 @@ impl Config {
             }
             "gw" => self.gateways.extend(hosts(value, GATEWAY)?),
             "dns" => self.name_servers.extend(hosts(value, NAME_SERVER)?),
+            "ipv6" => {
+                self.ipv6 = match value {
+                    "auto" => Ipv6::Auto,
+                    "fixed" => Ipv6::Fixed,
+                    "off" => Ipv6::Off,
+                    _ => return Err(IPV6),
+                }
+            }
             "mtu" => self.mtu = Some(in_range(value, MTU_RANGE, PACKET_SIZE)?),
             "buffer" => self.buffer_bytes = in_range(value, BUFFER_RANGE, BUFFER)?,
             "sockets" => self.limits.client_sockets = parse(value, NUMBER)?,
@@ -315,6 +341,7 @@ mod tests {
             "ip=10.0.2.15/24,10.0.2",
             "ip=1.0.0.1/8 1.0.0.2/8 1.0.0.3/8 1.0.0.4/8 1.0.0.5/8 1.0.0.6/8 1.0.0.7/8 1.0.0.8/8 1.0.0.9/8",
             "dns=8.8.8.8,224.0.0.1",
+            "ipv6=on",
             "mtu=575",
             "mtu=9001",
             "mtu=large",

@@ -42,6 +42,9 @@ const MAX_SERVERS: usize = 4;
 /// All nodes on the link (RFC 4291, section 2.7.1).
 pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
+/// All routers on the link.
+pub(crate) const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+
 /// The group in which the owner of an address listens for solicitations (RFC 4291, section 2.7.1).
 pub(crate) fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
@@ -267,7 +270,6 @@ pub(crate) enum Sent {
     /// Says where this host is.
     Advertisement { target: Ipv6Addr, solicited: bool },
     /// Asks routers to say what they know.
-    #[expect(dead_code, reason = "sent once addresses are made of prefixes")]
     RouterSolicitation,
 }
 

@@ -6,7 +6,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipc::interface::net_device::MAX_PACKET_BYTES;
 use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketSet};
@@ -117,6 +117,11 @@ impl Stack {
         if self.link.has_requests() {
             self.link.send_requests(wire);
         }
+        while let Some(lost) = self.link.next_lost() {
+            if self.addresses.neighbour_lost(now, lost) {
+                self.apply_settings(now);
+            }
+        }
         let mut port = Port {
             wire,
             link: &mut self.link,
@@ -179,6 +184,14 @@ impl Stack {
         self.link.routes().default_gateway(true)
     }
 
+    /// The default gateway for IPv6.
+    pub fn ipv6_gateway(&self) -> Option<Ipv6Addr> {
+        match self.link.routes().default_gateway(false) {
+            Some(IpAddr::V6(gateway)) => Some(gateway),
+            _ => None,
+        }
+    }
+
     /// Largest packet that is sent, in bytes, without its Ethernet header.
     pub fn mtu(&self) -> usize {
         self.mtu
@@ -216,7 +229,8 @@ impl Stack {
         remote: SocketAddr,
     ) -> Result<ConnectionId, ConnectError> {
         let source = self
-            .source_address(remote.ip())
+            .link
+            .source(remote.ip())
             .ok_or(ConnectError::Unreachable)?;
         self.tcp
             .connect(&mut self.interface, &mut self.ledger, owner, source, remote)
@@ -247,7 +261,8 @@ impl Stack {
     /// Sends an echo request; [`Stack::next_pinged`] tells how it ended.
     pub fn ping(&mut self, now: Nanoseconds, request: Request) -> Result<u16, PingError> {
         let source = self
-            .source_address(request.target)
+            .link
+            .source(request.target)
             .ok_or(PingError::Unreachable)?;
         self.datagrams_pending = true;
         self.pings.start(now, &mut self.datagrams, source, request)
@@ -266,7 +281,13 @@ impl Stack {
         owner: Owner,
         host: &str,
     ) -> Result<Asked, NameError> {
-        let own: Vec<IpAddr> = self.addresses().map(|cidr| cidr.address).collect();
+        // Names are of hosts beyond the link.
+        let far = |address: &IpAddr| match address {
+            IpAddr::V4(_) => true,
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        };
+        let own = self.addresses().map(|cidr| cidr.address);
+        let own: Vec<IpAddr> = own.filter(far).collect();
         let asked = self.names.start(now, owner, host, &own);
         self.work_names(now);
         asked
@@ -281,6 +302,7 @@ impl Stack {
     fn work_names(&mut self, now: Nanoseconds) {
         let mut transports = Transports {
             interface: &mut self.interface,
+            link: &self.link,
             sockets: &mut self.datagrams,
             udp: &mut self.udp,
             tcp: &mut self.tcp,
@@ -309,10 +331,10 @@ impl Stack {
         remote: SocketAddr,
         payload: &[u8],
     ) -> Result<(), UdpError> {
-        self.source_address(remote.ip())
-            .ok_or(UdpError::Unreachable)?;
+        let source = self.link.source(remote.ip()).ok_or(UdpError::Unreachable)?;
         self.datagrams_pending = true;
-        self.udp.send(&mut self.datagrams, id, remote, payload)
+        self.udp
+            .send(&mut self.datagrams, id, source, remote, payload)
     }
 
     /// Queues a datagram of `length` bytes, which `fill` writes.
@@ -327,11 +349,10 @@ impl Stack {
         if network_bytes + UDP_HEADER_LEN + length > self.mtu {
             return Err(UdpError::TooLong);
         }
-        self.source_address(remote.ip())
-            .ok_or(UdpError::Unreachable)?;
+        let source = self.link.source(remote.ip()).ok_or(UdpError::Unreachable)?;
         self.datagrams_pending = true;
         self.udp
-            .send_with(&mut self.datagrams, id, remote, length, fill)
+            .send_with(&mut self.datagrams, id, (source, remote), length, fill)
     }
 
     /// A datagram of a client was dropped.
@@ -417,6 +438,13 @@ impl Stack {
         let packet = match self.link.receive(wire, frame) {
             Inbound::Packet(packet) => packet,
             Inbound::Conflict(address) => return self.conflict(now, wire, address),
+            Inbound::Router(said) => {
+                if self.addresses.receive_router(now, &said) {
+                    self.apply_settings(now);
+                }
+                return;
+            }
+            Inbound::Query(within) => return self.addresses.queried(now, within),
             Inbound::Nothing => return,
         };
         let kind = classify(packet);
@@ -501,23 +529,10 @@ impl Stack {
         self.datagrams_pending = !port.wire.can_transmit();
     }
 
-    /// The address that packets to another one come from; `None`: nothing leads there.
-    fn source_address(&self, destination: IpAddr) -> Option<IpAddr> {
-        let nowhere = destination.is_unspecified() || destination.is_loopback();
-        if nowhere || !self.link.has_route(destination) {
-            return None;
-        }
-        let source = self.interface.get_source_address(&destination.into())?;
-        self.interface.has_ip_addr(source).then(|| source.into())
-    }
-
     /// Has everybody work with the settings that hold now.
     fn apply_settings(&mut self, now: Nanoseconds) {
         let settings = self.addresses.settings();
-        self.link.configure(
-            settings.addresses.iter().copied(),
-            settings.routes.iter().copied(),
-        );
+        self.link.configure(settings);
         let mtu = settings.mtu.unwrap_or(usize::MAX).min(self.card.mtu);
         if (mtu, self.card.offloads) != (self.mtu, self.offloads) {
             // smoltcp asks for the packet size, and what the card does, once, when an interface is made.

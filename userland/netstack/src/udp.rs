@@ -146,15 +146,16 @@ impl UdpSockets {
         self.sockets.get(id).map(|bound| bound.owner)
     }
 
-    /// Queues a datagram.
+    /// Queues a datagram from an address of this host.
     pub(crate) fn send(
         &mut self,
         set: &mut SocketSet<'static>,
         id: UdpId,
+        source: IpAddr,
         remote: SocketAddr,
         payload: &[u8],
     ) -> Result<(), UdpError> {
-        self.send_with(set, id, remote, payload.len(), |space| {
+        self.send_with(set, id, (source, remote), payload.len(), |space| {
             space.copy_from_slice(payload);
         })
     }
@@ -164,7 +165,7 @@ impl UdpSockets {
         &mut self,
         set: &mut SocketSet<'static>,
         id: UdpId,
-        remote: SocketAddr,
+        (source, remote): (IpAddr, SocketAddr),
         length: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), UdpError> {
@@ -173,7 +174,11 @@ impl UdpSockets {
         if length > socket.payload_send_capacity() {
             return Err(UdpError::TooLong);
         }
-        let place = socket.send(length, IpEndpoint::from(remote));
+        let to = udp::UdpMetadata {
+            local_address: Some(source.into()),
+            ..IpEndpoint::from(remote).into()
+        };
+        let place = socket.send(length, to);
         place.map(fill).map_err(|error| match error {
             udp::SendError::Unaddressable => UdpError::Unreachable,
             udp::SendError::BufferFull => {

@@ -128,6 +128,11 @@ pub fn network(info: &InterfaceInfo) -> String {
     };
     let mac: Vec<String> = info.mac.iter().map(|byte| format!("{byte:02x}")).collect();
     let servers: Vec<String> = info.name_servers.iter().map(ToString::to_string).collect();
+    let ipv6: Vec<String> = info
+        .ipv6
+        .iter()
+        .map(|(address, prefix)| format!("{address}/{prefix}"))
+        .collect();
     let counters = &info.counters;
     let traffic = |packets, bytes| format!("{packets} packets, {}", size(bytes));
     pairs(&[
@@ -140,14 +145,13 @@ pub fn network(info: &InterfaceInfo) -> String {
             info.gateway
                 .map_or_else(none, |gateway| gateway.to_string()),
         ),
+        ("IPv6", joined(&ipv6)),
         (
-            "name servers",
-            if servers.is_empty() {
-                none()
-            } else {
-                servers.join(", ")
-            },
+            "IPv6 gateway",
+            info.ipv6_gateway
+                .map_or_else(none, |gateway| gateway.to_string()),
         ),
+        ("name servers", joined(&servers)),
         (
             "received",
             traffic(counters.received_packets, counters.received_bytes),
@@ -157,6 +161,15 @@ pub fn network(info: &InterfaceInfo) -> String {
         ("sockets", counters.sockets.to_string()),
         ("attachments", counters.attachments.to_string()),
     ])
+}
+
+/// A list, or that there is nothing.
+fn joined(list: &[String]) -> String {
+    if list.is_empty() {
+        String::from("none")
+    } else {
+        list.join(", ")
+    }
 }
 
 /// A line of `ping`.
@@ -175,7 +188,7 @@ pub fn ping(reply: &PingReply) -> String {
 #[cfg(test)]
 mod tests {
     use super::{help, network, ping, tasks, time};
-    use core::net::{IpAddr, Ipv4Addr};
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use ipc::interface::network::{Counters, InterfaceInfo, PingReply};
     use ipc::interface::supervisor::{TaskState, TaskStatus, TimeReport};
 
@@ -231,6 +244,8 @@ mod tests {
             address: None,
             prefix: 0,
             gateway: None,
+            ipv6: [].into_iter().collect(),
+            ipv6_gateway: None,
             dynamic: true,
             name_servers: [].into_iter().collect(),
             counters: Counters::default(),
@@ -242,9 +257,14 @@ mod tests {
         let text = network(&InterfaceInfo {
             address: Some(Ipv4Addr::new(10, 0, 2, 15)),
             prefix: 24,
+            ipv6: [(Ipv6Addr::LOCALHOST, 64), (Ipv6Addr::UNSPECIFIED, 128)]
+                .into_iter()
+                .collect(),
             ..info
         });
         assert!(text.contains("10.0.2.15/24 (DHCP)"));
+        assert!(text.contains("::1/64, ::/128\r\n"));
+        assert!(text.contains("IPv6 gateway  none\r\n"));
     }
 
     #[test]

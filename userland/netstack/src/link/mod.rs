@@ -14,6 +14,7 @@ mod ndp;
 mod neighbours;
 mod routes;
 
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,8 +23,12 @@ use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
 
 use self::neighbours::{Heard, Learnt, Neighbours, Request};
 pub(crate) use self::routes::{Route, Routes};
+use crate::address::Settings;
 use crate::checksum;
 use crate::config::Cidr;
+use crate::mld;
+use crate::ndp::RouterAdvertisement;
+use crate::source;
 use crate::time::{Nanoseconds, SECOND};
 use crate::wire::{ETHERNET_HEADER_BYTES, Fate, Offloads, Wire};
 
@@ -43,6 +48,8 @@ pub struct Counters {
     pub refused: u64,
     /// Packets to send that no route leads to.
     pub unroutable: u64,
+    /// Packets by which others used an address of this host.
+    pub conflicts: u64,
     /// Packets to send whose neighbour did not answer, or for which too many waited.
     pub unanswered: u64,
 }
@@ -52,8 +59,12 @@ pub struct Counters {
 pub(crate) enum Inbound<'f> {
     /// An IP packet, for the layers above.
     Packet(&'f [u8]),
-    /// Someone else uses an address of this host.
+    /// Someone else uses an address of this host, or one that is about to be its own.
     Conflict(IpAddr),
+    /// A router says what it knows of the link.
+    Router(Box<RouterAdvertisement>),
+    /// A router asks which groups are listened to, to be answered within this time.
+    Query(Nanoseconds),
     /// It was for the link layer, or for nobody here.
     Nothing,
 }
@@ -73,8 +84,14 @@ pub(crate) struct Link {
     mac: Mac,
     now: Nanoseconds,
     addresses: Vec<Cidr>,
+    /// Those of them that others are preferred to.
+    deprecated: Vec<Ipv6Addr>,
+    /// Addresses that will be this host's if nobody objects.
+    tentative: Vec<Ipv6Addr>,
     routes: Routes,
     neighbours: Neighbours,
+    /// Neighbours that did not answer, since the last look.
+    lost: Vec<IpAddr>,
     recent: Vec<Recent>,
     /// Counts the changes after which a header kept may be wrong.
     generation: u32,
@@ -95,8 +112,11 @@ impl Link {
             mac,
             now,
             addresses: Vec::new(),
+            deprecated: Vec::new(),
+            tentative: Vec::new(),
             routes: Routes::default(),
             neighbours: Neighbours::default(),
+            lost: Vec::new(),
             recent: vec![nothing; RECENT],
             generation: 1,
             defended: None,
@@ -117,14 +137,11 @@ impl Link {
     }
 
     /// Sets this host's addresses and its routes.
-    pub(crate) fn configure(
-        &mut self,
-        addresses: impl IntoIterator<Item = Cidr>,
-        routes: impl IntoIterator<Item = Route>,
-    ) {
-        self.addresses.clear();
-        self.addresses.extend(addresses);
-        self.routes.replace(routes);
+    pub(crate) fn configure(&mut self, settings: &Settings) {
+        self.addresses.clone_from(&settings.addresses);
+        self.deprecated.clone_from(&settings.deprecated);
+        self.tentative.clone_from(&settings.tentative);
+        self.routes.replace(settings.routes.iter().copied());
         self.forget_headers();
     }
 
@@ -133,9 +150,13 @@ impl Link {
         &self.routes
     }
 
-    /// Whether a packet for this address would be sent.
-    pub(crate) fn has_route(&self, destination: IpAddr) -> bool {
-        self.next_hop(destination).is_some()
+    /// The address of this host that packets to another one come from; `None`: there is none, or no route
+    /// leads there.
+    pub(crate) fn source(&self, destination: IpAddr) -> Option<IpAddr> {
+        let leads = !destination.is_unspecified() && self.next_hop(destination).is_some();
+        leads
+            .then(|| source::choose(&self.addresses, &self.deprecated, destination))
+            .flatten()
     }
 
     /// What was dropped.
@@ -159,26 +180,19 @@ impl Link {
     /// Asks for the neighbours that are to be asked for now. Where the wire has no room the question is
     /// lost, and asked again in its time.
     pub(crate) fn send_requests(&mut self, wire: &mut impl Wire) {
-        let mut lost = false;
-        while let Some(request) = self.neighbours.next_request(self.now, |_| lost = true) {
-            self.send_request(wire, request);
+        let before = self.lost.len();
+        let (lost, now) = (&mut self.lost, self.now);
+        while let Some(request) = self.neighbours.next_request(now, |gone| lost.push(gone)) {
+            send_request(wire, self.mac, request);
         }
-        if lost {
+        if self.lost.len() > before {
             self.forget_headers();
         }
     }
 
-    fn send_request(&mut self, wire: &mut impl Wire, request: Request) {
-        match (request.address, request.source) {
-            (IpAddr::V4(address), IpAddr::V4(source)) => {
-                let to = request.mac.unwrap_or(BROADCAST);
-                arp::request(wire, self.mac, source, address, to);
-            }
-            (IpAddr::V6(address), IpAddr::V6(source)) => {
-                ndp::solicit(wire, self.mac, source, address, request.mac);
-            }
-            _ => {}
-        }
+    /// The next neighbour that did not answer.
+    pub(crate) fn next_lost(&mut self) -> Option<IpAddr> {
+        self.lost.pop()
     }
 
     fn forget_headers(&mut self) {
@@ -295,10 +309,12 @@ impl Link {
     /// above it. What it answers goes out on the wire if there is room.
     pub(crate) fn receive<'f>(&mut self, wire: &mut impl Wire, frame: &'f [u8]) -> Inbound<'f> {
         let inbound = self.sort(wire, frame);
-        inbound.unwrap_or_else(|| {
-            self.counters.refused += 1;
-            Inbound::Nothing
-        })
+        match &inbound {
+            None => self.counters.refused += 1,
+            Some(Inbound::Conflict(_)) => self.counters.conflicts += 1,
+            Some(_) => {}
+        }
+        inbound.unwrap_or(Inbound::Nothing)
     }
 
     /// `None`: the frame is malformed, or not for this host.
@@ -326,10 +342,11 @@ impl Link {
                 if !destination.is_ipv6() || strange {
                     return None;
                 }
-                Some(match crate::ndp::read(packet) {
-                    Some(message) => self.receive_ndp(wire, message?),
-                    None => Inbound::Packet(packet),
-                })
+                if let Some(message) = crate::ndp::read(packet) {
+                    return Some(self.receive_ndp(wire, message?));
+                }
+                let query = mld::query(packet);
+                Some(query.map_or(Inbound::Packet(packet), Inbound::Query))
             }
             EthernetProtocol::Unknown(_) => None,
         }
@@ -372,6 +389,19 @@ impl Link {
             self.defended = Some(self.now);
         }
         may
+    }
+}
+
+fn send_request(wire: &mut impl Wire, mac: Mac, request: Request) {
+    match (request.address, request.source) {
+        (IpAddr::V4(address), IpAddr::V4(source)) => {
+            let to = request.mac.unwrap_or(BROADCAST);
+            arp::request(wire, mac, source, address, to);
+        }
+        (IpAddr::V6(address), IpAddr::V6(source)) => {
+            ndp::solicit(wire, mac, source, address, request.mac);
+        }
+        _ => {}
     }
 }
 

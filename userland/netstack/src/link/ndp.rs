@@ -52,14 +52,19 @@ impl Link {
         message: Message,
     ) -> Inbound<'f> {
         match message {
+            Message::Advertisement { target, .. } if self.is_own_or_will_be(target) => {
+                return Inbound::Conflict(target.into());
+            }
+            Message::Solicitation { source, target, .. }
+                if source.is_unspecified() && self.tentative.contains(&target) =>
+            {
+                return Inbound::Conflict(target.into());
+            }
             Message::Solicitation {
                 source,
                 target,
                 mac,
             } => self.receive_solicitation(wire, source, target, mac),
-            Message::Advertisement { target, .. } if self.is_own(target.into()) => {
-                return Inbound::Conflict(target.into());
-            }
             Message::Advertisement {
                 target,
                 mac,
@@ -73,9 +78,24 @@ impl Link {
                 };
                 self.learn(wire, IpAddr::V6(target), mac, heard);
             }
-            Message::Router(_) | Message::Other => {}
+            Message::Router(said) => {
+                if let (Some(router), Some(_)) = (said.router, said.mac) {
+                    let heard = Heard {
+                        solicited: false,
+                        overrides: true,
+                        creates: true,
+                    };
+                    self.learn(wire, router.into(), said.mac, heard);
+                }
+                return Inbound::Router(said);
+            }
+            Message::Other => {}
         }
         Inbound::Nothing
+    }
+
+    fn is_own_or_will_be(&self, address: Ipv6Addr) -> bool {
+        self.is_own(address.into()) || self.tentative.contains(&address)
     }
 
     fn receive_solicitation(

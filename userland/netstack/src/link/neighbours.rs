@@ -236,7 +236,7 @@ impl Neighbours {
     }
 
     /// The next question that is due; to be asked until `None`. Neighbours that do not answer are
-    /// forgotten; `gone` is told of each that was known.
+    /// forgotten, and `gone` is told of each.
     pub(super) fn next_request(
         &mut self,
         now: Nanoseconds,
@@ -257,9 +257,8 @@ impl Neighbours {
                 Asked::Now(request) => return Some(request),
                 Asked::Later => {}
                 Asked::InVain => {
-                    if self.remove(address) {
-                        gone(address);
-                    }
+                    self.remove(address);
+                    gone(address);
                 }
             }
         }
@@ -358,14 +357,12 @@ impl Neighbours {
         );
     }
 
-    /// Forgets a neighbour and its packets; true where its Ethernet address was known.
-    fn remove(&mut self, address: IpAddr) -> bool {
-        let Some(neighbour) = self.table.remove(&address) else {
-            return false;
-        };
-        self.dropped += neighbour.pending.len() as u64;
-        self.pending_bytes -= neighbour.pending.iter().map(Vec::len).sum::<usize>();
-        neighbour.state != State::Incomplete
+    /// Forgets a neighbour and its packets.
+    fn remove(&mut self, address: IpAddr) {
+        if let Some(neighbour) = self.table.remove(&address) {
+            self.dropped += neighbour.pending.len() as u64;
+            self.pending_bytes -= neighbour.pending.iter().map(Vec::len).sum::<usize>();
+        }
     }
 }
 

@@ -178,9 +178,10 @@ impl Exchange {
             let to = SocketAddr::new(servers.list[server], PORT);
             // Without room or an address to send from it is as if the datagram were lost: there may be
             // some when it is sent again.
-            let _ = transports
-                .udp
-                .send(transports.sockets, self.socket, to, &message);
+            if let Some(source) = transports.link.source(to.ip()) {
+                let (sockets, socket) = (&mut *transports.sockets, self.socket);
+                let _ = transports.udp.send(sockets, socket, source, to, &message);
+            }
             transports.queued = true;
             self.asked |= 1 << server;
             let round = self.attempt / servers.list.len() as u32;
@@ -314,15 +315,12 @@ impl Stream {
         server: usize,
         question: &Question,
     ) -> Option<Stream> {
-        let source = transports
-            .interface
-            .get_source_address(&address.into())
-            .filter(|source| transports.interface.has_ip_addr(*source))?;
+        let source = transports.link.source(address)?;
         let connection = transports.tcp.connect(
             transports.interface,
             transports.ledger,
             STACK,
-            source.into(),
+            source,
             SocketAddr::new(address, PORT),
         );
         let question = question.message(true);

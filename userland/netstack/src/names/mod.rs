@@ -25,6 +25,7 @@ use self::exchange::Exchange;
 use self::message::{Answer, Kind, MAX_LINKS, Question};
 use self::name::Name;
 use crate::client::{Ledger, Owner};
+use crate::link::Link;
 use crate::random::Random;
 use crate::tcp::Table;
 use crate::time::{Nanoseconds, SECOND};
@@ -100,6 +101,7 @@ enum Finding {
 /// What the resolver sends and receives through.
 pub(crate) struct Transports<'a> {
     pub(crate) interface: &'a mut Interface,
+    pub(crate) link: &'a Link,
     pub(crate) sockets: &'a mut SocketSet<'static>,
     pub(crate) udp: &'a mut UdpSockets,
     pub(crate) tcp: &'a mut Table,

@@ -6,9 +6,9 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipc::Handle;
 use ipc::interface::network::{
     Accepted, Addresses, Counters, GRANT_CONNECT, GRANT_LISTEN, InterfaceInfo, KeepAlive,
-    MAX_ADDRESSES, MAX_DATAGRAM_BYTES, MAX_HOST_BYTES, NetworkError, NetworkServer, Ping,
-    PingReply, READY_ACCEPT, READY_ERROR, Resolve, Shutdown, Socket, SocketState, SocketStatus,
-    StreamGeometry, StreamOption,
+    MAX_ADDRESSES, MAX_DATAGRAM_BYTES, MAX_HOST_BYTES, MAX_IPV6_ADDRESSES, NetworkError,
+    NetworkServer, Ping, PingReply, READY_ACCEPT, READY_ERROR, Resolve, Shutdown, Socket,
+    SocketState, SocketStatus, StreamGeometry, StreamOption,
 };
 use ipc::ring::{StreamPair, packet_ring_bytes};
 use ipc::server::{Answer, Caller};
@@ -223,16 +223,23 @@ impl<S: System> NetworkServer for Server<S> {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         });
+        let ipv6 = self.stack.addresses().filter_map(|own| match own.address {
+            IpAddr::V6(address) => Some((address, own.prefix)),
+            IpAddr::V4(_) => None,
+        });
+        let ipv6 = ipv6.take(MAX_IPV6_ADDRESSES).collect();
         let card = self.stack.card();
         let name_servers = self.stack.name_servers().iter().copied().take(4).collect();
         Ok(InterfaceInfo {
             attached: attachment.is_some(),
             link_up: attachment.is_some_and(|driver| self.system.link_up(driver.session)),
             mac: card.mac,
-            mtu: u16::try_from(card.mtu).unwrap_or(u16::MAX),
+            mtu: u16::try_from(self.stack.mtu()).unwrap_or(u16::MAX),
             address: own.map(|(address, _)| address),
             prefix: own.map_or(0, |(_, prefix)| prefix),
             gateway,
+            ipv6,
+            ipv6_gateway: self.stack.ipv6_gateway(),
             dynamic: self.dynamic,
             name_servers,
             counters: self.counters(),

@@ -152,10 +152,17 @@ pub(crate) struct Pair {
     pub(crate) end_b: End,
 }
 
+/// A configuration without IPv6: routers are not looked for among the frames that tests count.
+pub(crate) fn ipv4() -> Config {
+    let mut config = Config::default();
+    config.apply("ipv6=off").expect("good");
+    config
+}
+
 /// A fixed configuration.
 pub(crate) fn fixed(address: [u8; 4], other: [u8; 4]) -> Config {
     let [w, x, y, z] = address;
-    let mut config = Config::default();
+    let mut config = ipv4();
     config
         .apply(&format!("ip={w}.{x}.{y}.{z}/24"))
         .expect("good");

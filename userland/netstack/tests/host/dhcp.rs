@@ -3,7 +3,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use netstack::config::Config;
 use netstack::stack::Stack;
 use netstack::tcp::{End, Phase};
 use netstack::time::SECOND;
@@ -11,7 +10,7 @@ use smoltcp::wire::{
     ArpOperation, EthernetFrame, EthernetProtocol, Ipv4Packet, TcpPacket, TcpRepr,
 };
 
-use crate::common::{CLIENT, Chance, card};
+use crate::common::{CLIENT, Chance, card, ipv4};
 use crate::segment::{
     DECLINE, DISCOVER, GATEWAY_MAC, HOST_MAC, REQUEST, STRANGER_MAC, Segment, Server, arp, datagram,
 };
@@ -111,7 +110,7 @@ fn an_address_is_leased_renewed_and_lost_with_its_lease() {
     let mut server = Server::compute_engine();
     server.set(51, &120u32.to_be_bytes());
     let mut segment = Segment::new(server);
-    let mut host = Stack::new(&Config::default(), card(1), segment.now, 3);
+    let mut host = Stack::new(&ipv4(), card(1), segment.now, 3);
     let far = SocketAddr::from(([8, 8, 8, 8], 80));
     assert_eq!(host.connect(CLIENT, far).ok(), None, "no address yet");
     segment.run(&mut host, 2 * SECOND);
@@ -191,7 +190,7 @@ fn a_lease_goes_on_with_another_server_where_the_first_is_silent() {
 #[test]
 fn an_answer_of_a_server_that_was_not_asked_is_not_taken() {
     let mut segment = Segment::new(Server::compute_engine());
-    let mut host = Stack::new(&Config::default(), card(1), segment.now, 3);
+    let mut host = Stack::new(&ipv4(), card(1), segment.now, 3);
     // The server that offered is not the one that acknowledges.
     let mut said = 0;
     segment.server.spoil = Box::new(move |message| {
@@ -237,7 +236,7 @@ fn what_a_server_takes_back_is_gone_at_once_and_asked_for_later() {
 fn questions_that_nobody_answers_become_rare() {
     let mut segment = Segment::new(Server::compute_engine());
     segment.server.silent = true;
-    let mut host = Stack::new(&Config::default(), card(1), segment.now, 77);
+    let mut host = Stack::new(&ipv4(), card(1), segment.now, 77);
     segment.run(&mut host, 400 * SECOND);
     let times: Vec<u64> = segment.asked.iter().map(|asked| asked.at).collect();
     let waits: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -259,7 +258,7 @@ fn an_offer_that_is_never_acknowledged_is_given_up() {
             message.clear();
         }
     });
-    let mut host = Stack::new(&Config::default(), card(1), segment.now, 3);
+    let mut host = Stack::new(&ipv4(), card(1), segment.now, 3);
     segment.run(&mut host, 100 * SECOND);
     let kinds = segment.take_asked();
     assert_eq!(
@@ -418,7 +417,7 @@ fn spoiled_messages_do_no_harm() {
     let mut leased = 0;
     // A lease may come out of it that is longer than the test: every host is a new one.
     for seed in 0..200 {
-        let mut host = Stack::new(&Config::default(), card(1), segment.now, seed);
+        let mut host = Stack::new(&ipv4(), card(1), segment.now, seed);
         segment.run(&mut host, 60 * SECOND);
         leased += usize::from(!addresses(&host).is_empty());
         segment.sent.clear();
@@ -426,7 +425,7 @@ fn spoiled_messages_do_no_harm() {
     assert!(segment.asked.len() > 1_000, "{}", segment.asked.len());
     assert!((50..200).contains(&leased), "{leased}");
     segment.server.spoil = Box::new(|_| ());
-    let mut host = Stack::new(&Config::default(), card(1), segment.now, 3);
+    let mut host = Stack::new(&ipv4(), card(1), segment.now, 3);
     segment.run(&mut host, SECOND);
     assert_eq!(addresses(&host), [(IpAddr::V4(LEASED), 32)]);
     assert_eq!(host.mtu(), 1460);

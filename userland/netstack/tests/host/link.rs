@@ -1,14 +1,12 @@
 //! The link layer: who is found where, what is learnt from whom, and what is not taken.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
-use netstack::config::Config;
 use netstack::stack::Stack;
-use netstack::tcp::Phase;
 use netstack::time::SECOND;
 use smoltcp::wire::{ArpOperation, EthernetFrame, EthernetProtocol, IpProtocol};
 
-use crate::common::{CLIENT, Pair, Transfer, card};
+use crate::common::{CLIENT, card, ipv4};
 use crate::segment::{GATEWAY_MAC, HOST_MAC, STRANGER_MAC, Segment, Server, arp, packet};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
@@ -18,7 +16,7 @@ const BROADCAST_MAC: [u8; 6] = [0xff; 6];
 
 /// A host with a fixed address, and its segment.
 fn fixed(arguments: &[&str]) -> (Segment, Stack) {
-    let mut config = Config::default();
+    let mut config = ipv4();
     for argument in arguments {
         config.apply(argument).expect("good");
     }
@@ -212,7 +210,7 @@ fn probes_are_answered_and_nothing_is_learnt_from_them() {
 
 #[test]
 fn a_fixed_address_is_announced() {
-    let mut config = Config::default();
+    let mut config = ipv4();
     config.apply("ip=10.0.0.5/24").unwrap();
     let mut segment = Segment::new(Server::compute_engine());
     let mut host = Stack::new(&config, card(1), segment.now, 3);
@@ -221,38 +219,4 @@ fn a_fixed_address_is_announced() {
     host.card_returned(segment.now, card(2));
     segment.run(&mut host, SECOND);
     assert_eq!(segment.arp().len(), 3, "neighbours learn where it is now");
-}
-
-#[test]
-fn ipv6_neighbours_find_each_other_and_talk() {
-    let config = |own: &str| {
-        let mut config = Config::default();
-        config.apply(own).expect("good");
-        config
-    };
-    let mut pair = Pair::with(config("ip=fd00::1/64"), config("ip=fd00::2/64"));
-    let peer: IpAddr = "fd00::2".parse().unwrap();
-    let listener = pair.listen(80, 4);
-    let here = pair.a.connect(CLIENT, SocketAddr::new(peer, 80)).unwrap();
-    let mut there = None;
-    pair.until("the connection", SECOND, |pair| {
-        there = there.or_else(|| pair.b.tcp().accept(listener));
-        there.is_some() && pair.a.tcp().phase(here) == Some(Phase::Open)
-    });
-    let there = there.unwrap();
-    let mut up = Transfer::new(300_000);
-    pair.until("the bytes", 20 * SECOND, |pair| {
-        up.give(&mut pair.a, here);
-        up.take(&mut pair.b, there);
-        up.received == up.length
-    });
-    // Longer than a neighbour is taken for reachable: it is asked, and answers.
-    pair.pass(60 * SECOND);
-    let mut more = Transfer::new(100_000);
-    pair.until("more bytes", 20 * SECOND, |pair| {
-        more.give(&mut pair.a, here);
-        more.take(&mut pair.b, there);
-        more.received == more.length
-    });
-    assert_eq!(pair.a.link_counters().unanswered, 0);
 }

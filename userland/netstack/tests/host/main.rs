@@ -6,6 +6,7 @@ mod datagrams;
 mod dhcp;
 mod driver;
 mod hostile;
+mod ipv6;
 mod link;
 mod memory;
 mod names;

@@ -256,6 +256,10 @@ impl World {
             servers,
         };
         world.introduce();
+        if addresses.contains("::") {
+            // Until nobody has objected to the addresses of IPv6.
+            world.pass(3 * SECOND);
+        }
         world
     }
 

@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-use netstack::config::Config;
 use netstack::stack::Stack;
 use netstack::time::{Nanoseconds, SECOND};
 use netstack::wire::{Fate, Received, Wire};
@@ -14,7 +13,7 @@ use smoltcp::wire::{
     Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
 };
 
-use crate::common::{card, received, sent};
+use crate::common::{card, ipv4, received, sent};
 
 /// The gateway's Ethernet address.
 pub(crate) const GATEWAY_MAC: [u8; 6] = [0x42, 1, 0x0a, 0x80, 0, 1];
@@ -152,7 +151,7 @@ impl Segment {
     /// A host that has been given a second.
     pub(crate) fn with_host(server: Server) -> (Segment, Stack) {
         let mut segment = Segment::new(server);
-        let mut host = Stack::new(&Config::default(), card(1), segment.now, 3);
+        let mut host = Stack::new(&ipv4(), card(1), segment.now, 3);
         segment.run(&mut host, SECOND);
         (segment, host)
     }
@@ -290,7 +289,7 @@ fn asked(at: Nanoseconds, frame: &EthernetFrame<&[u8]>) -> Option<Asked> {
     let message = udp.payload();
     assert!(message.len() >= 300, "a BOOTP message at least");
     assert_eq!(message[236..240], [99, 130, 83, 99]);
-    assert_eq!(message[28..34], HOST_MAC);
+    assert_eq!(message[28..34], frame.src_addr().0);
     let mut options = Vec::new();
     let mut rest = &message[240..];
     while let [code, length, after @ ..] = rest

@@ -96,7 +96,7 @@ impl<T: VirtioTransport> NetDevice<T> {
 
     /// What a returned buffer holds. Its header is read once, and the device held to it: a packet of
     /// many buffers ends where its header says, whatever is wrong with it.
-    fn received(&mut self, used: Used<Descriptor>) -> Result<Received, VirtioError> {
+    fn received(&mut self, used: Used<Descriptor>, pool: &Area) -> Result<Received, VirtioError> {
         let mut received = Received {
             buffer: used.cookie,
             length: used.written.ok_or(Fault::Long),
@@ -116,9 +116,10 @@ impl<T: VirtioTransport> NetDevice<T> {
         if self.features & told == 0 || received.length == Err(Fault::Short) {
             return Ok(received);
         }
+        let start = (used.cookie.offset as usize).saturating_sub(self.header_bytes);
         let said = match self.header_bytes {
-            header::SHORT_BYTES => used.start.load(0).map(Said::short),
-            _ => used.start.load(0).map(Said::new),
+            header::SHORT_BYTES => pool.load(start).map(Said::short),
+            _ => pool.load(start).map(Said::new),
         };
         let said = said.ok_or(VirtioError::BadHeader)?;
         received.verified = said.is_verified();
@@ -145,7 +146,7 @@ impl<T: VirtioTransport> NetDevice<T> {
         let (header, one_segment) = (self.header_bytes, self.one_segment);
         let queue = self.queue_mut(direction);
         if one_segment {
-            return queue.add(&[area], device_writes, name);
+            return queue.add_one(&area, device_writes, name);
         }
         let rest = area.length().saturating_sub(header);
         let (Some(start), Some(rest)) = (area.part(0, header), area.part(header, rest)) else {
@@ -253,9 +254,11 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
         count
     }
 
-    fn take_received(&mut self) -> Result<Option<Received>, VirtioError> {
-        let used = self.queue_mut(Direction::Receive).pop()?;
-        used.map(|used| self.received(used)).transpose()
+    fn take_received(&mut self, pool: &Area) -> Result<Option<Received>, VirtioError> {
+        match self.queue_mut(Direction::Receive).pop()? {
+            Some(used) => self.received(used, pool).map(Some),
+            None => Ok(None),
+        }
     }
 
     fn take_sent(&mut self) -> Result<Option<Descriptor>, VirtioError> {

@@ -37,8 +37,6 @@ const NOT_WANTED: u16 = 1;
 pub struct Used<C> {
     /// What the driver called it.
     pub cookie: C,
-    /// Its first segment.
-    pub start: Area,
     /// Bytes that the device says it has written; `None` if that is more than the buffer holds.
     pub written: Option<usize>,
 }
@@ -47,7 +45,6 @@ pub struct Used<C> {
 #[derive(Clone, Copy, Debug)]
 struct Held<C> {
     cookie: C,
-    start: Area,
     /// Bytes that the device may write.
     capacity: u32,
     /// The chain's last descriptor.
@@ -223,47 +220,55 @@ impl<C: Copy> Queue<C> {
     /// with [`Queue::should_notify`].
     ///
     /// Errors: QueueFull; BadBuffer for one without segments, or too long for its descriptors.
-    #[inline]
     pub fn add(
         &mut self,
         segments: &[Area],
         device_writes: bool,
         cookie: C,
     ) -> Result<(), VirtioError> {
-        let (Some(start), Ok(count)) = (segments.first(), u16::try_from(segments.len())) else {
-            return Err(VirtioError::BadBuffer);
-        };
+        let count = u16::try_from(segments.len()).unwrap_or(u16::MAX);
         if count > self.free {
             return Err(VirtioError::QueueFull);
         }
-        let head = self.first_free;
-        let (mut descriptor, mut last, mut length) = (head, head, 0u32);
+        let (mut after, mut last, mut length) = (self.first_free, None, 0u32);
         for (index, segment) in (1..).zip(segments) {
-            last = descriptor;
-            length = self.describe(descriptor, segment, device_writes, index < count, length)?;
-            descriptor = self.next[usize::from(descriptor)];
+            let bytes = self.describe(after, segment, device_writes, index < count)?;
+            length = length.checked_add(bytes).ok_or(VirtioError::BadBuffer)?;
+            last = Some(after);
+            after = self.next[usize::from(after)];
         }
-        let slot = ENTRIES + AVAILABLE_BYTES * usize::from(self.added & (self.size - 1));
-        let written = self.available.store(slot, head.to_le_bytes());
-        written.ok_or(VirtioError::OutOfReach)?;
-        self.first_free = descriptor;
-        self.free -= count;
-        self.held[usize::from(head)] = Some(Held {
+        let held = Held {
             cookie,
-            start: *start,
             capacity: if device_writes { length } else { 0 },
-            last,
+            last: last.ok_or(VirtioError::BadBuffer)?,
             segments: count,
-        });
-        self.outstanding += 1;
-        self.added = self.added.wrapping_add(1);
-        // The device sees descriptors and entry when it sees the index.
-        let index = self.words.available_index;
-        index.store(self.added, Ordering::Release);
-        Ok(())
+        };
+        self.hand_over(held, after)
     }
 
-    /// Writes a descriptor, after which the chain has the length that is returned.
+    /// The same for a buffer of one segment.
+    #[inline]
+    pub fn add_one(
+        &mut self,
+        segment: &Area,
+        device_writes: bool,
+        cookie: C,
+    ) -> Result<(), VirtioError> {
+        if self.free == 0 {
+            return Err(VirtioError::QueueFull);
+        }
+        let head = self.first_free;
+        let length = self.describe(head, segment, device_writes, false)?;
+        let held = Held {
+            cookie,
+            capacity: if device_writes { length } else { 0 },
+            last: head,
+            segments: 1,
+        };
+        self.hand_over(held, self.next[usize::from(head)])
+    }
+
+    /// Writes a descriptor, and tells the segment's length.
     #[inline]
     fn describe(
         &self,
@@ -271,13 +276,8 @@ impl<C: Copy> Queue<C> {
         segment: &Area,
         device_writes: bool,
         goes_on: bool,
-        before: u32,
     ) -> Result<u32, VirtioError> {
-        let bytes = u32::try_from(segment.length()).ok();
-        let length = bytes.and_then(|bytes| before.checked_add(bytes));
-        let (Some(bytes), Some(length)) = (bytes, length) else {
-            return Err(VirtioError::BadBuffer);
-        };
+        let bytes = u32::try_from(segment.length()).map_err(|_| VirtioError::BadBuffer)?;
         let flags = (u16::from(goes_on) * NEXT) | (u16::from(device_writes) * WRITE);
         let next = self.next[usize::from(descriptor)];
         let words = u128::from(segment.physical())
@@ -287,7 +287,26 @@ impl<C: Copy> Queue<C> {
         let offset = DESCRIPTOR_BYTES * usize::from(descriptor);
         let written = self.descriptors.store(offset, words.to_le_bytes());
         written.ok_or(VirtioError::OutOfReach)?;
-        Ok(length)
+        Ok(bytes)
+    }
+
+    /// Hands the chain over that begins with the first free descriptor; after it those from `after` on
+    /// are free.
+    #[inline]
+    fn hand_over(&mut self, held: Held<C>, after: u16) -> Result<(), VirtioError> {
+        let head = self.first_free;
+        let slot = ENTRIES + AVAILABLE_BYTES * usize::from(self.added & (self.size - 1));
+        let written = self.available.store(slot, head.to_le_bytes());
+        written.ok_or(VirtioError::OutOfReach)?;
+        self.first_free = after;
+        self.free -= held.segments;
+        self.held[usize::from(head)] = Some(held);
+        self.outstanding += 1;
+        self.added = self.added.wrapping_add(1);
+        // The device sees descriptors and entry when it sees the index.
+        let index = self.words.available_index;
+        index.store(self.added, Ordering::Release);
+        Ok(())
     }
 
     /// Takes the next buffer that the device has returned.
@@ -316,7 +335,6 @@ impl<C: Copy> Queue<C> {
         self.popped = self.popped.wrapping_add(1);
         Ok(Some(Used {
             cookie: held.cookie,
-            start: held.start,
             written: (written <= held.capacity).then_some(written as usize),
         }))
     }
@@ -447,7 +465,6 @@ mod tests {
             fake.give_back(0, taken.head.into(), 5);
             let used = queue.pop().unwrap().unwrap();
             assert_eq!((used.cookie, used.written), (77, Some(5)));
-            assert_eq!(used.start, segment);
             let mut bytes = [0; 5];
             buffer.part(8, 5).unwrap().read(&mut bytes);
             assert_eq!(&bytes, b"hello");

@@ -128,6 +128,13 @@ pub trait SharedMemory {
     /// The 32-bit word with this number, from the start of the memory; `None` beyond its end.
     fn word(&self, index: usize) -> Option<&AtomicU32>;
 
+    /// Four words one after another, from this one on: an entry of a packet ring. `None` where they do
+    /// not all lie in the memory.
+    fn words(&self, first: usize) -> Option<[&AtomicU32; 4]> {
+        let word = |ahead: usize| self.word(first.checked_add(ahead)?);
+        Some([word(0)?, word(1)?, word(2)?, word(3)?])
+    }
+
     /// Copies bytes out, from `offset` on; `None`, and nothing copied, beyond the memory's end.
     /// Bytes that the peer writes meanwhile may come in any mixture of old and new.
     fn read(&self, offset: usize, into: &mut [u8]) -> Option<()>;
@@ -143,6 +150,10 @@ impl<M: SharedMemory + ?Sized> SharedMemory for &M {
 
     fn word(&self, index: usize) -> Option<&AtomicU32> {
         (**self).word(index)
+    }
+
+    fn words(&self, first: usize) -> Option<[&AtomicU32; 4]> {
+        (**self).words(first)
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {

@@ -88,7 +88,7 @@ fn virtio_card_goes_before_an_e1000() {
         chooses(&mut machine, "virtio-net", "e1000")?;
         transfers(|path| machine.url(path), LENGTH)?;
         let console = &mut machine.console;
-        console.command("kill virtio-net")?;
+        console.send_line("kill virtio-net")?;
         console.wait_for("attached to the driver, time 2: virtio-net\n")?;
         transfers(|path| machine.url(path), LENGTH)
     });

@@ -232,7 +232,7 @@ impl<R: Registers> Device for Nic<R> {
         count
     }
 
-    fn take_received(&mut self) -> Result<Option<Received>, NicError> {
+    fn take_received(&mut self, _pool: &Area) -> Result<Option<Received>, NicError> {
         let Some(done) = self.receive.take() else {
             return Ok(None);
         };

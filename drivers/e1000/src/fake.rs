@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use pci_function::Area;
-use pci_function::dma::{at_physical, test_memory};
+use pci_function::dma::test_memory::{self, at_physical};
 use registers::Registers;
 
 use crate::register::{self, RingRegisters, cause, control};

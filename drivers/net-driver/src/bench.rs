@@ -56,6 +56,10 @@ impl SharedMemory for Shared {
     fn word(&self, index: usize) -> Option<&AtomicU32> {
         self.0.get(index)
     }
+    fn words(&self, first: usize) -> Option<[&AtomicU32; 4]> {
+        let words: &[AtomicU32; 4] = self.0.get(first..)?.first_chunk()?;
+        Some(words.each_ref())
+    }
     fn read(&self, _: usize, _: &mut [u8]) -> Option<()> {
         unreachable!("packet rings are accessed by words")
     }

@@ -14,6 +14,7 @@
 //! an error of the party that wrote it, or a counted drop.
 
 use alloc::vec::Vec;
+use core::sync::atomic::{Ordering, fence};
 
 use ipc::interface::net_device::{
     FEATURE_JOINED_RECEIVE, FLAG_CHECKSUM_VERIFIED, FLAG_MORE, Geometry, MAX_PACKET_BYTES,
@@ -229,36 +230,37 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
     /// Moves packets until there are none, or long enough. Whoever waits afterwards is woken by an
     /// interrupt or a doorbell if more comes: both were asked for before the last look.
     pub fn run(&mut self) -> Result<Pump, CardError<D::Error>> {
-        let mut pump = Pump::default();
+        let mut again = true;
         for _ in 0..MOST_ROUNDS {
             self.device.disarm();
-            let mut moved = self.take_sent()?;
-            moved |= self.take_received()?;
-            moved |= self.give_free()?;
-            moved |= self.send_packets()?;
+            // Room comes before what needs it.
+            let mut more = self.take_sent()?;
+            more |= self.take_received()?;
+            more |= self.give_free()?;
+            more |= self.send_packets()?;
             self.statistics.kicks += self.device.notify();
-            if moved {
-                // The stack works while this goes on: it hears of what is there now.
-                pump.signal |= self.must_signal()?;
-                continue;
-            }
-            if !self.must_look_again()? {
-                self.statistics.starved += u64::from(self.device.held(Direction::Receive) == 0);
-                pump.signal |= self.must_signal()?;
-                pump.reclaim = self.device.held(Direction::Transmit) > 0;
-                return Ok(pump);
+            if !more && !self.must_look_again()? {
+                again = false;
+                break;
             }
         }
-        pump.again = true;
-        Ok(pump)
+        let starves = !again && self.device.held(Direction::Receive) == 0;
+        self.statistics.starved += u64::from(starves);
+        Ok(Pump {
+            signal: self.must_signal()?,
+            again,
+            reclaim: !again && self.device.held(Direction::Transmit) > 0,
+        })
     }
 
     /// Whether the network stack sleeps on what it was given.
     fn must_signal(&mut self) -> Result<bool, RingError> {
-        let received = self.rings.received.must_wake()?;
-        let transmitted = self.rings.transmitted.must_wake()?;
-        let free = self.rings.free.must_wake()?;
-        let transmit = self.rings.transmit.must_wake()?;
+        // For all four rings: what was put in and taken out is seen, or the wish to hear of it.
+        fence(Ordering::SeqCst);
+        let received = self.rings.received.must_wake_fenced()?;
+        let transmitted = self.rings.transmitted.must_wake_fenced()?;
+        let free = self.rings.free.must_wake_fenced()?;
+        let transmit = self.rings.transmit.must_wake_fenced()?;
         Ok(received || transmitted || free || transmit)
     }
 
@@ -296,19 +298,19 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
         Ok(again)
     }
 
-    /// Packets that the device has received go to the stack.
+    /// Packets that the device has received go to the stack. True: there may be more, as of the others.
     fn take_received(&mut self) -> Result<bool, CardError<D::Error>> {
-        for count in 0..BATCH {
+        for _ in 0..BATCH {
             let room = match self.arriving.waits() {
                 false => self.rings.received.has_room(1)?,
                 true => self.deliver()? && self.rings.received.has_room(1)?,
             };
             if !room {
-                return Ok(count > 0);
+                return Ok(false);
             }
-            let taken = self.device.take_received();
+            let taken = self.device.take_received(&self.memory);
             let Some(received) = taken.map_err(CardError::Device)? else {
-                return Ok(count > 0);
+                return Ok(false);
             };
             match received.length {
                 // The common case: a packet in one buffer.
@@ -394,16 +396,16 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
 
     /// Free buffers go to the device.
     fn give_free(&mut self) -> Result<bool, CardError<D::Error>> {
-        for count in 0..BATCH {
+        for _ in 0..BATCH {
             if !self.device.has_room(Direction::Receive) {
-                return Ok(count > 0);
+                return Ok(false);
             }
             if let Some(offset) = self.spare.pop() {
                 self.give(offset)?;
                 continue;
             }
             let Some(descriptor) = self.rings.free.pop()? else {
-                return Ok(count > 0);
+                return Ok(false);
             };
             match self.pool.buffer(descriptor) {
                 Some(buffer) => self.give(buffer * self.pool.buffer_bytes + self.lead)?,
@@ -434,13 +436,13 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
 
     /// Packets to send go to the device.
     fn send_packets(&mut self) -> Result<bool, CardError<D::Error>> {
-        for count in 0..BATCH {
+        for _ in 0..BATCH {
             // A descriptor that is refused needs room to come back.
             if !self.device.has_room(Direction::Transmit) || !self.rings.transmitted.has_room(1)? {
-                return Ok(count > 0);
+                return Ok(false);
             }
             let Some(packet) = self.rings.transmit.pop()? else {
-                return Ok(count > 0);
+                return Ok(false);
             };
             match self.sending.check(packet, &self.memory) {
                 Ok((area, offload)) => {
@@ -470,13 +472,13 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
 
     /// Packets that the device has sent: their memory goes back to the stack.
     fn take_sent(&mut self) -> Result<bool, CardError<D::Error>> {
-        for count in 0..BATCH {
+        for _ in 0..BATCH {
             if !self.rings.transmitted.has_room(1)? {
-                return Ok(count > 0);
+                return Ok(false);
             }
             let taken = self.device.take_sent();
             let Some(packet) = taken.map_err(CardError::Device)? else {
-                return Ok(count > 0);
+                return Ok(false);
             };
             self.in_flight -= u64::from(packet.length);
             self.rings.transmitted.push(packet)?;

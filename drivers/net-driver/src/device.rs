@@ -102,9 +102,9 @@ pub trait Device: Sized {
     ) -> Result<(), Self::Error>;
     /// Tells the device of what it was given, where it wants to know; how often it was told.
     fn notify(&mut self) -> u64;
-    /// Takes the next buffer that the device has received into. After an error the device does not
-    /// follow its protocol, and only a reset mends that.
-    fn take_received(&mut self) -> Result<Option<Received>, Self::Error>;
+    /// Takes the next buffer that the device has received into; they are parts of `pool`. After an error
+    /// the device does not follow its protocol, and only a reset mends that.
+    fn take_received(&mut self, pool: &Area) -> Result<Option<Received>, Self::Error>;
     /// Takes the next packet that the device has sent. Errors are as there.
     fn take_sent(&mut self) -> Result<Option<Descriptor>, Self::Error>;
 

@@ -31,9 +31,10 @@ impl Attached {
         let region = pci.dma_attach(Deadline::NEVER, memory.handle())?;
         let length = mapping.len().min(region.bytes) as usize;
         // SAFETY: the mapping is writable and of the whole memory, which pci found contiguous at
-        // this address; it lives until `detach`. No reference to mapped memory is ever made, and
-        // what others write there is only ever copied.
-        match unsafe { Area::register(start, length, region.physical) } {
+        // this address; it lives until `detach`, before which the queues were dropped. Should a copy of
+        // the area be left then, it reaches what is mapped there next, or nothing, which is a fault:
+        // no reference to mapped memory is ever made, and what others write there is only ever copied.
+        match unsafe { Area::new(start, length, region.physical) } {
             Ok(area) => Ok(Attached {
                 area,
                 region: region.region,
@@ -61,12 +62,8 @@ impl Attached {
     }
 
     /// Ends the attachment. The device was stopped and its bus mastering switched off; otherwise pci
-    /// refuses, and keeps the memory until the device is stopped.
+    /// refuses, and keeps the memory until the device is stopped. No area of it is used any more.
     pub fn detach(self, pci: &PciClient<Kernel>) {
-        // SAFETY: the device was stopped and its queues dropped, by this function's contract. Should
-        // a copy of the area be left, it reaches what is mapped there next, to which no reference
-        // exists either, or nothing, which is a fault.
-        unsafe { self.area.retire() };
         let _ = pci.dma_detach(Deadline::NEVER, self.region);
     }
 }

@@ -1,8 +1,7 @@
 //! DMA memory: ranges that the task has mapped and whose physical address it knows.
 //!
-//! A task has one arena, from which its queues come, and may register further areas, such as the packet
-//! pool that belongs to the network stack. Arena and areas are the task's. Making the memory and
-//! learning its address is `attach`'s.
+//! A task has one arena, from which its queues come, and may have further areas, such as the packet
+//! pool that belongs to the network stack. Making the memory and learning its address is `attach`'s.
 #![expect(
     unsafe_code,
     reason = "memory that a device reads and writes is reached through raw pointers"
@@ -17,8 +16,6 @@ use crate::OutOfDmaMemory;
 
 /// Unit of allocation in bytes.
 const PAGE: usize = ipc::layout::PAGE_BYTES as usize;
-/// Largest number of areas at a time.
-const MAX_AREAS: usize = 8;
 /// Pages of the arena that are managed at most (16 MiB).
 const ARENA_PAGES: usize = 4096;
 
@@ -37,24 +34,23 @@ pub struct Area {
 // does not depend on the thread.
 unsafe impl Send for Area {}
 
-/// What the task has registered.
-static AREAS: Mutex<[Option<Area>; MAX_AREAS]> = Mutex::new([None; MAX_AREAS]);
 /// What the queues are made of.
 static ARENA: Mutex<Option<Arena>> = Mutex::new(None);
 
 impl Area {
-    /// Registers a range, so that queues can hold buffers in it.
+    /// The area that is this range.
     ///
     /// # Errors
     ///
-    /// OutOfDmaMemory where the table is full, the range is empty or wraps around.
+    /// OutOfDmaMemory where the range is empty or wraps around.
     ///
     /// # Safety
     ///
     /// `length` bytes at `start` are mapped readable and writable and lie, without a gap, at
-    /// `physical`; both stay so until [`Area::retire`]. No reference to the range exists, and what
-    /// a device or another task writes into it can change nothing that this task relies on.
-    pub unsafe fn register(
+    /// `physical`; both stay so for as long as the area, or a part of it, is used. No reference to the
+    /// range exists, and what a device or another task writes into it can change nothing that this task
+    /// relies on.
+    pub unsafe fn new(
         start: NonNull<u8>,
         length: usize,
         physical: u64,
@@ -64,28 +60,11 @@ impl Area {
         if length == 0 || wraps {
             return Err(OutOfDmaMemory);
         }
-        let area = Area {
+        Ok(Area {
             start,
             length,
             physical,
-        };
-        let mut areas = AREAS.lock();
-        let free = areas.iter_mut().find(|entry| entry.is_none());
-        *free.ok_or(OutOfDmaMemory)? = Some(area);
-        Ok(area)
-    }
-
-    /// Takes a registered range off the table; parts of it are no longer good for anything.
-    ///
-    /// # Safety
-    ///
-    /// No queue holds a buffer in the range: the device was reset, or returned them all.
-    pub unsafe fn retire(self) {
-        for entry in AREAS.lock().iter_mut() {
-            if *entry == Some(self) {
-                *entry = None;
-            }
-        }
+        })
     }
 
     /// Length in bytes.
@@ -115,7 +94,7 @@ impl Area {
     /// Copies the first bytes out, as many as both have.
     pub fn read(&self, target: &mut [u8]) {
         for (index, byte) in target.iter_mut().enumerate().take(self.length) {
-            // SAFETY: the index is inside the range, mapped by `register`'s promise. Volatile,
+            // SAFETY: the index is inside the range, mapped by `new`'s promise. Volatile,
             // because a device may write at any time.
             *byte = unsafe { self.start.add(index).read_volatile() };
         }
@@ -124,7 +103,7 @@ impl Area {
     /// Copies bytes to the start, as many as both have.
     pub fn write(&self, source: &[u8]) {
         for (index, byte) in source.iter().enumerate().take(self.length) {
-            // SAFETY: the index is inside the range, mapped by `register`'s promise. Volatile,
+            // SAFETY: the index is inside the range, mapped by `new`'s promise. Volatile,
             // because a device may read at any time.
             unsafe { self.start.add(index).write_volatile(*byte) };
         }
@@ -134,7 +113,7 @@ impl Area {
     /// they do not lie in the area.
     pub fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let bytes = self.part(offset, N)?.start.cast::<[u8; N]>();
-        // SAFETY: inside the range, which is mapped by `register`'s promise; an array of bytes needs no
+        // SAFETY: inside the range, which is mapped by `new`'s promise; an array of bytes needs no
         // alignment. Volatile, because a device may write at any time.
         Some(unsafe { bytes.read_volatile() })
     }
@@ -143,7 +122,7 @@ impl Area {
     /// they do not lie in the area.
     pub fn store<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
         let place = self.part(offset, N)?.start.cast::<[u8; N]>();
-        // SAFETY: inside the range, which is mapped by `register`'s promise; an array of bytes needs no
+        // SAFETY: inside the range, which is mapped by `new`'s promise; an array of bytes needs no
         // alignment. Volatile, because a device may read at any time.
         unsafe { place.write_volatile(bytes) };
         Some(())
@@ -152,7 +131,7 @@ impl Area {
     /// Reads the aligned 64-bit word at this offset, in one access; `None` where none is.
     pub fn load64(&self, offset: usize) -> Option<u64> {
         let word = self.place64(offset)?;
-        // SAFETY: inside the range, which is mapped by `register`'s promise, and aligned. Volatile,
+        // SAFETY: inside the range, which is mapped by `new`'s promise, and aligned. Volatile,
         // because a device may write at any time.
         Some(unsafe { word.read_volatile() })
     }
@@ -160,7 +139,7 @@ impl Area {
     /// Writes the aligned 64-bit word at this offset, in one access; `None` where none is.
     pub fn store64(&self, offset: usize, value: u64) -> Option<()> {
         let word = self.place64(offset)?;
-        // SAFETY: inside the range, which is mapped by `register`'s promise, and aligned. Volatile,
+        // SAFETY: inside the range, which is mapped by `new`'s promise, and aligned. Volatile,
         // because a device may read at any time.
         unsafe { word.write_volatile(value) };
         Some(())
@@ -178,33 +157,11 @@ impl Area {
         if self.length != 2 || !pointer.is_aligned() {
             return None;
         }
-        // SAFETY: aligned, two bytes long, mapped by `register`'s promise. The word is a ring's:
+        // SAFETY: aligned, two bytes long, mapped by `new`'s promise. The word is a ring's:
         // both sides only ever access it atomically. A ring outlives its users, which are
         // dropped with it.
         Some(unsafe { AtomicU16::from_ptr(pointer.as_ptr()) })
     }
-
-    /// The range as a slice pointer. Nobody may make a reference of it that lives while a device or
-    /// another task writes the range.
-    pub fn as_slice(&self) -> NonNull<[u8]> {
-        NonNull::slice_from_raw_parts(self.start, self.length)
-    }
-}
-
-/// The part of a registered area that has this physical address.
-pub fn at_physical(physical: u64, length: usize) -> Option<Area> {
-    AREAS.lock().iter().flatten().find_map(|area| {
-        let offset = usize::try_from(physical.checked_sub(area.physical)?).ok()?;
-        area.part(offset, length)
-    })
-}
-
-/// The part of a registered area that the task sees at this address.
-pub fn at_virtual(start: NonNull<u8>, length: usize) -> Option<Area> {
-    AREAS.lock().iter().flatten().find_map(|area| {
-        let offset = (start.as_ptr() as usize).checked_sub(area.start.as_ptr() as usize)?;
-        area.part(offset, length)
-    })
 }
 
 /// Pages of an area, given out in runs.
@@ -256,7 +213,7 @@ impl Arena {
     }
 }
 
-/// Makes a registered area the task's arena. Its start is a page's, in both address spaces.
+/// Makes an area the task's arena. Its start is a page's, in both address spaces.
 pub fn install_arena(area: Area) {
     *ARENA.lock() = Some(Arena {
         area,
@@ -271,7 +228,7 @@ pub fn allocate(pages: usize) -> Result<Area, OutOfDmaMemory> {
         .as_mut()
         .and_then(|arena| arena.allocate(pages));
     let area = area.ok_or(OutOfDmaMemory)?;
-    // SAFETY: the pages are mapped, by `register`'s promise, and nobody else holds them.
+    // SAFETY: the pages are mapped, by `new`'s promise, and nobody else holds them.
     unsafe { area.start.write_bytes(0, area.length) };
     Ok(area)
 }
@@ -287,7 +244,7 @@ pub fn release(area: Area) {
 pub mod test_memory {
     //! DMA memory for host tests: ordinary memory with made-up physical addresses.
 
-    use super::{Area, NonNull, PAGE, install_arena};
+    use super::{ARENA, Area, NonNull, PAGE, install_arena};
 
     /// Physical address of the test arena: not where the process sees it, so that a mix-up shows.
     const PHYSICAL: u64 = 0x1_2340_0000;
@@ -302,16 +259,24 @@ pub mod test_memory {
             let skip = memory.as_ptr().align_offset(PAGE);
             let start = NonNull::from(&mut memory[skip..]).cast();
             // SAFETY: the memory is leaked and was never used before.
-            let area = unsafe { Area::register(start, BYTES, PHYSICAL) };
-            install_arena(area.expect("the table is empty"));
+            let area = unsafe { Area::new(start, BYTES, PHYSICAL) };
+            install_arena(area.expect("a range"));
         });
+    }
+
+    /// What a device finds at a physical address: a part of the arena, or nothing.
+    pub fn at_physical(physical: u64, length: usize) -> Option<Area> {
+        let arena = ARENA.lock().as_ref().map(|arena| arena.area)?;
+        let offset = usize::try_from(physical.checked_sub(PHYSICAL)?).ok()?;
+        arena.part(offset, length)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::test_memory::{self, at_physical};
     use super::{ARENA_PAGES, Area, Arena, NonNull, PAGE};
-    use super::{allocate, at_physical, at_virtual, release, test_memory};
+    use super::{allocate, release};
 
     #[test]
     fn pages_are_zeroed_apart_and_come_back() {
@@ -357,7 +322,6 @@ mod tests {
         test_memory::install();
         let area = allocate(1).unwrap();
         let part = area.part(100, 50).unwrap();
-        assert_eq!(at_virtual(part.start, 50), Some(part));
         assert_eq!(at_physical(part.physical, 50), Some(part));
         assert_eq!(at_physical(area.physical, usize::MAX), None);
         assert_eq!(at_physical(8, 8), None);
@@ -384,9 +348,9 @@ mod tests {
         let mut byte = 0u8;
         let start = NonNull::from(&mut byte);
         // SAFETY: the range is refused before anything is done with it.
-        let wrapped = unsafe { Area::register(start, 1, u64::MAX) };
+        let wrapped = unsafe { Area::new(start, 1, u64::MAX) };
         assert!(wrapped.is_err());
         // SAFETY: as above.
-        assert!(unsafe { Area::register(start, usize::MAX, 0) }.is_err());
+        assert!(unsafe { Area::new(start, usize::MAX, 0) }.is_err());
     }
 }

@@ -86,6 +86,40 @@ fn thousands_of_packets_keep_their_order_and_buffers() {
 }
 
 #[test]
+fn bursts_keep_their_order_and_buffers() {
+    const BURST: u32 = 15;
+    let mut bench = modern();
+    bench.stack.give(0..BURST);
+    bench.run();
+    for round in 0..2_000u32 {
+        for number in 0..BURST {
+            let mark = (round * BURST + number).to_le_bytes();
+            bench.arrive(12, &[&mark[..], &[0; 60]].concat());
+            bench.stack.send(number, 64);
+        }
+        bench.run();
+        for number in 0..BURST {
+            let got = bench.stack.received.pop().unwrap().unwrap();
+            let mark = (round * BURST + number).to_le_bytes();
+            assert_eq!(bench.bytes(got)[..4], mark);
+            let buffer = got.offset / BUFFER_BYTES;
+            bench.stack.give(buffer..buffer + 1);
+            let sent = bench.device.take(1).unwrap();
+            bench.device.give_back(1, sent.head.into(), 0);
+        }
+        bench.run();
+        for number in 0..BURST {
+            let sent = bench.stack.transmitted.pop().unwrap().unwrap();
+            assert_eq!(sent.offset, (BUFFERS + number) * BUFFER_BYTES + HEADROOM);
+        }
+    }
+    let counted = bench.card.statistics();
+    assert_eq!(counted.received_packets, 2_000 * u64::from(BURST));
+    assert_eq!(counted.sent_packets, 2_000 * u64::from(BURST));
+    bench.end();
+}
+
+#[test]
 fn the_device_is_told_once_for_a_batch_and_interrupts_only_when_asked() {
     let mut bench = modern();
     bench.stack.give(0..8);

@@ -1,8 +1,6 @@
 //! The device's protocol (VIRTIO 1.2, section 5.1): features, configuration, and buffers in and out
 //! of its two queues. Which buffers, and when, is the card's business.
 
-use alloc::boxed::Box;
-
 use ipc::interface::net_device::{
     FEATURE_JOINED_RECEIVE, FEATURE_LINK_STATE, FEATURE_RECEIVE_CHECKSUM, MAX_PACKET_BYTES,
     SendOffload,
@@ -10,7 +8,7 @@ use ipc::interface::net_device::{
 use ipc::ring::Descriptor;
 use net_driver::{Device, Direction, Fault, Interrupt, Received, ethernet};
 use pci_function::Area;
-use virtio::{Chain, Queue, Used, VirtioError, VirtioTransport, feature};
+use virtio::{Queue, Used, VirtioError, VirtioTransport, feature};
 
 use crate::header::{self, Said};
 use crate::negotiation::{self, net_feature};
@@ -39,7 +37,7 @@ const SMALLEST_MTU: u16 = 68;
 const ENOUGH_FOR_JOINED: u32 = MAX_PACKET_BYTES.div_ceil(2048 - 64).next_power_of_two() as u32;
 
 /// A queue of packets.
-type PacketQueue = Box<dyn Queue<Descriptor>>;
+type PacketQueue = Queue<Descriptor>;
 
 /// A network device that works.
 pub struct NetDevice<T: VirtioTransport> {
@@ -83,12 +81,12 @@ impl<T: VirtioTransport> NetDevice<T> {
         (transport, stopped)
     }
 
-    fn queue(&self, direction: Direction) -> &dyn Queue<Descriptor> {
-        &*self.queues[usize::from(number(direction))]
+    fn queue(&self, direction: Direction) -> &PacketQueue {
+        &self.queues[usize::from(number(direction))]
     }
 
-    fn queue_mut(&mut self, direction: Direction) -> &mut dyn Queue<Descriptor> {
-        &mut *self.queues[usize::from(number(direction))]
+    fn queue_mut(&mut self, direction: Direction) -> &mut PacketQueue {
+        &mut self.queues[usize::from(number(direction))]
     }
 
     /// Descriptors that one packet takes.
@@ -98,7 +96,7 @@ impl<T: VirtioTransport> NetDevice<T> {
 
     /// What a returned buffer holds. Its header is read once, and the device held to it: a packet of
     /// many buffers ends where its header says, whatever is wrong with it.
-    fn received(&mut self, used: Used<Descriptor>) -> Result<Received, VirtioError> {
+    fn received(&mut self, used: Used<Descriptor>, pool: &Area) -> Result<Received, VirtioError> {
         let mut received = Received {
             buffer: used.cookie,
             length: used.written.ok_or(Fault::Long),
@@ -118,9 +116,10 @@ impl<T: VirtioTransport> NetDevice<T> {
         if self.features & told == 0 || received.length == Err(Fault::Short) {
             return Ok(received);
         }
+        let start = (used.cookie.offset as usize).saturating_sub(self.header_bytes);
         let said = match self.header_bytes {
-            header::SHORT_BYTES => used.start.load(0).map(Said::short),
-            _ => used.start.load(0).map(Said::new),
+            header::SHORT_BYTES => pool.load(start).map(Said::short),
+            _ => pool.load(start).map(Said::new),
         };
         let said = said.ok_or(VirtioError::BadHeader)?;
         received.verified = said.is_verified();
@@ -135,21 +134,25 @@ impl<T: VirtioTransport> NetDevice<T> {
         Ok(received)
     }
 
-    /// Header and packet, which follow one another in `area`, as the device takes them: together,
-    /// or, where it does not accept any layout, the header by itself (VIRTIO 1.2, section 5.1.6.6).
-    fn chain(&self, area: Area, device_writes: bool) -> Option<Chain> {
-        let (header, rest) = (
-            self.header_bytes,
-            area.length().checked_sub(self.header_bytes)?,
-        );
-        let split = [area.part(0, header)?, area.part(header, rest)?];
-        let whole = [area];
-        let segments: &[Area] = if self.one_segment { &whole } else { &split };
-        if device_writes {
-            Chain::new(&[], segments)
-        } else {
-            Chain::new(segments, &[])
+    /// Gives the device header and packet, which follow one another in `area`: together, or, where it
+    /// does not accept any layout, the header by itself (VIRTIO 1.2, section 5.1.6.6).
+    fn add(
+        &mut self,
+        direction: Direction,
+        area: Area,
+        name: Descriptor,
+    ) -> Result<(), VirtioError> {
+        let device_writes = direction == Direction::Receive;
+        let (header, one_segment) = (self.header_bytes, self.one_segment);
+        let queue = self.queue_mut(direction);
+        if one_segment {
+            return queue.add_one(&area, device_writes, name);
         }
+        let rest = area.length().saturating_sub(header);
+        let (Some(start), Some(rest)) = (area.part(0, header), area.part(header, rest)) else {
+            return Err(VirtioError::BadBuffer);
+        };
+        queue.add(&[start, rest], device_writes, name)
     }
 }
 
@@ -222,8 +225,7 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
     }
 
     fn give(&mut self, area: Area, buffer: Descriptor) -> Result<(), VirtioError> {
-        let chain = self.chain(area, true).ok_or(VirtioError::BadWindow)?;
-        self.queue_mut(Direction::Receive).add(chain, buffer)
+        self.add(Direction::Receive, area, buffer)
     }
 
     fn send(
@@ -232,14 +234,13 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
         offload: Option<SendOffload>,
         packet: Descriptor,
     ) -> Result<(), VirtioError> {
-        let chain = self.chain(area, false).ok_or(VirtioError::BadWindow)?;
         let header = header::to_send(offload);
         let written = match header.first_chunk::<{ header::SHORT_BYTES }>() {
             Some(short) if self.header_bytes == header::SHORT_BYTES => area.store(0, *short),
             _ => area.store(0, header),
         };
-        written.ok_or(VirtioError::BadWindow)?;
-        self.queue_mut(Direction::Transmit).add(chain, packet)
+        written.ok_or(VirtioError::BadBuffer)?;
+        self.add(Direction::Transmit, area, packet)
     }
 
     fn notify(&mut self) -> u64 {
@@ -253,9 +254,11 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
         count
     }
 
-    fn take_received(&mut self) -> Result<Option<Received>, VirtioError> {
-        let used = self.queue_mut(Direction::Receive).pop()?;
-        used.map(|used| self.received(used)).transpose()
+    fn take_received(&mut self, pool: &Area) -> Result<Option<Received>, VirtioError> {
+        match self.queue_mut(Direction::Receive).pop()? {
+            Some(used) => self.received(used, pool).map(Some),
+            None => Ok(None),
+        }
     }
 
     fn take_sent(&mut self) -> Result<Option<Descriptor>, VirtioError> {
@@ -343,7 +346,7 @@ fn open_both<T: VirtioTransport>(
     transport: &mut T,
     events: bool,
 ) -> Result<[PacketQueue; 2], VirtioError> {
-    let receive = virtio::open(transport, RECEIVE_QUEUE, events)?;
-    let transmit = virtio::open(transport, TRANSMIT_QUEUE, events)?;
+    let receive = Queue::open(transport, RECEIVE_QUEUE, events)?;
+    let transmit = Queue::open(transport, TRANSMIT_QUEUE, events)?;
     Ok([receive, transmit])
 }

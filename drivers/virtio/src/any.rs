@@ -8,7 +8,7 @@ use virtio_drivers::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::transport::{RingAddresses, VirtioTransport};
+use crate::transport::VirtioTransport;
 use crate::{LegacyTransport, MmioTransport, ModernTransport, VirtioError};
 
 /// A transport of any kind.
@@ -45,9 +45,6 @@ macro_rules! each {
 }
 
 impl<P: Ports, R: Registers> VirtioTransport for AnyTransport<P, R> {
-    fn rings(&self, queue: u16) -> Option<RingAddresses> {
-        each!(self, transport => transport.rings(queue))
-    }
     fn route_configuration_interrupt(&mut self) {
         each!(self, transport => transport.route_configuration_interrupt());
     }

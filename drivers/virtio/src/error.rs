@@ -2,7 +2,6 @@
 //! breaks the rules is reset, and the error says which rule it was.
 
 use pci_function::OutOfDmaMemory;
-use virtio_drivers::Error;
 
 /// Why an operation on a virtio device failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +28,13 @@ pub enum VirtioError {
     OutOfReach,
     /// No DMA memory is left.
     OutOfDmaMemory,
+    /// The buffer has no segments, or more bytes than a descriptor can tell.
+    BadBuffer,
     /// The queue has no room for the buffer.
     QueueFull,
     /// The device returned a buffer that it does not hold.
     UnknownBuffer,
-    /// The device changed what it had returned already.
+    /// The device says that it has returned more than it holds.
     RingChanged,
     /// What the device wrote before a packet cannot be.
     BadHeader,
@@ -44,19 +45,5 @@ pub enum VirtioError {
 impl From<OutOfDmaMemory> for VirtioError {
     fn from(OutOfDmaMemory: OutOfDmaMemory) -> VirtioError {
         VirtioError::OutOfDmaMemory
-    }
-}
-
-impl From<Error> for VirtioError {
-    fn from(error: Error) -> VirtioError {
-        match error {
-            Error::QueueFull => VirtioError::QueueFull,
-            Error::AlreadyUsed => VirtioError::QueueInUse,
-            Error::DmaError => VirtioError::OutOfDmaMemory,
-            Error::ConfigSpaceTooSmall | Error::ConfigSpaceMissing => VirtioError::NoConfiguration,
-            Error::InvalidParam => VirtioError::QueueSize,
-            // The rest can only come of a used ring that changed while it was read.
-            _ => VirtioError::RingChanged,
-        }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::vec::Vec;
 
 use pci_function::Area;
-use pci_function::dma::{at_physical, test_memory};
+use pci_function::dma::test_memory::{self, at_physical};
 use registers::{Ports, Registers};
 
 use crate::{ModernWindows, feature};
@@ -290,6 +290,14 @@ impl FakeHandle {
             state.isr |= 1;
         }
         interrupts
+    }
+
+    /// Overwrites a descriptor, which the device may not.
+    pub fn scribble(&self, queue: u16, descriptor: u16, value: u64) {
+        let state = self.state();
+        let place = state.queues[usize::from(queue)].descriptors + 16 * u64::from(descriptor);
+        write(place, &value.to_le_bytes());
+        write(place + 8, &value.rotate_left(17).to_le_bytes());
     }
 
     /// Sets a queue's used index to anything.

@@ -84,8 +84,8 @@ mod tests {
     use super::{negotiate, start};
     use crate::fake::FakeDevice;
     use crate::{
-        InterruptStatus, LegacyTransport, MmioTransport, ModernTransport, Transport, VirtioError,
-        feature, open,
+        InterruptStatus, LegacyTransport, MmioTransport, ModernTransport, Queue, Transport,
+        VirtioError, feature,
     };
     use pci_function::InterruptMode;
     use virtio_drivers::transport::{DeviceStatus, DeviceType::Network};
@@ -99,7 +99,7 @@ mod tests {
         let accepted = negotiate(&mut transport, 0x0f | feature::VERSION_1).unwrap();
         assert_eq!(accepted, 0x0f | feature::VERSION_1);
         assert_eq!(fake.state().accepted, accepted);
-        let queues = [0, 1].map(|number| open::<_, ()>(&mut transport, number, false).unwrap());
+        let queues = [0, 1].map(|number| Queue::<()>::open(&mut transport, number, false).unwrap());
         assert_eq!(
             queues.each_ref().map(|queue| queue.size()),
             [256, 64],
@@ -124,7 +124,7 @@ mod tests {
             negotiate(&mut transport, 0x0f | feature::VERSION_1),
             Ok(0x0f)
         );
-        let queue = open::<_, ()>(&mut transport, 0, false).unwrap();
+        let queue = Queue::<()>::open(&mut transport, 0, false).unwrap();
         assert_eq!(queue.size(), 1024, "its size is the device's");
         start(&mut transport).unwrap();
         assert!(
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!((fake.configuration_vector(), fake.queue_vector(0)), (0, 1));
         super::reset(&mut transport).unwrap();
         assert_eq!(
-            open::<_, ()>(&mut transport, 0, false).map(drop),
+            Queue::<()>::open(&mut transport, 0, false).map(drop),
             Ok(()),
             "a reset frees the queue"
         );
@@ -148,10 +148,10 @@ mod tests {
         let accepted = negotiate(&mut transport, 0x0f | feature::VERSION_1).unwrap();
         assert_eq!(accepted, 0x0f | feature::VERSION_1);
         assert_eq!(fake.state().accepted, accepted);
-        let queues = [0, 1].map(|number| open::<_, ()>(&mut transport, number, false).unwrap());
+        let queues = [0, 1].map(|number| Queue::<()>::open(&mut transport, number, false).unwrap());
         assert_eq!(queues.each_ref().map(|queue| queue.size()), [256, 64]);
         assert_eq!(
-            open::<_, ()>(&mut transport, 2, false).map(drop),
+            Queue::<()>::open(&mut transport, 2, false).map(drop),
             Err(VirtioError::NoQueue)
         );
         start(&mut transport).unwrap();
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!([fake.notifications(0), fake.notifications(1)], [0, 1]);
         super::reset(&mut transport).unwrap();
         assert_eq!(
-            open::<_, ()>(&mut transport, 0, false).map(drop),
+            Queue::<()>::open(&mut transport, 0, false).map(drop),
             Ok(()),
             "a reset frees the queue"
         );
@@ -288,7 +288,7 @@ mod tests {
             let mut transport =
                 ModernTransport::new(windows, Network, InterruptMode::Line).unwrap();
             negotiate(&mut transport, feature::VERSION_1).unwrap();
-            let _queue = open::<_, ()>(&mut transport, 1, false).unwrap();
+            let _queue = Queue::<()>::open(&mut transport, 1, false).unwrap();
             let started = start(&mut transport);
             assert_eq!(started.is_ok(), good, "multiplier {multiplier}");
             if !good {

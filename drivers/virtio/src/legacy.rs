@@ -5,8 +5,6 @@
 //! rings are one contiguous block named by a page number, features have 32 bits and no handshake,
 //! and the device's configuration begins 4 bytes later while MSI-X is on.
 
-use alloc::vec::Vec;
-
 use pci_function::InterruptMode;
 use registers::Ports;
 use virtio_drivers::{
@@ -15,10 +13,8 @@ use virtio_drivers::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::transport::{
-    CONFIGURATION_CAUSE, NO_VECTOR, RingAddresses, VirtioTransport, queue_cause,
-};
-use crate::{VirtioError, transport};
+use crate::VirtioError;
+use crate::transport::{CONFIGURATION_CAUSE, NO_VECTOR, VirtioTransport, queue_cause};
 
 /// Register offsets (VIRTIO 1.2, section 4.1.4.10).
 mod register {
@@ -57,7 +53,6 @@ pub struct LegacyTransport<P: Ports> {
     ports: P,
     device_type: DeviceType,
     interrupts: InterruptMode,
-    rings: Vec<Option<RingAddresses>>,
     failure: Option<VirtioError>,
 }
 
@@ -69,7 +64,6 @@ impl<P: Ports> LegacyTransport<P> {
             ports,
             device_type,
             interrupts,
-            rings: Vec::new(),
             failure: None,
         }
     }
@@ -107,10 +101,6 @@ impl<P: Ports> LegacyTransport<P> {
 }
 
 impl<P: Ports> VirtioTransport for LegacyTransport<P> {
-    fn rings(&self, queue: u16) -> Option<RingAddresses> {
-        self.rings.get(usize::from(queue)).copied().flatten()
-    }
-
     fn route_configuration_interrupt(&mut self) {
         if let Some(vector) = self.interrupts.vector(CONFIGURATION_CAUSE) {
             self.route(register::CONFIGURATION_VECTOR, vector);
@@ -123,7 +113,6 @@ impl<P: Ports> VirtioTransport for LegacyTransport<P> {
 
     fn forget(&mut self) {
         self.failure = None;
-        self.rings.clear();
     }
 }
 
@@ -173,8 +162,8 @@ impl<P: Ports> Transport for LegacyTransport<P> {
         queue: u16,
         _size: u32,
         descriptors: PhysAddr,
-        driver_area: PhysAddr,
-        device_area: PhysAddr,
+        _driver_area: PhysAddr,
+        _device_area: PhysAddr,
     ) {
         let Ok(page) = u32::try_from(descriptors / QUEUE_ALIGNMENT) else {
             self.failure.get_or_insert(VirtioError::OutOfReach);
@@ -185,11 +174,6 @@ impl<P: Ports> Transport for LegacyTransport<P> {
             self.route(register::QUEUE_VECTOR, vector);
         }
         self.ports.write32(register::QUEUE_ADDRESS, page);
-        let rings = RingAddresses {
-            driver: driver_area,
-            device: device_area,
-        };
-        transport::remember_rings(&mut self.rings, queue, rings);
     }
 
     fn queue_unset(&mut self, queue: u16) {

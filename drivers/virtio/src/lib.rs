@@ -1,9 +1,10 @@
 //! The virtio library that every virtio driver stands on: finding and negotiating a device over its
 //! legacy or modern PCI transport or its memory-mapped one, and its split queues.
 //!
-//! It stands on `virtio-drivers`: the transports implement that crate's `Transport`, DMA memory its
-//! `Hal`, and the queues are its `VirtQueue`. What a device of one kind does with its queues is left
-//! to that kind's driver; the function, its interrupts and DMA memory are `pci_function`'s.
+//! The transports implement `virtio-drivers`' `Transport`. Its `VirtQueue` is not used: the event index
+//! that it compares does not wrap, its size is fixed when it is compiled, and a packet through it took
+//! twice the instructions. What a device of one kind does with its queues is left to that kind's
+//! driver; the function, its interrupts and DMA memory are `pci_function`'s.
 //!
 //! Sections quoted as "VIRTIO 1.2" are those of "Virtual I/O Device (VIRTIO) Version 1.2", OASIS
 //! Committee Specification 01 of 1 July 2022.
@@ -18,7 +19,6 @@ pub mod fake;
 pub mod feature;
 mod fields;
 mod function;
-mod hal;
 mod handshake;
 mod legacy;
 mod mmio;
@@ -33,6 +33,6 @@ pub use handshake::{fail, negotiate, negotiate_with, reset, start};
 pub use legacy::LegacyTransport;
 pub use mmio::MmioTransport;
 pub use modern::{ModernTransport, ModernWindows};
-pub use queue::{Chain, Queue, Used, open};
-pub use transport::{RingAddresses, VirtioTransport};
+pub use queue::{Queue, Used, queue_bytes};
+pub use transport::VirtioTransport;
 pub use virtio_drivers::transport::{InterruptStatus, Transport};

@@ -3,8 +3,6 @@
 //!
 //! The interface of version 1, which the specification calls legacy (section 4.2.4), is refused.
 
-use alloc::vec::Vec;
-
 use registers::Registers;
 use virtio_drivers::{
     PhysAddr, Result,
@@ -12,8 +10,8 @@ use virtio_drivers::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::transport::{RingAddresses, VirtioTransport};
-use crate::{VirtioError, fields, transport};
+use crate::transport::VirtioTransport;
+use crate::{VirtioError, fields};
 
 /// Register offsets (VIRTIO 1.2, section 4.2.2, table 4.1). All but those of the configuration have
 /// 32 bits.
@@ -70,7 +68,6 @@ const VERSION: u32 = 2;
 pub struct MmioTransport<R: Registers> {
     window: R,
     device_type: DeviceType,
-    rings: Vec<Option<RingAddresses>>,
 }
 
 impl<R: Registers> MmioTransport<R> {
@@ -91,7 +88,6 @@ impl<R: Registers> MmioTransport<R> {
         Ok(MmioTransport {
             window,
             device_type,
-            rings: Vec::new(),
         })
     }
 
@@ -101,10 +97,6 @@ impl<R: Registers> MmioTransport<R> {
 }
 
 impl<R: Registers> VirtioTransport for MmioTransport<R> {
-    fn rings(&self, queue: u16) -> Option<RingAddresses> {
-        self.rings.get(usize::from(queue)).copied().flatten()
-    }
-
     fn route_configuration_interrupt(&mut self) {
         // All causes raise the one line.
     }
@@ -113,9 +105,7 @@ impl<R: Registers> VirtioTransport for MmioTransport<R> {
         None
     }
 
-    fn forget(&mut self) {
-        self.rings.clear();
-    }
+    fn forget(&mut self) {}
 }
 
 impl<R: Registers> Transport for MmioTransport<R> {
@@ -178,11 +168,6 @@ impl<R: Registers> Transport for MmioTransport<R> {
         fields::write_address(&self.window, register::QUEUE_DESCRIPTORS, descriptors);
         fields::write_address(&self.window, register::QUEUE_DRIVER, driver_area);
         fields::write_address(&self.window, register::QUEUE_DEVICE, device_area);
-        let rings = RingAddresses {
-            driver: driver_area,
-            device: device_area,
-        };
-        transport::remember_rings(&mut self.rings, queue, rings);
         // This comes last (VIRTIO 1.2, section 4.2.3.2).
         self.window.write32(register::QUEUE_READY, 1);
     }

@@ -11,8 +11,8 @@ use virtio_drivers::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::transport::{CONFIGURATION_CAUSE, RingAddresses, VirtioTransport, queue_cause};
-use crate::{VirtioError, fields, transport};
+use crate::transport::{CONFIGURATION_CAUSE, VirtioTransport, queue_cause};
+use crate::{VirtioError, fields};
 
 /// Offsets in the common configuration structure (VIRTIO 1.2, section 4.1.4.3).
 mod common {
@@ -71,7 +71,6 @@ pub struct ModernTransport<R: Registers> {
     windows: ModernWindows<R>,
     device_type: DeviceType,
     interrupts: InterruptMode,
-    rings: Vec<Option<RingAddresses>>,
     /// Offset in the notification area, a queue each.
     notify_offsets: Vec<usize>,
     failure: Option<VirtioError>,
@@ -93,7 +92,6 @@ impl<R: Registers> ModernTransport<R> {
             windows,
             device_type,
             interrupts,
-            rings: Vec::new(),
             notify_offsets: Vec::new(),
             failure: None,
         })
@@ -132,10 +130,6 @@ impl<R: Registers> ModernTransport<R> {
 }
 
 impl<R: Registers> VirtioTransport for ModernTransport<R> {
-    fn rings(&self, queue: u16) -> Option<RingAddresses> {
-        self.rings.get(usize::from(queue)).copied().flatten()
-    }
-
     fn route_configuration_interrupt(&mut self) {
         if let Some(vector) = self.interrupts.vector(CONFIGURATION_CAUSE) {
             self.route(common::CONFIGURATION_VECTOR, vector);
@@ -148,7 +142,6 @@ impl<R: Registers> VirtioTransport for ModernTransport<R> {
 
     fn forget(&mut self) {
         self.failure = None;
-        self.rings.clear();
         self.notify_offsets.clear();
     }
 }
@@ -230,11 +223,6 @@ impl<R: Registers> Transport for ModernTransport<R> {
         fields::write_address(&self.windows.common, common::QUEUE_DESCRIPTORS, descriptors);
         fields::write_address(&self.windows.common, common::QUEUE_DRIVER, driver_area);
         fields::write_address(&self.windows.common, common::QUEUE_DEVICE, device_area);
-        let rings = RingAddresses {
-            driver: driver_area,
-            device: device_area,
-        };
-        transport::remember_rings(&mut self.rings, queue, rings);
         // Enabling comes last (VIRTIO 1.2, section 4.1.5.1.3).
         self.windows.common.write16(common::QUEUE_ENABLE, 1);
     }

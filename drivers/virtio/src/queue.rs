@@ -1,194 +1,418 @@
-//! Split queues (VIRTIO 1.2, section 2.7): `virtio-drivers`' `VirtQueue`, whose size is a const
-//! generic, behind one object; a private record of what the device holds; and notification
-//! suppression in both directions.
+//! Split queues (VIRTIO 1.2, section 2.7): descriptors, the two rings, a private record of what the
+//! device holds, and notification suppression in both directions.
 //!
-//! `VirtQueue` is told nothing of the event index: it compares ring indices without regard to their
-//! wrapping, which loses notifications, and cannot keep interrupts off. Both words of the event
-//! index are driven here.
-#![expect(
-    unsafe_code,
-    reason = "VirtQueue takes buffers by reference and leaves their lifetime to its caller"
-)]
+//! What the device writes is read once, and means nothing before it was compared with the record: the
+//! device may write anywhere in the rings at any time. What this side has written it never reads back.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
 
-use pci_function::Area;
-use pci_function::dma::at_physical;
-use virtio_drivers::queue::VirtQueue;
+use ipc::layout::PAGE_BYTES;
+use pci_function::{Area, dma};
 
-use crate::hal::TaskHal;
 use crate::{VirtioError, VirtioTransport};
 
-/// Most segments of one chain.
-const MAX_SEGMENTS: usize = 3;
+/// Sizes that a queue can have; a power of two.
+const SIZES: core::ops::RangeInclusive<u32> = 16..=4096;
 /// Largest queue that a driver asks for where it may choose.
 const CHOSEN_SIZE: u32 = 256;
 
-/// A buffer as the device sees it: segments that it reads, then segments that it writes.
-#[derive(Clone, Copy, Debug)]
-pub struct Chain {
-    segments: [Option<Area>; MAX_SEGMENTS],
-    readable: usize,
-    writable: usize,
-}
-
-impl Chain {
-    /// A chain of these segments; `None` if there are none or too many.
-    pub fn new(readable: &[Area], writable: &[Area]) -> Option<Chain> {
-        let count = readable.len() + writable.len();
-        if count == 0 || count > MAX_SEGMENTS {
-            return None;
-        }
-        let mut segments = [None; MAX_SEGMENTS];
-        for (slot, area) in segments.iter_mut().zip(readable.iter().chain(writable)) {
-            *slot = Some(*area);
-        }
-        Some(Chain {
-            segments,
-            readable: readable.len(),
-            writable: writable.len(),
-        })
-    }
-
-    /// Bytes that the device may write.
-    fn capacity(&self) -> usize {
-        self.segments
-            .iter()
-            .flatten()
-            .skip(self.readable)
-            .map(Area::length)
-            .sum()
-    }
-}
+/// Bytes of a descriptor: address, length, flags, next (section 2.7.5).
+const DESCRIPTOR_BYTES: usize = 16;
+/// Descriptor: it goes on in the next (VIRTQ_DESC_F_NEXT).
+const NEXT: u16 = 1;
+/// Descriptor: the device writes it (VIRTQ_DESC_F_WRITE).
+const WRITE: u16 = 2;
+/// Where a ring's entries begin, after flags and index of 2 bytes each (sections 2.7.6 and 2.7.8).
+const ENTRIES: usize = 4;
+/// Bytes of an entry of the available ring: a descriptor's number.
+const AVAILABLE_BYTES: usize = 2;
+/// Bytes of an entry of the used ring: a descriptor's number and a length, of 4 bytes each.
+const USED_BYTES: usize = 8;
+/// Flag of a ring: no notification is wanted (VIRTQ_AVAIL_F_NO_INTERRUPT, VIRTQ_USED_F_NO_NOTIFY).
+const NOT_WANTED: u16 = 1;
 
 /// A buffer that the device has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used<C> {
     /// What the driver called it.
     pub cookie: C,
-    /// Its first segment.
-    pub start: Area,
     /// Bytes that the device says it has written; `None` if that is more than the buffer holds.
     pub written: Option<usize>,
 }
 
+/// A buffer in the device's hands, by its first descriptor.
+#[derive(Clone, Copy, Debug)]
+struct Held<C> {
+    cookie: C,
+    /// Bytes that the device may write.
+    capacity: u32,
+    /// The chain's last descriptor.
+    last: u16,
+    /// Descriptors of the chain.
+    segments: u16,
+}
+
+/// The words that both sides look at. A side writes its own and reads the other's.
+#[derive(Debug)]
+struct Words {
+    /// Driver's: whether an interrupt is wanted.
+    available_flags: &'static AtomicU16,
+    /// Driver's: how many buffers it has added.
+    available_index: &'static AtomicU16,
+    /// Driver's, with the event index: interrupt when the used index passes this (section 2.7.7).
+    used_event: &'static AtomicU16,
+    /// Device's: whether a notification is wanted.
+    used_flags: &'static AtomicU16,
+    /// Device's: how many buffers it has returned.
+    used_index: &'static AtomicU16,
+    /// Device's, with the event index: notify when the available index passes this (section 2.7.10).
+    available_event: &'static AtomicU16,
+}
+
 /// A queue of a device. It must not outlive the device's next reset, and the device must be reset
 /// before it is dropped: until then the device uses its memory.
-pub trait Queue<C>: Send {
+#[derive(Debug)]
+pub struct Queue<C> {
+    number: u16,
+    size: u16,
+    /// All of the queue's memory.
+    memory: Area,
+    descriptors: Area,
+    available: Area,
+    used: Area,
+    words: Words,
+    /// Whether the event index was negotiated.
+    events: bool,
+    /// By the chain's first descriptor: the record that the device cannot touch.
+    held: Vec<Option<Held<C>>>,
+    /// By descriptor: the next of its chain, or the next free one.
+    next: Vec<u16>,
+    /// The first free descriptor.
+    first_free: u16,
+    free: u16,
+    outstanding: u16,
+    /// Buffers added so far, wrapping as the ring's index does.
+    added: u16,
+    /// `added` when the device was last told.
+    told: u16,
+    /// Buffers taken back so far, wrapping.
+    popped: u16,
+    /// The device's index as last seen.
+    returned: u16,
+    /// An interrupt was asked for.
+    armed: bool,
+}
+
+/// Where the parts of a queue lie in one block of memory, after the descriptors: the available ring, the
+/// used ring, and the end. It is the layout of legacy devices (section 2.7.2); others take any.
+const fn layout(size: usize) -> (usize, usize, usize) {
+    let page = PAGE_BYTES as usize;
+    let available = DESCRIPTOR_BYTES * size;
+    let used = (available + ENTRIES + AVAILABLE_BYTES * size + 2).next_multiple_of(page);
+    let end = (used + ENTRIES + USED_BYTES * size + 2).next_multiple_of(page);
+    (available, used, end)
+}
+
+/// Bytes of DMA memory that a queue of this size takes, a multiple of 4,096.
+pub const fn queue_bytes(size: u16) -> usize {
+    layout(size as usize).2
+}
+
+impl<C: Copy> Queue<C> {
+    /// Opens a queue: of the size that the device has where it fixes it (legacy), else of up to 256.
+    /// `events` says whether the event index was negotiated.
+    pub fn open<T: VirtioTransport>(
+        transport: &mut T,
+        number: u16,
+        events: bool,
+    ) -> Result<Queue<C>, VirtioError> {
+        let largest = transport.max_queue_size(number);
+        let size = match transport.requires_legacy_layout() {
+            true => largest,
+            false => largest.min(CHOSEN_SIZE),
+        };
+        if largest == 0 {
+            return Err(VirtioError::NoQueue);
+        }
+        if !size.is_power_of_two() || !SIZES.contains(&size) {
+            return Err(VirtioError::QueueSize);
+        }
+        if transport.queue_used(number) {
+            return Err(VirtioError::QueueInUse);
+        }
+        let memory = dma::allocate(queue_bytes(size as u16) / PAGE_BYTES as usize)?;
+        let queue = match Queue::in_memory(memory, number, size as u16, events) {
+            Some(queue) => queue,
+            None => {
+                dma::release(memory);
+                return Err(VirtioError::OutOfReach);
+            }
+        };
+        transport.queue_set(
+            number,
+            size,
+            queue.descriptors.physical(),
+            queue.available.physical(),
+            queue.used.physical(),
+        );
+        Ok(queue)
+    }
+
+    /// An empty queue in this memory, which is zeroed; `None` where it is too small.
+    fn in_memory(memory: Area, number: u16, size: u16, events: bool) -> Option<Queue<C>> {
+        let entries = usize::from(size);
+        let (available, used, _) = layout(entries);
+        let word = |offset| memory.part(offset, 2)?.word();
+        let available_end = available + ENTRIES + AVAILABLE_BYTES * entries;
+        let used_end = used + ENTRIES + USED_BYTES * entries;
+        let words = Words {
+            available_flags: word(available)?,
+            available_index: word(available + 2)?,
+            used_event: word(available_end)?,
+            used_flags: word(used)?,
+            used_index: word(used + 2)?,
+            available_event: word(used_end)?,
+        };
+        Some(Queue {
+            number,
+            size,
+            memory,
+            descriptors: memory.part(0, available)?,
+            available: memory.part(available, available_end + 2 - available)?,
+            used: memory.part(used, used_end + 2 - used)?,
+            words,
+            events,
+            held: alloc::vec![None; entries],
+            next: (1..=size).collect(),
+            first_free: 0,
+            free: size,
+            outstanding: 0,
+            added: 0,
+            told: 0,
+            popped: 0,
+            returned: 0,
+            armed: true,
+        })
+    }
+
     /// Its number.
-    fn number(&self) -> u16;
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
     /// Number of descriptors; a chain takes one a segment.
-    fn size(&self) -> u16;
+    pub fn size(&self) -> u16 {
+        self.size
+    }
+
     /// Descriptors that are free.
-    fn free(&self) -> usize;
+    pub fn free(&self) -> usize {
+        self.free.into()
+    }
+
     /// Buffers that the device holds.
-    fn outstanding(&self) -> usize;
-    /// Gives a buffer to the device. The device learns of it with [`Queue::should_notify`].
-    fn add(&mut self, chain: Chain, cookie: C) -> Result<(), VirtioError>;
-    /// Takes the next buffer that the device has returned. After an error the device does not
-    /// follow the protocol, and only a reset mends that.
-    fn pop(&mut self) -> Result<Option<Used<C>>, VirtioError>;
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.into()
+    }
+
+    /// Gives the device a buffer: these segments, which the device writes or else reads. It learns of it
+    /// with [`Queue::should_notify`].
+    ///
+    /// Errors: QueueFull; BadBuffer for one without segments, or too long for its descriptors.
+    pub fn add(
+        &mut self,
+        segments: &[Area],
+        device_writes: bool,
+        cookie: C,
+    ) -> Result<(), VirtioError> {
+        let count = u16::try_from(segments.len()).unwrap_or(u16::MAX);
+        if count > self.free {
+            return Err(VirtioError::QueueFull);
+        }
+        let (mut after, mut last, mut length) = (self.first_free, None, 0u32);
+        for (index, segment) in (1..).zip(segments) {
+            let bytes = self.describe(after, segment, device_writes, index < count)?;
+            length = length.checked_add(bytes).ok_or(VirtioError::BadBuffer)?;
+            last = Some(after);
+            after = self.next[usize::from(after)];
+        }
+        let held = Held {
+            cookie,
+            capacity: if device_writes { length } else { 0 },
+            last: last.ok_or(VirtioError::BadBuffer)?,
+            segments: count,
+        };
+        self.hand_over(held, after)
+    }
+
+    /// The same for a buffer of one segment.
+    #[inline]
+    pub fn add_one(
+        &mut self,
+        segment: &Area,
+        device_writes: bool,
+        cookie: C,
+    ) -> Result<(), VirtioError> {
+        if self.free == 0 {
+            return Err(VirtioError::QueueFull);
+        }
+        let head = self.first_free;
+        let length = self.describe(head, segment, device_writes, false)?;
+        let held = Held {
+            cookie,
+            capacity: if device_writes { length } else { 0 },
+            last: head,
+            segments: 1,
+        };
+        self.hand_over(held, self.next[usize::from(head)])
+    }
+
+    /// Writes a descriptor, and tells the segment's length.
+    #[inline]
+    fn describe(
+        &self,
+        descriptor: u16,
+        segment: &Area,
+        device_writes: bool,
+        goes_on: bool,
+    ) -> Result<u32, VirtioError> {
+        let bytes = u32::try_from(segment.length()).map_err(|_| VirtioError::BadBuffer)?;
+        let flags = (u16::from(goes_on) * NEXT) | (u16::from(device_writes) * WRITE);
+        let next = self.next[usize::from(descriptor)];
+        let words = u128::from(segment.physical())
+            | u128::from(bytes) << 64
+            | u128::from(flags) << 96
+            | u128::from(next) << 112;
+        let offset = DESCRIPTOR_BYTES * usize::from(descriptor);
+        let written = self.descriptors.store(offset, words.to_le_bytes());
+        written.ok_or(VirtioError::OutOfReach)?;
+        Ok(bytes)
+    }
+
+    /// Hands the chain over that begins with the first free descriptor; after it those from `after` on
+    /// are free.
+    #[inline]
+    fn hand_over(&mut self, held: Held<C>, after: u16) -> Result<(), VirtioError> {
+        let head = self.first_free;
+        let slot = ENTRIES + AVAILABLE_BYTES * usize::from(self.added & (self.size - 1));
+        let written = self.available.store(slot, head.to_le_bytes());
+        written.ok_or(VirtioError::OutOfReach)?;
+        self.first_free = after;
+        self.free -= held.segments;
+        self.held[usize::from(head)] = Some(held);
+        self.outstanding += 1;
+        self.added = self.added.wrapping_add(1);
+        // The device sees descriptors and entry when it sees the index.
+        let index = self.words.available_index;
+        index.store(self.added, Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes the next buffer that the device has returned.
+    ///
+    /// Errors: UnknownBuffer, RingChanged: the device does not follow the protocol, and only a reset
+    /// mends that.
+    #[inline]
+    pub fn pop(&mut self) -> Result<Option<Used<C>>, VirtioError> {
+        if self.popped == self.returned {
+            self.look()?;
+            if self.popped == self.returned {
+                return Ok(None);
+            }
+        }
+        let slot = ENTRIES + USED_BYTES * usize::from(self.popped & (self.size - 1));
+        let entry = self.used.load(slot).ok_or(VirtioError::OutOfReach)?;
+        let entry = u64::from_le_bytes(entry);
+        let (head, written) = (entry as u32 as usize, (entry >> 32) as u32);
+        let held = self.held.get_mut(head).and_then(Option::take);
+        let held = held.ok_or(VirtioError::UnknownBuffer)?;
+        // The chain goes before the free descriptors.
+        self.next[usize::from(held.last)] = self.first_free;
+        self.first_free = head as u16;
+        self.free += held.segments;
+        self.outstanding -= 1;
+        self.popped = self.popped.wrapping_add(1);
+        Ok(Some(Used {
+            cookie: held.cookie,
+            written: (written <= held.capacity).then_some(written as usize),
+        }))
+    }
+
+    /// Looks at what the device has returned: more than it holds cannot be.
+    #[inline]
+    fn look(&mut self) -> Result<(), VirtioError> {
+        // What the device wrote before is read after.
+        let index = self.words.used_index.load(Ordering::Acquire);
+        if index.wrapping_sub(self.popped) > self.outstanding {
+            return Err(VirtioError::RingChanged);
+        }
+        self.returned = index;
+        Ok(())
+    }
+
     /// Whether the device wants to be told of what was added since the last call.
-    fn should_notify(&mut self) -> bool;
+    #[inline]
+    pub fn should_notify(&mut self) -> bool {
+        let (old, new) = (self.told, self.added);
+        if old == new {
+            return false;
+        }
+        self.told = new;
+        // The device may be going to sleep: it must see the new index, or we its wish
+        // (section 2.7.13.4.1).
+        fence(Ordering::SeqCst);
+        if self.events {
+            let event = self.words.available_event.load(Ordering::Relaxed);
+            passes(event, old, new)
+        } else {
+            self.words.used_flags.load(Ordering::Relaxed) & NOT_WANTED == 0
+        }
+    }
+
     /// Asks for no interrupt. The device may still send one.
-    fn disarm(&mut self);
+    #[inline]
+    pub fn disarm(&mut self) {
+        if !core::mem::take(&mut self.armed) {
+            return;
+        }
+        if self.events {
+            // The used index is farthest from passing what it has just left behind.
+            let event = self.popped.wrapping_sub(1);
+            self.words.used_event.store(event, Ordering::Relaxed);
+        } else {
+            self.words
+                .available_flags
+                .store(NOT_WANTED, Ordering::Relaxed);
+        }
+    }
+
     /// Asks for an interrupt once the device returns `count` more buffers (at least 1; a device
     /// without the event index interrupts for the first). Returns true if that many are there
     /// already, and then no interrupt may come.
-    fn arm(&mut self, count: u16) -> bool;
-}
-
-/// Opens a queue: of the size that the device has where it fixes it (legacy), else of up to 256.
-/// `event_index` says whether that feature was negotiated.
-pub fn open<T: VirtioTransport, C: Copy + Send + 'static>(
-    transport: &mut T,
-    number: u16,
-    event_index: bool,
-) -> Result<Box<dyn Queue<C>>, VirtioError> {
-    let largest = transport.max_queue_size(number);
-    if largest == 0 {
-        return Err(VirtioError::NoQueue);
-    }
-    let size = if transport.requires_legacy_layout() {
-        largest
-    } else {
-        largest.min(CHOSEN_SIZE)
-    };
-    match size {
-        16 => open_sized::<T, C, 16>(transport, number, event_index),
-        32 => open_sized::<T, C, 32>(transport, number, event_index),
-        64 => open_sized::<T, C, 64>(transport, number, event_index),
-        128 => open_sized::<T, C, 128>(transport, number, event_index),
-        256 => open_sized::<T, C, 256>(transport, number, event_index),
-        512 => open_sized::<T, C, 512>(transport, number, event_index),
-        1024 => open_sized::<T, C, 1024>(transport, number, event_index),
-        2048 => open_sized::<T, C, 2048>(transport, number, event_index),
-        4096 => open_sized::<T, C, 4096>(transport, number, event_index),
-        _ => Err(VirtioError::QueueSize),
+    pub fn arm(&mut self, count: u16) -> bool {
+        let count = count.max(1);
+        self.armed = true;
+        // What the device returned before it saw the wish it does not announce: hence the fence, and
+        // the look at the used ring after it.
+        let wanted = if self.events {
+            let event = self.popped.wrapping_add(count - 1);
+            self.words.used_event.store(event, Ordering::Relaxed);
+            count
+        } else {
+            self.words.available_flags.store(0, Ordering::Relaxed);
+            1
+        };
+        fence(Ordering::SeqCst);
+        let index = self.words.used_index.load(Ordering::Acquire);
+        index.wrapping_sub(self.popped) >= wanted
     }
 }
 
-/// Not inlined, so that only the size in use costs its stack: a `VirtQueue` passes through it.
-#[inline(never)]
-fn open_sized<T: VirtioTransport, C: Copy + Send + 'static, const SIZE: usize>(
-    transport: &mut T,
-    number: u16,
-    event_index: bool,
-) -> Result<Box<dyn Queue<C>>, VirtioError> {
-    let ring = Box::new(VirtQueue::<TaskHal, SIZE>::new(
-        transport, number, false, false,
-    )?);
-    let events = match event_index {
-        true => Some(EventWords::find::<T, SIZE>(transport, number)?),
-        false => None,
-    };
-    let mut held = Vec::new();
-    held.resize_with(SIZE, || None);
-    Ok(Box::new(SizedQueue::<C, SIZE> {
-        ring,
-        held,
-        number,
-        outstanding: 0,
-        added: 0,
-        told: 0,
-        popped: 0,
-        events,
-    }))
-}
-
-/// The two words of the event index (VIRTIO 1.2, sections 2.7.7 and 2.7.10).
-struct EventWords {
-    /// Driver's: interrupt when the used index passes this.
-    used_event: &'static AtomicU16,
-    /// Device's: notify when the available index passes this.
-    available_event: &'static AtomicU16,
-    /// Device's: how many buffers it has returned so far.
-    used_index: &'static AtomicU16,
-}
-
-impl EventWords {
-    /// `used_event` follows flags, index and SIZE entries of 2 bytes in the driver area
-    /// (section 2.7.6); `avail_event` flags, index and SIZE entries of 8 bytes in the device area
-    /// (section 2.7.8). Flags and indices have 2 bytes.
-    fn find<T: VirtioTransport, const SIZE: usize>(
-        transport: &T,
-        number: u16,
-    ) -> Result<EventWords, VirtioError> {
-        let rings = transport.rings(number).ok_or(VirtioError::OutOfReach)?;
-        let word = |address| at_physical(address, 2).and_then(|area| area.word());
-        let used_event = word(rings.driver + 4 + 2 * SIZE as u64);
-        let available_event = word(rings.device + 4 + 8 * SIZE as u64);
-        let used_index = word(rings.device + 2);
-        match (used_event, available_event, used_index) {
-            (Some(used_event), Some(available_event), Some(used_index)) => Ok(EventWords {
-                used_event,
-                available_event,
-                used_index,
-            }),
-            _ => Err(VirtioError::OutOfReach),
-        }
+impl<C> Drop for Queue<C> {
+    /// Gives the memory back: the device was reset.
+    fn drop(&mut self) {
+        dma::release(self.memory);
     }
 }
 
@@ -198,164 +422,11 @@ fn passes(event: u16, old: u16, new: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
-/// A buffer in the device's hands.
-struct Held<C> {
-    chain: Chain,
-    cookie: C,
-}
-
-struct SizedQueue<C, const SIZE: usize> {
-    ring: Box<VirtQueue<TaskHal, SIZE>>,
-    /// By the chain's first descriptor: the record that the device cannot touch.
-    held: Vec<Option<Held<C>>>,
-    number: u16,
-    outstanding: usize,
-    /// Buffers added so far, wrapping as the ring's index does.
-    added: u16,
-    /// `added` when the device was last told.
-    told: u16,
-    /// Buffers popped so far, wrapping.
-    popped: u16,
-    events: Option<EventWords>,
-}
-
-/// A chain's segments as the references that `VirtQueue` takes, for the length of a call.
-///
-/// `VirtQueue` reads addresses and lengths of them and never the bytes.
-macro_rules! with_slices {
-    ($chain:expr, |$inputs:ident, $outputs:ident| $body:expr) => {{
-        let chain: &Chain = $chain;
-        let mut input_slots: [&[u8]; MAX_SEGMENTS] = [&[]; MAX_SEGMENTS];
-        let mut output_slots: [&mut [u8]; MAX_SEGMENTS] = [&mut [], &mut [], &mut []];
-        for (index, area) in chain.segments.iter().flatten().enumerate() {
-            if index < chain.readable {
-                // SAFETY: an area is mapped as long as it is registered, and a queue's areas are
-                // retired after it. The reference lives for this call, in which nobody reads or
-                // writes through it.
-                input_slots[index] = unsafe { area.as_slice().as_ref() };
-            } else {
-                // SAFETY: as above.
-                output_slots[index - chain.readable] = unsafe { area.as_slice().as_mut() };
-            }
-        }
-        let $inputs = &input_slots[..chain.readable];
-        let $outputs = &mut output_slots[..chain.writable];
-        $body
-    }};
-}
-
-impl<C: Copy + Send, const SIZE: usize> Queue<C> for SizedQueue<C, SIZE> {
-    fn number(&self) -> u16 {
-        self.number
-    }
-
-    fn size(&self) -> u16 {
-        SIZE as u16
-    }
-
-    fn free(&self) -> usize {
-        self.ring.available_desc()
-    }
-
-    fn outstanding(&self) -> usize {
-        self.outstanding
-    }
-
-    fn add(&mut self, chain: Chain, cookie: C) -> Result<(), VirtioError> {
-        let token = with_slices!(&chain, |inputs, outputs| {
-            // SAFETY: the segments lie in DMA memory that stays mapped until the device was reset,
-            // and that this task touches only through `Area`'s copies.
-            unsafe { self.ring.add(inputs, outputs) }
-        })?;
-        self.held[usize::from(token)] = Some(Held { chain, cookie });
-        self.outstanding += 1;
-        self.added = self.added.wrapping_add(1);
-        Ok(())
-    }
-
-    fn pop(&mut self) -> Result<Option<Used<C>>, VirtioError> {
-        let Some(token) = self.ring.peek_used() else {
-            return Ok(None);
-        };
-        let entry = self
-            .held
-            .get_mut(usize::from(token))
-            .ok_or(VirtioError::UnknownBuffer)?;
-        let held = entry.as_ref().ok_or(VirtioError::UnknownBuffer)?;
-        let written = with_slices!(&held.chain, |inputs, outputs| {
-            // SAFETY: these are the segments that `add` was given for this token.
-            unsafe { self.ring.pop_used(token, inputs, outputs) }
-        })?;
-        let cookie = held.cookie;
-        let start = held.chain.segments[0].ok_or(VirtioError::UnknownBuffer)?;
-        let written = usize::try_from(written)
-            .ok()
-            .filter(|n| *n <= held.chain.capacity());
-        *entry = None;
-        self.outstanding -= 1;
-        self.popped = self.popped.wrapping_add(1);
-        Ok(Some(Used {
-            cookie,
-            start,
-            written,
-        }))
-    }
-
-    fn should_notify(&mut self) -> bool {
-        let (old, new) = (self.told, self.added);
-        if old == new {
-            return false;
-        }
-        self.told = new;
-        // The device may be going to sleep: it must see the new index, or we its wish
-        // (VIRTIO 1.2, section 2.7.13.4.1).
-        fence(Ordering::SeqCst);
-        match &self.events {
-            Some(events) => passes(events.available_event.load(Ordering::Relaxed), old, new),
-            None => self.ring.should_notify(),
-        }
-    }
-
-    fn disarm(&mut self) {
-        match &self.events {
-            // The used index is farthest from passing what it has just left behind.
-            Some(events) => events
-                .used_event
-                .store(self.popped.wrapping_sub(1), Ordering::Relaxed),
-            None => self.ring.set_dev_notify(false),
-        }
-    }
-
-    fn arm(&mut self, count: u16) -> bool {
-        let count = count.max(1);
-        // What the device returned before it saw the wish it does not announce: hence the fences,
-        // and the look at the used ring after them.
-        match &self.events {
-            Some(events) => {
-                let event = self.popped.wrapping_add(count - 1);
-                events.used_event.store(event, Ordering::Relaxed);
-                fence(Ordering::SeqCst);
-                events
-                    .used_index
-                    .load(Ordering::Acquire)
-                    .wrapping_sub(self.popped)
-                    >= count
-            }
-            None => {
-                self.ring.set_dev_notify(true);
-                fence(Ordering::SeqCst);
-                self.ring.can_pop()
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Area, Chain, Queue, VirtioError, open, passes};
+    use super::{Area, Queue, VirtioError, passes};
     use crate::fake::{FakeDevice, FakeHandle};
     use crate::{LegacyTransport, feature, negotiate, reset, start};
-    use alloc::boxed::Box;
     use pci_function::InterruptMode;
     use pci_function::dma::{allocate, release};
     use virtio_drivers::transport::DeviceType;
@@ -363,25 +434,21 @@ mod tests {
     type Transport = LegacyTransport<FakeHandle>;
 
     /// A legacy device with one queue of this size, and that queue.
-    fn device(size: u16, features: u64) -> (FakeHandle, Transport, Box<dyn Queue<u64>>, Area) {
+    fn device(size: u16, features: u64) -> (FakeHandle, Transport, Queue<u64>, Area) {
         let fake = FakeDevice::legacy(features, &[size]);
         let mut transport =
             LegacyTransport::new(fake.clone(), DeviceType::Network, InterruptMode::Line);
         let accepted = negotiate(&mut transport, u64::MAX).unwrap();
-        let queue = open(&mut transport, 0, accepted & feature::EVENT_INDEX != 0).unwrap();
+        let queue = Queue::open(&mut transport, 0, accepted & feature::EVENT_INDEX != 0).unwrap();
         start(&mut transport).unwrap();
         (fake, transport, queue, allocate(1).unwrap())
     }
 
     /// Reset first, then the memory: the order that the queue's contract asks for.
-    fn end(mut transport: Transport, queue: Box<dyn Queue<u64>>, buffer: Area) {
+    fn end(mut transport: Transport, queue: Queue<u64>, buffer: Area) {
         reset(&mut transport).unwrap();
         drop(queue);
         release(buffer);
-    }
-
-    fn writable(area: Area) -> Chain {
-        Chain::new(&[], &[area]).unwrap()
     }
 
     #[test]
@@ -389,9 +456,8 @@ mod tests {
         for size in (4..=12).map(|power| 1u16 << power) {
             let (fake, transport, mut queue, buffer) = device(size, 0);
             assert_eq!(queue.size(), size);
-            queue
-                .add(writable(buffer.part(8, 100).unwrap()), 77)
-                .unwrap();
+            let segment = buffer.part(8, 100).unwrap();
+            queue.add(&[segment], true, 77).unwrap();
             assert!(queue.pop().unwrap().is_none(), "nothing came back yet");
             let taken = fake.take(0).unwrap();
             assert_eq!(taken.segments.len(), 1);
@@ -414,11 +480,11 @@ mod tests {
                 LegacyTransport::new(fake, DeviceType::Network, InterruptMode::Line);
             negotiate(&mut transport, 0).unwrap();
             assert_eq!(
-                open::<_, u64>(&mut transport, 0, false).err(),
+                Queue::<u64>::open(&mut transport, 0, false).err(),
                 Some(VirtioError::QueueSize)
             );
             assert_eq!(
-                open::<_, u64>(&mut transport, 1, false).err(),
+                Queue::<u64>::open(&mut transport, 1, false).err(),
                 Some(VirtioError::NoQueue)
             );
         }
@@ -428,12 +494,12 @@ mod tests {
     fn a_full_queue_says_so_and_recovers() {
         let (fake, transport, mut queue, buffer) = device(16, 0);
         let segment = buffer.part(0, 16).unwrap();
-        let pair = Chain::new(&[segment], &[segment]).unwrap();
+        let pair = [segment; 2];
         for cookie in 0..8 {
-            queue.add(pair, cookie).unwrap();
+            queue.add(&pair, false, cookie).unwrap();
         }
         assert_eq!((queue.free(), queue.outstanding()), (0, 8));
-        assert_eq!(queue.add(pair, 8), Err(VirtioError::QueueFull));
+        assert_eq!(queue.add(&pair, false, 8), Err(VirtioError::QueueFull));
         let taken = fake.take(0).unwrap();
         assert_eq!(
             taken
@@ -441,11 +507,11 @@ mod tests {
                 .iter()
                 .map(|s| s.1)
                 .collect::<std::vec::Vec<_>>(),
-            [false, true]
+            [false, false]
         );
-        fake.give_back(0, taken.head.into(), 16);
+        fake.give_back(0, taken.head.into(), 0);
         assert_eq!(queue.pop().unwrap().unwrap().cookie, 0);
-        queue.add(pair, 8).unwrap();
+        queue.add(&pair, false, 8).unwrap();
         end(transport, queue, buffer);
     }
 
@@ -453,7 +519,7 @@ mod tests {
     fn a_lying_device_is_an_error_and_no_panic() {
         for lie in [3u32, 15, 16, 999, u32::MAX] {
             let (fake, transport, mut queue, buffer) = device(16, 0);
-            queue.add(writable(buffer), 1).unwrap();
+            queue.add(&[buffer], true, 1).unwrap();
             fake.give_back(0, lie, 0);
             assert_eq!(
                 queue.pop(),
@@ -468,7 +534,12 @@ mod tests {
     #[test]
     fn a_buffer_returned_twice_is_an_error() {
         let (fake, transport, mut queue, buffer) = device(16, 0);
-        queue.add(writable(buffer), 1).unwrap();
+        queue.add(&[buffer], true, 1).unwrap();
+        let head = fake.take(0).unwrap().head;
+        fake.give_back(0, head.into(), 0);
+        assert!(queue.pop().unwrap().is_some());
+        queue.add(&[buffer], true, 2).unwrap();
+        queue.add(&[buffer], true, 3).unwrap();
         let head = fake.take(0).unwrap().head;
         fake.give_back(0, head.into(), 0);
         fake.give_back(0, head.into(), 0);
@@ -480,19 +551,18 @@ mod tests {
     #[test]
     fn an_index_that_jumps_ahead_is_an_error() {
         let (fake, transport, mut queue, buffer) = device(16, 0);
-        queue.add(writable(buffer), 1).unwrap();
+        queue.add(&[buffer], true, 1).unwrap();
         let head = fake.take(0).unwrap().head;
         fake.give_back(0, head.into(), 0);
         fake.set_used_index(0, 40_000);
-        assert!(queue.pop().unwrap().is_some(), "the entry that is true");
-        assert_eq!(queue.pop(), Err(VirtioError::UnknownBuffer));
+        assert_eq!(queue.pop(), Err(VirtioError::RingChanged));
         end(transport, queue, buffer);
     }
 
     #[test]
     fn a_length_beyond_the_buffer_is_told_apart() {
         let (fake, transport, mut queue, buffer) = device(16, 0);
-        queue.add(writable(buffer.part(0, 64).unwrap()), 1).unwrap();
+        queue.add(&[buffer.part(0, 64).unwrap()], true, 1).unwrap();
         let head = fake.take(0).unwrap().head;
         fake.give_back(0, head.into(), 65);
         assert_eq!(queue.pop().unwrap().unwrap().written, None);
@@ -502,10 +572,9 @@ mod tests {
     #[test]
     fn the_event_index_asks_and_is_asked_also_when_indices_wrap() {
         let (fake, transport, mut queue, buffer) = device(16, feature::EVENT_INDEX);
-        let chain = writable(buffer);
         for round in 0..70_000u32 {
             fake.want_notification(0, true);
-            queue.add(chain, 0).unwrap();
+            queue.add(&[buffer], true, 0).unwrap();
             assert!(queue.should_notify(), "round {round}");
             assert!(!queue.should_notify(), "once for one buffer, round {round}");
             let head = fake.take(0).unwrap().head;
@@ -528,7 +597,7 @@ mod tests {
             queue.disarm();
             fake.want_notification(0, false);
             for _ in 0..4 {
-                queue.add(writable(buffer), 0).unwrap();
+                queue.add(&[buffer], true, 0).unwrap();
                 assert!(!queue.should_notify());
                 let head = fake.take(0).unwrap().head;
                 assert!(!fake.give_back(0, head.into(), 0), "no interrupt");
@@ -543,7 +612,7 @@ mod tests {
     fn an_interrupt_can_be_asked_for_a_later_buffer() {
         let (fake, transport, mut queue, buffer) = device(16, feature::EVENT_INDEX);
         for cookie in 0..4 {
-            queue.add(writable(buffer), cookie).unwrap();
+            queue.add(&[buffer], true, cookie).unwrap();
         }
         assert!(!queue.arm(3));
         let interrupts: std::vec::Vec<bool> = (0..4)
@@ -564,11 +633,53 @@ mod tests {
     }
 
     #[test]
-    fn chains_have_one_to_three_segments() {
-        let area = allocate(1).unwrap();
-        assert!(Chain::new(&[], &[]).is_none());
-        assert!(Chain::new(&[area; 2], &[area; 2]).is_none());
-        assert!(Chain::new(&[area; 2], &[area]).is_some());
-        release(area);
+    fn buffers_without_segments_or_of_4_gib_are_refused() {
+        let (fake, transport, mut queue, buffer) = device(16, 0);
+        assert_eq!(queue.add(&[], true, 0), Err(VirtioError::BadBuffer));
+        let many = [buffer; 17];
+        assert_eq!(queue.add(&many, true, 0), Err(VirtioError::QueueFull));
+        queue.add(&many[..16], true, 0).unwrap();
+        assert_eq!((queue.free(), queue.outstanding()), (0, 1));
+        let taken = fake.take(0).unwrap();
+        assert_eq!(taken.segments.len(), 16);
+        fake.give_back(0, taken.head.into(), 16 * 4096);
+        assert_eq!(queue.pop().unwrap().unwrap().written, Some(16 * 4096));
+        assert_eq!(queue.free(), 16);
+        end(transport, queue, buffer);
+    }
+
+    #[test]
+    fn the_device_s_record_decides_nothing() {
+        // Chains of different lengths, returned in any order, while the device scribbles over its
+        // descriptors.
+        let (fake, transport, mut queue, buffer) = device(16, 0);
+        let mut noise = 0x2545_f491_4f6c_dd1du64;
+        let mut held = std::vec::Vec::new();
+        for round in 0..20_000u64 {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            let count = (noise % 4) as usize + 1;
+            let segments: std::vec::Vec<Area> = (0..count)
+                .map(|index| buffer.part(index * 100, 64).unwrap())
+                .collect();
+            let room = queue.free() >= count;
+            let added = queue.add(&segments, true, round);
+            assert_eq!(added.is_ok(), room);
+            if room {
+                let taken = fake.take(0).unwrap();
+                assert_eq!(taken.segments.len(), count);
+                held.push((taken.head, round, 64 * count));
+                fake.scribble(0, taken.head, noise);
+            }
+            if noise.is_multiple_of(3) && !held.is_empty() {
+                let (head, cookie, bytes) = held.swap_remove((noise >> 8) as usize % held.len());
+                fake.give_back(0, head.into(), bytes as u32);
+                let used = queue.pop().unwrap().unwrap();
+                assert_eq!((used.cookie, used.written), (cookie, Some(bytes)));
+            }
+            assert_eq!(queue.outstanding(), held.len());
+        }
+        end(transport, queue, buffer);
     }
 }

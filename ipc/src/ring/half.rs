@@ -174,6 +174,11 @@ impl<M: SharedMemory> Half<M> {
     /// once. To be called after the own count was moved, or the own side closed.
     pub(super) fn must_wake(&mut self) -> Result<bool, RingError> {
         fence(Ordering::SeqCst);
+        self.must_wake_fenced()
+    }
+
+    /// The same, after a sequentially consistent fence of the caller's.
+    pub(super) fn must_wake_fenced(&mut self) -> Result<bool, RingError> {
         let field = match self.side {
             Writer::Producer => CONSUMER_WANTED,
             Writer::Consumer => PRODUCER_WANTED,

@@ -4,7 +4,7 @@
 use super::half::Half;
 use super::{HEADER_BYTES, RingError, SharedMemory, Writer};
 use core::ops::Range;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Size of an entry in bytes.
 pub const ENTRY_BYTES: usize = 16;
@@ -65,6 +65,13 @@ pub(super) fn sleep<M: SharedMemory>(half: &mut Half<M>, wanted: u32) -> Result<
     half.sleep(wanted)
 }
 
+/// The words of the entry this far ahead.
+#[inline(always)]
+fn entry<M: SharedMemory>(half: &Half<M>, ahead: u32) -> Result<[&AtomicU32; 4], RingError> {
+    let first = (half.body() + half.slot(ahead) * ENTRY_BYTES) / 4;
+    half.memory().words(first).ok_or(RingError::Geometry)
+}
+
 /// The side that puts entries in.
 #[derive(Debug)]
 pub struct PacketProducer<M> {
@@ -95,8 +102,14 @@ impl<M: SharedMemory> PacketProducer<M> {
 
     /// Puts an entry in; false when the ring is full. Whoever has put in all it has then asks
     /// [`PacketProducer::must_wake`].
+    #[inline]
     pub fn push(&mut self, descriptor: Descriptor) -> Result<bool, RingError> {
-        self.push_all(&[descriptor])
+        if self.half.ready(1)? == 0 {
+            return Ok(false);
+        }
+        self.write(0, descriptor)?;
+        self.half.advance(1)?;
+        Ok(true)
     }
 
     /// Puts entries in, which the consumer sees at once; false, and none, when there is no room for all.
@@ -113,14 +126,12 @@ impl<M: SharedMemory> PacketProducer<M> {
     }
 
     /// Writes the entry this far ahead.
+    #[inline(always)]
     fn write(&self, ahead: u32, descriptor: Descriptor) -> Result<(), RingError> {
-        let first = (self.half.body() + self.half.slot(ahead) * ENTRY_BYTES) / 4;
-        let words = [descriptor.offset, descriptor.length, descriptor.flags];
-        for (position, value) in words.into_iter().enumerate() {
-            let word = self.half.memory().word(first + position);
-            word.ok_or(RingError::Geometry)?
-                .store(value, Ordering::Relaxed);
-        }
+        let [offset, length, flags, _] = entry(&self.half, ahead)?;
+        offset.store(descriptor.offset, Ordering::Relaxed);
+        length.store(descriptor.length, Ordering::Relaxed);
+        flags.store(descriptor.flags, Ordering::Relaxed);
         Ok(())
     }
 
@@ -128,6 +139,12 @@ impl<M: SharedMemory> PacketProducer<M> {
     /// consumer sleeps again.
     pub fn must_wake(&mut self) -> Result<bool, RingError> {
         self.half.must_wake()
+    }
+
+    /// The same for who looks at several rings and has executed one sequentially consistent fence for
+    /// all of them since it last put in or took out.
+    pub fn must_wake_fenced(&mut self) -> Result<bool, RingError> {
+        self.half.must_wake_fenced()
     }
 
     /// Announces that this side waits until `wanted` entries are free; 1 to the capacity. False: do
@@ -166,33 +183,31 @@ impl<M: SharedMemory> PacketConsumer<M> {
 
     /// Takes an entry; `None` when the ring is empty. Each word was loaded once. Whoever has taken
     /// all it wants then asks [`PacketConsumer::must_wake`].
+    #[inline]
     pub fn pop(&mut self) -> Result<Option<Descriptor>, RingError> {
         if self.half.ready(1)? == 0 {
             return Ok(None);
         }
-        let first = (self.half.body() + self.half.slot(0) * ENTRY_BYTES) / 4;
-        let mut words = [0; ENTRY_FIELDS.len()];
-        for (position, value) in words.iter_mut().enumerate() {
-            let word = self
-                .half
-                .memory()
-                .word(first + position)
-                .ok_or(RingError::Geometry)?;
-            *value = word.load(Ordering::Relaxed);
-        }
+        let [offset, length, flags, _] = entry(&self.half, 0)?;
+        let descriptor = Descriptor {
+            offset: offset.load(Ordering::Relaxed),
+            length: length.load(Ordering::Relaxed),
+            flags: flags.load(Ordering::Relaxed),
+        };
         self.half.advance(1)?;
-        let [offset, length, flags] = words;
-        Ok(Some(Descriptor {
-            offset,
-            length,
-            flags,
-        }))
+        Ok(Some(descriptor))
     }
 
     /// Whether the producer sleeps and is now to be signalled. Once true, it is false until the
     /// producer sleeps again.
     pub fn must_wake(&mut self) -> Result<bool, RingError> {
         self.half.must_wake()
+    }
+
+    /// The same for who looks at several rings and has executed one sequentially consistent fence for
+    /// all of them since it last put in or took out.
+    pub fn must_wake_fenced(&mut self) -> Result<bool, RingError> {
+        self.half.must_wake_fenced()
     }
 
     /// Announces that this side waits until `wanted` entries are there; 1 to the capacity. False: do

@@ -153,6 +153,15 @@ impl SharedMemory for Mapping {
         Some(unsafe { AtomicU32::from_ptr(word) })
     }
 
+    fn words(&self, first: usize) -> Option<[&AtomicU32; 4]> {
+        if self.access == Access::Execute {
+            return None;
+        }
+        let words = self.at(first.checked_mul(4)?, 16)?.cast::<u32>();
+        // SAFETY: as in `word`, for all four.
+        Some([0, 1, 2, 3].map(|ahead| unsafe { AtomicU32::from_ptr(words.wrapping_add(ahead)) }))
+    }
+
     fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {
         let from = self.at(offset, into.len())?;
         // SAFETY: `from` is mapped for that length, by the check in `at`; `into` is this task's own.
@@ -217,6 +226,10 @@ impl SharedMemory for SharedMapping {
 
     fn word(&self, index: usize) -> Option<&AtomicU32> {
         self.0.word(index)
+    }
+
+    fn words(&self, first: usize) -> Option<[&AtomicU32; 4]> {
+        self.0.words(first)
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {

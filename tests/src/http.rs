@@ -75,6 +75,14 @@ pub fn download(
     }
 }
 
+/// A body that was taken otherwise.
+pub fn of(body: &[u8]) -> Download {
+    Download {
+        length: body.len() as u64,
+        sha256: Sha256::digest(body).into(),
+    }
+}
+
 /// What `/bytes/N` has to be: the sequence is described in the web server's source, and made here once
 /// more so that the two check each other.
 pub fn expected(length: u64) -> Download {

@@ -24,6 +24,9 @@ pub const INTERLEAVE: &str = "tests/bench/interleave.toml";
 /// The manifest of the suite in the network stack's place.
 pub const CARD: &str = "tests/suite/card.toml";
 
+/// The manifest of the suite as a server of many connections.
+pub const CONNECTIONS: &str = "tests/suite/connections.toml";
+
 /// The end of the manifest of the system with the suite beside it.
 pub const BESIDE: &str = "tests/suite/beside.toml";
 
@@ -54,6 +57,8 @@ pub enum Kind {
     Suite,
     /// The part of the suite that needs much memory.
     Large,
+    /// The suite as a server of many connections, at [`ADDRESS`].
+    Connections,
     /// The suite in the network stack's place, with the card's driver.
     Card,
     /// The same with the driver of the other kind of card.
@@ -87,6 +92,7 @@ pub fn image(kind: Kind) -> Result<Image> {
         Kind::Large => ("large", Some(LARGE), &[]),
         Kind::Mutants => ("mutants", Some(SUITE), &["mutants"]),
         Kind::Panics => ("panics", Some(SUITE), &["panics"]),
+        Kind::Connections => ("connections", Some(CONNECTIONS), &[]),
         Kind::Card => ("card", Some(CARD), &[]),
         Kind::CardE1000 => ("card-e1000", Some(CARD), &[]),
         Kind::Interleave => ("interleave", Some(INTERLEAVE), &[]),

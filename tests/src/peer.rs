@@ -1,15 +1,16 @@
 //! A host on the guest's network that is not QEMU's: an IP stack in the test, joined to the guest's
 //! card by datagrams on the loopback interface, a frame each. It pings the guest, which QEMU's own
-//! network cannot. What the guest answers is the guest's.
+//! network cannot, opens thousands of connections to it without a descriptor of the host for each, and
+//! puts any bytes on the cable. What the guest answers is the guest's.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
-use smoltcp::socket::icmp;
+use smoltcp::socket::{icmp, tcp};
 use smoltcp::time::Instant as Moment;
 use smoltcp::wire::{EthernetAddress, Icmpv4Packet, Icmpv4Repr, IpAddress, IpCidr};
 
@@ -27,6 +28,16 @@ const FRAME: usize = 1514;
 /// How long one echo request waits for its reply before the next one is sent.
 const ONE_PING: Duration = Duration::from_secs(2);
 
+/// Bytes of each of a connection's two buffers.
+const STREAM_BYTES: usize = 2048;
+
+/// The first port that connections come from.
+const FIRST_PORT: u16 = 10_000;
+
+/// A TCP connection to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection(SocketHandle);
+
 /// A host at the other end of the guest's network cable.
 pub struct Peer {
     wire: Wire,
@@ -35,6 +46,7 @@ pub struct Peer {
     echo: SocketHandle,
     begin: Instant,
     sequence: u16,
+    next_port: u16,
 }
 
 impl Peer {
@@ -69,6 +81,7 @@ impl Peer {
             echo,
             begin,
             sequence: 0,
+            next_port: FIRST_PORT,
         })
     }
 
@@ -123,6 +136,74 @@ impl Peer {
             i64::try_from(self.begin.elapsed().as_micros()).unwrap_or(i64::MAX),
         );
         self.interface.poll(now, &mut self.wire, &mut self.sockets);
+    }
+
+    /// Lets the host's stack work until something holds.
+    pub fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            self.poll();
+            if holds(self) {
+                return Ok(());
+            }
+            if begin.elapsed() > LIMIT {
+                bail!("{what}: not within {LIMIT:?}");
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Begins a connection, from a port that no other one has had.
+    pub fn open(&mut self, guest: SocketAddrV4) -> Result<Connection> {
+        let buffer = || tcp::SocketBuffer::new(vec![0; STREAM_BYTES]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        let context = self.interface.context();
+        socket
+            .connect(context, (*guest.ip(), guest.port()), self.next_port)
+            .map_err(|error| anyhow!("cannot connect: {error}"))?;
+        self.next_port = self.next_port.checked_add(1).context("no port is left")?;
+        Ok(Connection(self.sockets.add(socket)))
+    }
+
+    /// Whether a connection stands, and either side may still send.
+    pub fn is_open(&self, connection: Connection) -> bool {
+        let socket = self.sockets.get::<tcp::Socket>(connection.0);
+        socket.state() == tcp::State::Established
+    }
+
+    /// Whether a connection has ended.
+    pub fn is_over(&self, connection: Connection) -> bool {
+        let socket = self.sockets.get::<tcp::Socket>(connection.0);
+        matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)
+    }
+
+    /// Gives bytes to be sent and returns how many there was room for.
+    pub fn give(&mut self, connection: Connection, bytes: &[u8]) -> Result<usize> {
+        let socket = self.sockets.get_mut::<tcp::Socket>(connection.0);
+        let given = socket.send_slice(bytes);
+        given.map_err(|error| anyhow!("cannot send: {error}"))
+    }
+
+    /// Takes what has arrived, as far as there is room, and returns how many bytes that was.
+    pub fn take(&mut self, connection: Connection, into: &mut [u8]) -> usize {
+        let socket = self.sockets.get_mut::<tcp::Socket>(connection.0);
+        socket.recv_slice(into).unwrap_or(0)
+    }
+
+    /// Ends a connection's sending half.
+    pub fn finish(&mut self, connection: Connection) {
+        self.sockets.get_mut::<tcp::Socket>(connection.0).close();
+    }
+
+    /// Forgets a connection, whatever its state: the guest is told nothing.
+    pub fn forget(&mut self, connection: Connection) {
+        self.sockets.remove(connection.0);
+    }
+
+    /// Puts any bytes on the cable as a frame.
+    pub fn put(&self, frame: &[u8]) {
+        // A cable may lose a frame.
+        self.wire.socket.send(frame).ok();
     }
 
     fn send(&mut self, guest: Ipv4Addr, data: &[u8]) -> Result<()> {

@@ -13,6 +13,7 @@ extern crate alloc;
 
 mod card;
 mod child;
+mod connections;
 mod deaths;
 mod devices;
 mod failure;
@@ -149,8 +150,8 @@ fn tests(only: Option<&str>) -> impl Iterator<Item = &'static Test> {
         of_service(card::SERVICES[1], card::TESTS),
     ];
     let asked_for = match only {
-        Some(_) => [large::TESTS, stopping::TESTS],
-        None => [&[][..]; 2],
+        Some(_) => [large::TESTS, stopping::TESTS, connections::TESTS],
+        None => [&[][..]; 3],
     };
     let all = ALL
         .iter()

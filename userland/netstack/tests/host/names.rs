@@ -668,7 +668,7 @@ fn names_are_found_over_a_cable_that_loses_and_repeats() {
     let mut world = World::new(vec![large, says(vec![address(99)])]);
     for end in [&world.end, &world.servers[0].end, &world.servers[1].end] {
         let mut lane = end.outgoing.borrow_mut();
-        (lane.faults.loss, lane.faults.repeat, lane.faults.delay) = (200, 200, 200);
+        (lane.faults.loss, lane.faults.repeat, lane.faults.delay) = (100, 200, 200);
         lane.faults.corrupt = 50;
     }
     for number in 0..60 {

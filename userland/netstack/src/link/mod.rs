@@ -153,7 +153,9 @@ impl Link {
     /// The address of this host that packets to another one come from; `None`: there is none, or no route
     /// leads there.
     pub(crate) fn source(&self, destination: IpAddr) -> Option<IpAddr> {
-        let leads = !destination.is_unspecified() && self.next_hop(destination).is_some();
+        // Nobody is at the first, and packets to the second never leave a host (RFC 1122, section 3.2.1.3).
+        let nowhere = destination.is_unspecified() || destination.is_loopback();
+        let leads = !nowhere && self.next_hop(destination).is_some();
         leads
             .then(|| source::choose(&self.addresses, &self.deprecated, destination))
             .flatten()

@@ -261,11 +261,14 @@ impl Network {
     ) -> Result<DatagramSocket<SharedMapping>, NetError> {
         let (memory, mapping) = Self::rings(ring_bytes)?;
         let geometry = StreamGeometry { ring_bytes };
+        let doorbell = Rc::clone(&self.knock);
+        // It waits for the first datagram before there can be one.
+        let mut datagrams = DatagramSocket::new(mapping, ring_bytes, doorbell)?;
         let socket = self
             .stub()
             .bind(deadline, port, geometry, memory.handle())?;
-        let doorbell = Rc::clone(&self.knock);
-        Ok(DatagramSocket::new(socket, mapping, ring_bytes, doorbell)?)
+        datagrams.is_bound(socket);
+        Ok(datagrams)
     }
 
     /// The memory of a socket's rings. Its handle is closed when the network stack has its own.

@@ -16,20 +16,21 @@ pub struct DatagramSocket<M> {
 }
 
 impl<M: SharedMemory + Clone> DatagramSocket<M> {
-    /// The socket whose empty rings are in `memory`, as its maker uses them.
-    pub(super) fn new(
-        socket: Socket,
-        memory: M,
-        capacity: u32,
-        doorbell: Rc<Doorbell>,
-    ) -> Result<Self, RingError> {
-        let (outgoing, incoming) = DatagramPair::maker(memory, capacity)?;
+    /// A socket to be, whose empty rings are in `memory`, as its maker uses them: it waits for a datagram.
+    pub(super) fn new(memory: M, capacity: u32, doorbell: Rc<Doorbell>) -> Result<Self, RingError> {
+        let (outgoing, mut incoming) = DatagramPair::maker(memory, capacity)?;
+        incoming.sleep()?;
         Ok(DatagramSocket {
-            socket,
+            socket: Socket(0),
             outgoing,
             incoming,
             doorbell,
         })
+    }
+
+    /// The network stack has the rings, and calls it so.
+    pub(super) fn is_bound(&mut self, socket: Socket) {
+        self.socket = socket;
     }
 
     /// The socket, as events and the stub name it.

@@ -104,6 +104,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// This end.
     pub local: SocketAddr,
+    /// Connections that still wait at the listener; of those that come later an event tells.
+    pub waiting: u16,
 }
 
 /// Which direction to end.

@@ -6,6 +6,7 @@
 //! before ([`Network::flush`]).
 
 mod datagram;
+mod rings;
 mod stream;
 
 use crate::endpoint::{self, Endpoint};
@@ -17,21 +18,27 @@ use crate::transport::Kernel;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::net::SocketAddr;
 use ipc::Error;
 use ipc::client::{CallError, Deadline};
 use ipc::interface::network::{self, Event, NetworkClient, NetworkError, Socket, StreamGeometry};
 use ipc::interface::service::ConnectError;
 use ipc::message::MAX_BYTES;
-use ipc::ring::{PacketConsumer, RingError, StreamPair, packet_ring_bytes};
+use ipc::ring::{
+    self, PacketConsumer, RingError, StreamPair, packet_ring_bytes, stream_ring_bytes,
+};
 
 pub use datagram::DatagramSocket;
+pub use rings::Rings;
 pub use stream::{Doorbell, Stream};
 
 /// Entries of the event ring.
 const EVENTS: u32 = 128;
 /// What the network stack sets in this side's notification.
 const BELL_BITS: u64 = 1;
+/// Pairs of rings kept for the next connections.
+const SPARE: usize = 32;
 /// Badge of the send right whose closing tells that the network stack died.
 const LIFELINE: u64 = 1;
 
@@ -105,6 +112,17 @@ pub enum Wake {
     Lost,
 }
 
+/// A connection that a listener gave.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The connection.
+    pub stream: Stream<Rings>,
+    /// Its other end.
+    pub peer: SocketAddr,
+    /// Connections that still wait at the listener.
+    pub waiting: u16,
+}
+
 /// A session with the network stack, attached to by one thread.
 #[derive(Debug)]
 pub struct Network {
@@ -116,6 +134,8 @@ pub struct Network {
     knock: Rc<Doorbell>,
     /// Where messages come to that nobody has business to send.
     message: Vec<u8>,
+    /// Rings of connections that were closed, each pair with its capacity.
+    spare: RefCell<Vec<(u32, Rings)>>,
 }
 
 impl Network {
@@ -150,6 +170,7 @@ impl Network {
             _doorbell: doorbell,
             knock,
             message: vec![0; MAX_BYTES],
+            spare: RefCell::new(Vec::new()),
         })
     }
 
@@ -221,14 +242,23 @@ impl Network {
         deadline: Deadline,
         listener: Socket,
         ring_bytes: u32,
-    ) -> Result<(Stream<SharedMapping>, SocketAddr), NetError> {
-        let (memory, mapping) = Self::rings(ring_bytes)?;
+    ) -> Result<Incoming, NetError> {
+        let rings = self.rings(ring_bytes)?;
         let geometry = StreamGeometry { ring_bytes };
         let accepted = self
             .stub()
-            .accept(deadline, listener, geometry, memory.handle())?;
-        let stream = Stream::new(accepted.socket, mapping, ring_bytes, Rc::clone(&self.knock))?;
-        Ok((stream, accepted.peer))
+            .accept(deadline, listener, geometry, rings.handle());
+        match accepted {
+            Ok(accepted) => Ok(Incoming {
+                stream: self.stream(accepted.socket, rings, ring_bytes)?,
+                peer: accepted.peer,
+                waiting: accepted.waiting,
+            }),
+            Err(error) => {
+                self.keep(ring_bytes, rings);
+                Err(error.into())
+            }
+        }
     }
 
     /// Starts a connection; an event says when it stands.
@@ -237,18 +267,33 @@ impl Network {
         deadline: Deadline,
         peer: SocketAddr,
         ring_bytes: u32,
-    ) -> Result<Stream<SharedMapping>, NetError> {
-        let (memory, mapping) = Self::rings(ring_bytes)?;
+    ) -> Result<Stream<Rings>, NetError> {
+        let rings = self.rings(ring_bytes)?;
         let geometry = StreamGeometry { ring_bytes };
         let socket = self
             .stub()
-            .connect(deadline, peer, geometry, memory.handle())?;
-        Ok(Stream::new(
-            socket,
-            mapping,
-            ring_bytes,
-            Rc::clone(&self.knock),
-        )?)
+            .connect(deadline, peer, geometry, rings.handle())?;
+        self.stream(socket, rings, ring_bytes)
+    }
+
+    /// Closes a connection, as the stub's `close` does, and keeps its rings for another.
+    pub fn close(&self, deadline: Deadline, stream: Stream<Rings>) -> Result<(), NetError> {
+        let closed = self.stub().close(deadline, stream.socket());
+        let (ring_bytes, rings) = stream.into_rings();
+        if closed.is_ok() {
+            self.keep(ring_bytes, rings);
+        }
+        Ok(closed?)
+    }
+
+    fn stream(
+        &self,
+        socket: Socket,
+        rings: Rings,
+        ring_bytes: u32,
+    ) -> Result<Stream<Rings>, NetError> {
+        let doorbell = Rc::clone(&self.knock);
+        Ok(Stream::new(socket, rings, ring_bytes, doorbell)?)
     }
 
     /// Makes a UDP socket on a port, 0 for any. `ring_bytes` is the capacity of each of its two rings, a
@@ -258,23 +303,34 @@ impl Network {
         deadline: Deadline,
         port: u16,
         ring_bytes: u32,
-    ) -> Result<DatagramSocket<SharedMapping>, NetError> {
-        let (memory, mapping) = Self::rings(ring_bytes)?;
+    ) -> Result<DatagramSocket<Rings>, NetError> {
+        let rings = self.rings(ring_bytes)?;
         let geometry = StreamGeometry { ring_bytes };
         let doorbell = Rc::clone(&self.knock);
         // It waits for the first datagram before there can be one.
-        let mut datagrams = DatagramSocket::new(mapping, ring_bytes, doorbell)?;
-        let socket = self
-            .stub()
-            .bind(deadline, port, geometry, memory.handle())?;
+        let mut datagrams = DatagramSocket::new(rings.clone(), ring_bytes, doorbell)?;
+        let socket = self.stub().bind(deadline, port, geometry, rings.handle())?;
         datagrams.is_bound(socket);
         Ok(datagrams)
     }
 
-    /// The memory of a socket's rings. Its handle is closed when the network stack has its own.
-    fn rings(ring_bytes: u32) -> Result<(Memory, SharedMapping), NetError> {
-        let memory = Memory::create(StreamPair::bytes_needed(ring_bytes) as u64)?;
-        let mapping = Mapping::shared(&memory)?;
-        Ok((memory, mapping))
+    /// Memory for a socket's rings, which are empty: used one, if there is any.
+    fn rings(&self, ring_bytes: u32) -> Result<Rings, NetError> {
+        let mut spare = self.spare.borrow_mut();
+        if let Some(index) = spare.iter().position(|(bytes, _)| *bytes == ring_bytes) {
+            let (_, rings) = spare.swap_remove(index);
+            ring::reset(&rings, 0)?;
+            ring::reset(&rings, stream_ring_bytes(ring_bytes))?;
+            return Ok(rings);
+        }
+        Ok(Rings::new(StreamPair::bytes_needed(ring_bytes))?)
+    }
+
+    /// Keeps rings that the network stack has let go of.
+    fn keep(&self, ring_bytes: u32, rings: Rings) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE {
+            spare.push((ring_bytes, rings));
+        }
     }
 }

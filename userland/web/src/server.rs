@@ -44,9 +44,9 @@ pub trait Network {
     /// Nanoseconds of the monotonic clock.
     fn now(&self) -> Nanoseconds;
 
-    /// Takes a connection from the listener, with two empty rings of [`RING_BYTES`]; `None`: none
-    /// waits.
-    fn accept(&mut self) -> Result<Option<(Socket, Self::Memory)>, Lost>;
+    /// Takes a connection from the listener, with two empty rings of [`RING_BYTES`], and tells whether more
+    /// wait; `None`: none waits.
+    fn accept(&mut self) -> Result<Option<(Socket, Self::Memory, bool)>, Lost>;
 
     /// Closes a connection and takes its rings back.
     fn close(&mut self, socket: Socket, memory: Self::Memory) -> Result<(), Lost>;
@@ -193,10 +193,11 @@ impl<N: Network> Server<N> {
 
     fn accept_all(&mut self) -> Result<(), Lost> {
         while self.waiting && self.clients.len() < MAX_CONNECTIONS {
-            let Some((socket, memory)) = self.network.accept()? else {
+            let Some((socket, memory, more)) = self.network.accept()? else {
                 self.waiting = false;
                 return Ok(());
             };
+            self.waiting = more;
             let (outgoing, incoming) = StreamPair::maker(memory.clone(), RING_BYTES)?;
             let conversation = Connection::new(self.network.now());
             let client = Client {

@@ -250,7 +250,7 @@ impl Network for Site {
         clock::now()
     }
 
-    fn accept(&mut self) -> Result<Option<(Socket, Rings)>, Lost> {
+    fn accept(&mut self) -> Result<Option<(Socket, Rings, bool)>, Lost> {
         let Ok(rings) = self.rings() else {
             // Without memory for another connection those that are open go on.
             return Ok(None);
@@ -263,7 +263,7 @@ impl Network for Site {
             .client()
             .accept(clock::after(PATIENCE), self.listener, geometry, shared)
         {
-            Ok(accepted) => Ok(Some((accepted.socket, rings))),
+            Ok(accepted) => Ok(Some((accepted.socket, rings, accepted.waiting > 0))),
             Err(CallError::Service(_)) => {
                 self.spare.push(rings);
                 Ok(None)

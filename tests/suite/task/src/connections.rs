@@ -7,8 +7,7 @@ use core::time::Duration;
 
 use ipc::interface::network::{Event, READY_ACCEPT, READY_ERROR, Socket};
 use runtime::clock::after;
-use runtime::mapping::SharedMapping;
-use runtime::net::{NetError, Network, Stream, Wake};
+use runtime::net::{NetError, Network, Rings, Stream, Wake};
 
 use crate::failure::{Failure, Outcome, ensure_equal};
 use crate::streams::SERVICE;
@@ -42,7 +41,7 @@ struct Echo {
 
 /// A connection, and what came and was not sent back yet.
 struct Echoed {
-    stream: Stream<SharedMapping>,
+    stream: Stream<Rings>,
     held: [u8; 1024],
     first: usize,
     end: usize,
@@ -102,8 +101,8 @@ impl Echo {
             let accepted = self
                 .network
                 .accept(after(PATIENCE), self.listener, RING_BYTES);
-            let (stream, _) = match accepted {
-                Ok(accepted) => accepted,
+            let stream = match accepted {
+                Ok(incoming) => incoming.stream,
                 Err(error) if error.would_block() => return Ok(()),
                 Err(error) => return Err(error.into()),
             };

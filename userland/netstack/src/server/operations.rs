@@ -312,6 +312,7 @@ impl<S: System> NetworkServer for Server<S> {
             socket,
             peer: flow.remote,
             local: flow.local,
+            waiting: u16::try_from(self.stack.tcp().waiting(id)).unwrap_or(u16::MAX),
         })
     }
 

@@ -198,6 +198,13 @@ impl Table {
         Some(id)
     }
 
+    /// How many connections [`Table::accept`] has to give.
+    pub fn waiting(&self, listener: ListenerId) -> usize {
+        self.listeners
+            .get(listener)
+            .map_or(0, |listener| listener.queue.len())
+    }
+
     /// Whether [`Table::accept`] has a connection to give.
     pub fn can_accept(&self, listener: ListenerId) -> bool {
         self.listeners

@@ -40,6 +40,7 @@ impl Doorbell {
 #[derive(Debug)]
 pub struct Stream<M> {
     socket: Socket,
+    memory: M,
     outgoing: StreamProducer<M>,
     incoming: StreamConsumer<M>,
     capacity: u32,
@@ -54,9 +55,10 @@ impl<M: SharedMemory + Clone> Stream<M> {
         capacity: u32,
         doorbell: Rc<Doorbell>,
     ) -> Result<Self, RingError> {
-        let (outgoing, incoming) = StreamPair::maker(memory, capacity)?;
+        let (outgoing, incoming) = StreamPair::maker(memory.clone(), capacity)?;
         Ok(Stream {
             socket,
+            memory,
             outgoing,
             incoming,
             capacity,
@@ -67,6 +69,11 @@ impl<M: SharedMemory + Clone> Stream<M> {
     /// The socket, as events and the stub name it.
     pub const fn socket(&self) -> Socket {
         self.socket
+    }
+
+    /// The rings' capacity and memory, of a stream that is closed.
+    pub(super) fn into_rings(self) -> (u32, M) {
+        (self.capacity, self.memory)
     }
 
     /// Takes bytes that arrived and returns their number. 0 when there are none: then an event

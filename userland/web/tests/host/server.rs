@@ -78,12 +78,14 @@ impl Network for FakeNetwork {
         self.0.borrow().now
     }
 
-    fn accept(&mut self) -> Result<Option<(Socket, Shared)>, Lost> {
+    fn accept(&mut self) -> Result<Option<(Socket, Shared, bool)>, Lost> {
         let mut stack = self.0.borrow_mut();
         if stack.gone {
             Err(Lost)
         } else {
-            Ok(stack.waiting.pop_front())
+            let first = stack.waiting.pop_front();
+            let more = !stack.waiting.is_empty();
+            Ok(first.map(|(socket, memory)| (socket, memory, more)))
         }
     }
 

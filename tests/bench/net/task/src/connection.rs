@@ -4,8 +4,7 @@ use alloc::vec::Vec;
 
 use ipc::interface::network::Socket;
 use ipc::ring::RingError;
-use runtime::mapping::SharedMapping;
-use runtime::net::Stream;
+use runtime::net::{Rings, Stream};
 
 /// What a TCP port does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +65,7 @@ pub(crate) fn response() -> Vec<u8> {
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: Stream<SharedMapping>,
+    stream: Stream<Rings>,
     service: Service,
     /// Bytes received so far.
     count: u64,
@@ -77,7 +76,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: Stream<SharedMapping>, service: Service) -> Connection {
+    pub(crate) fn new(stream: Stream<Rings>, service: Service) -> Connection {
         Connection {
             stream,
             service,
@@ -85,6 +84,11 @@ impl Connection {
             request: Vec::new(),
             unsent: Vec::new(),
         }
+    }
+
+    /// The stream, to be closed.
+    pub(crate) fn into_stream(self) -> Stream<Rings> {
+        self.stream
     }
 
     /// The socket.

@@ -9,8 +9,7 @@ use ipc::Deadline;
 use ipc::client::CallError;
 use ipc::interface::network::{Event, NetworkError, READY_ERROR, Socket};
 use runtime::clock::after;
-use runtime::mapping::SharedMapping;
-use runtime::net::{DatagramSocket, NetError, Network, Wake};
+use runtime::net::{DatagramSocket, NetError, Network, Rings, Wake};
 
 use crate::connection::{Connection, Service, Turn, response};
 
@@ -40,7 +39,7 @@ const PIECE: usize = 64 * 1024;
 pub(crate) struct Server {
     network: Network,
     listeners: BTreeMap<Socket, Service>,
-    datagrams: DatagramSocket<SharedMapping>,
+    datagrams: DatagramSocket<Rings>,
     connections: BTreeMap<Socket, Connection>,
     /// Whose turn was too short.
     again: VecDeque<Socket>,
@@ -107,11 +106,14 @@ impl Server {
         loop {
             let ring_bytes = service.ring_bytes();
             match self.network.accept(after(PATIENCE), listener, ring_bytes) {
-                Ok((stream, _)) => {
-                    let connection = Connection::new(stream, service);
+                Ok(incoming) => {
+                    let connection = Connection::new(incoming.stream, service);
                     let socket = connection.socket();
                     self.connections.insert(socket, connection);
                     self.turn(socket)?;
+                    if incoming.waiting == 0 {
+                        return Ok(());
+                    }
                 }
                 Err(error) if error.would_block() => return Ok(()),
                 Err(error) if is_want_of_room(&error) => {
@@ -144,10 +146,11 @@ impl Server {
     }
 
     fn close(&mut self, socket: Socket) -> Result<(), NetError> {
-        if self.connections.remove(&socket).is_none() {
+        let Some(connection) = self.connections.remove(&socket) else {
             return Ok(());
-        }
-        self.network.stub().close(after(PATIENCE), socket)?;
+        };
+        self.network
+            .close(after(PATIENCE), connection.into_stream())?;
         for listener in core::mem::take(&mut self.starved) {
             if let Some(service) = self.listeners.get(&listener) {
                 self.accept(listener, *service)?;

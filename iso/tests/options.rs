@@ -45,6 +45,30 @@ fn what_is_not_yet_available_is_refused_by_name() {
 }
 
 #[test]
+fn options_of_another_benchmark_are_refused_by_name() {
+    let check = |arguments: &str| {
+        let words = ["iso", "bench"].into_iter();
+        let parsed = Cli::try_parse_from(words.chain(arguments.split_whitespace()));
+        match parsed.expect("the options are right").command() {
+            Command::Bench(options) => options.check(),
+            other => panic!("{other:?}"),
+        }
+    };
+    check("net --only tcp_rr,udp_rr --smp 2 --quick --json").unwrap();
+    check("ipc --wall --record --json").unwrap();
+    for (arguments, option) in [
+        ("ipc --only tcp_rr", "--only"),
+        ("ipc --smp 2", "--smp"),
+        ("sched --quick", "--quick"),
+        ("net --record", "--record"),
+        ("net --wall", "--wall"),
+    ] {
+        let message = check(arguments).expect_err(arguments).to_string();
+        assert!(message.contains(option), "{message}");
+    }
+}
+
+#[test]
 fn uefi_starts_an_iso_unless_a_disk_is_named() {
     for (arguments, boot) in [
         ("--uefi", Boot::Iso),

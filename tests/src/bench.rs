@@ -2,8 +2,10 @@
 //! same host. The two take turns, measurement by measurement, and the one whose turn it is not stands still: what
 //! else the computer does meets both, and their ratio is the result.
 
+mod answers;
 mod events;
 mod figure;
+mod flushes;
 mod guest;
 mod load;
 mod table;
@@ -14,14 +16,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use iso::cli::BenchOptions;
+use iso::cli::{Accel, BenchOptions};
 use iso::image::Image;
 use iso::say;
 
 use crate::images::{Kind, image};
 use crate::linux::{self, Linux};
 use figure::{Figure, Series};
-use guest::{Guest, System};
+use guest::{Guest, Hardware, Offloads, System};
+use load::Load;
 use table::Row;
 
 /// How often each guest is measured, for how long at a time.
@@ -33,13 +36,13 @@ struct Effort {
 
 /// What figures are to be shown from.
 const THOROUGH: Effort = Effort {
-    repetitions: 5,
-    time: Duration::from_secs(2),
+    repetitions: 9,
+    time: Duration::from_millis(700),
 };
 /// What a change is looked at with.
 const QUICK: Effort = Effort {
-    repetitions: 3,
-    time: Duration::from_secs(1),
+    repetitions: 5,
+    time: Duration::from_millis(400),
 };
 /// How long the device is looked at.
 const TRACED: Duration = Duration::from_secs(1);
@@ -50,8 +53,11 @@ pub fn command(options: &BenchOptions) -> Result<()> {
         Some(cpus) => vec![cpus],
         None => vec![1, 2],
     };
-    let chosen = figure::choose(figure::all(&cpus), &options.only)?;
+    let only = figure::on_processors(&options.only, options.smp);
+    let chosen = figure::choose(figure::all(&cpus), &only)?;
     let effort = if options.quick { QUICK } else { THOROUGH };
+    // Before anything is built: not everybody may.
+    wire::inside(|| Ok(()))?;
     wrk::need()?;
     let systems = [uzura()?, peer()?];
     let rows = wire::inside(|| {
@@ -67,6 +73,52 @@ pub fn command(options: &BenchOptions) -> Result<()> {
     Ok(())
 }
 
+/// Shows that both guests serve what is measured, and that what is looked at from outside is seen.
+pub fn check() -> Result<()> {
+    wire::inside(|| Ok(()))?;
+    let systems = [uzura()?, peer()?];
+    wire::inside(|| {
+        for (cpus, offloads) in [(1, Offloads::Best), (2, Offloads::Plain)] {
+            for system in &systems {
+                let hardware = Hardware {
+                    cpus,
+                    accel: Accel::Tcg,
+                    offloads,
+                };
+                let mut guest = Guest::start(system, hardware)?;
+                guest.while_running(|guest| answers::check(guest.address()))?;
+                sees(&mut guest, system.has_shell)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Round trips are seen on the cable, by the device, by the translator and by Uzura.
+fn sees(guest: &mut Guest, is_uzura: bool) -> Result<()> {
+    let traced = guest.trace(Load::TcpRoundTrips, Duration::ZERO)?;
+    let trips = traced.done.operations;
+    ensure!(trips > 0 && traced.packets >= 2 * trips, "{traced:?}");
+    ensure!(
+        traced.events.kicks > 0 && traced.events.interrupts > 0,
+        "{traced:?}"
+    );
+    if is_uzura {
+        // There and back through several tasks.
+        ensure!(traced.switches > trips, "{traced:?}");
+        ensure!(
+            traced.tasks.iter().any(|(task, _)| task == "netstack"),
+            "{traced:?}"
+        );
+    }
+    let measured = guest.measure(Load::TcpRoundTrips, Duration::ZERO)?;
+    ensure!(
+        measured.time.guest > 0 && measured.time.device > 0,
+        "{measured:?}"
+    );
+    Ok(())
+}
+
 fn uzura() -> Result<System> {
     Ok(System {
         name: "Uzura",
@@ -74,6 +126,7 @@ fn uzura() -> Result<System> {
         append: String::new(),
         serves: "bench-net: serving\n",
         cable: wire::UZURA,
+        has_shell: true,
     })
 }
 
@@ -90,12 +143,13 @@ fn peer() -> Result<System> {
         append: linux::command_line(wire::LINUX.guest, wire::LINUX.host),
         serves: linux::SERVES,
         cable: wire::LINUX,
+        has_shell: false,
     })
 }
 
 /// Boots both guests and takes the figures.
 fn measure(series: &Series, systems: &[System; 2], effort: Effort) -> Result<Vec<Row>> {
-    let start = |system| Guest::start(system, series.cpus, series.offloads);
+    let start = |system| Guest::start(system, series.hardware);
     let mut guests = [start(&systems[0])?, start(&systems[1])?];
     let mut rows = Vec::new();
     for figure in &series.figures {

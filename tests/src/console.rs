@@ -140,6 +140,13 @@ impl Console {
             .context("cannot type on the console")
     }
 
+    /// Whether the shell answers a return key with its prompt, within so long.
+    pub fn answers(&mut self, limit: Duration) -> Result<bool> {
+        self.send_line("")?;
+        let prompt = format!("\n{PROMPT}");
+        Ok(self.wait_within(&[&prompt], limit)?.is_some())
+    }
+
     /// Types a command at the shell's prompt and returns what is printed up to the next prompt.
     pub fn command(&mut self, line: &str) -> Result<String> {
         self.send_line(line)?;

@@ -1,4 +1,5 @@
-//! The benchmark of the kernel's paths counts instructions, and counts the same ones each time.
+//! The benchmark of the kernel's paths counts instructions, and counts the same ones each time. That of the network
+//! measures servers that answer right.
 
 use anyhow::ensure;
 use iso::counts::value;
@@ -82,4 +83,15 @@ fn nanoseconds_are_measured_across_processors() {
         }
         Ok(())
     });
+}
+
+#[test]
+fn servers_of_the_network_benchmark_answer_right() {
+    let what = "what `bench net` measures on both guests: every count, echo and page is whole, and kicks, \
+                interrupts and switches are seen";
+    case(
+        "servers_of_the_network_benchmark_answer_right",
+        what,
+        tests::bench::check,
+    );
 }

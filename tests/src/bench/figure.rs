@@ -1,8 +1,9 @@
 //! What is measured, under which names, and what the ratio to Linux has to be.
 
 use anyhow::{Result, bail};
+use iso::cli::Accel;
 
-use super::guest::Offloads;
+use super::guest::{Hardware, Offloads};
 use super::load::Load;
 
 /// What a ratio must be at least, and what it should be.
@@ -63,6 +64,26 @@ impl Figure {
         }
     }
 
+    /// The unit of what one of them takes.
+    pub(super) fn each(&self) -> &'static str {
+        match self.load {
+            Load::Out(_) | Load::In(_) => "per MB",
+            Load::TcpRoundTrips | Load::UdpRoundTrips => "per round trip",
+            Load::Connections(_) => "per connection",
+            Load::Requests(_) => "per request",
+        }
+    }
+
+    /// The unit of the time that one of them takes.
+    pub(super) fn microseconds(&self) -> &'static str {
+        match self.load {
+            Load::Out(_) | Load::In(_) => "us per MB",
+            Load::TcpRoundTrips | Load::UdpRoundTrips => "us per round trip",
+            Load::Connections(_) => "us per connection",
+            Load::Requests(_) => "us per request",
+        }
+    }
+
     /// How many operations make one of the unit.
     pub(super) fn scale(&self) -> f64 {
         if self.load.is_bulk() { 1e6 } else { 1.0 }
@@ -72,10 +93,8 @@ impl Figure {
 /// The machines of one kind and the figures that are taken on them.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Series {
-    /// Their processors.
-    pub(super) cpus: u32,
-    /// What their cards can do.
-    pub(super) offloads: Offloads,
+    /// The machines.
+    pub(super) hardware: Hardware,
     /// The figures.
     pub(super) figures: Vec<Figure>,
 }
@@ -95,20 +114,39 @@ fn series(cpus: u32, offloads: Offloads) -> Series {
         Offloads::Best => "",
         Offloads::Plain => "_plain",
     };
-    let processors = match cpus {
-        1 => String::new(),
-        _ => format!("_smp{cpus}"),
-    };
+    let processors = suffix(cpus);
     let figures = LOADS.map(|(name, load, aim)| Figure {
         name: format!("{name}{plain}{processors}"),
         load,
         aim,
     });
     Series {
-        cpus,
-        offloads,
+        hardware: Hardware {
+            cpus,
+            // What both execute at once is to be fast at once.
+            accel: Accel::TcgThreads,
+            offloads,
+        },
         figures: figures.into(),
     }
+}
+
+/// How the names of figures end that are taken on so many processors.
+fn suffix(cpus: u32) -> String {
+    match cpus {
+        1 => String::new(),
+        _ => format!("_smp{cpus}"),
+    }
+}
+
+/// The names as those of figures on so many processors, where that many are asked for: then they may be left out.
+pub(super) fn on_processors(names: &[String], cpus: Option<u32>) -> Vec<String> {
+    let suffix = cpus.map(suffix).unwrap_or_default();
+    let whole = |name: &String| match name.ends_with(&suffix) {
+        true => name.clone(),
+        false => format!("{name}{suffix}"),
+    };
+    names.iter().map(whole).collect()
 }
 
 /// The series with the figures of these names alone; with all of them where there are no names. Refuses a name
@@ -147,8 +185,8 @@ mod tests {
             .iter()
             .map(|series| {
                 (
-                    series.cpus,
-                    series.offloads,
+                    series.hardware.cpus,
+                    series.hardware.offloads,
                     series.figures[0].name.as_str(),
                 )
             })
@@ -159,6 +197,15 @@ mod tests {
         ];
         assert_eq!(found, expected);
         assert_eq!(choose(all(&[1]), &[]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn processors_that_are_asked_for_need_not_be_named() {
+        let names = ["tcp_rr", "tcp_out_1_smp2"].map(str::to_owned);
+        let whole = on_processors(&names, Some(2));
+        assert_eq!(whole, ["tcp_rr_smp2", "tcp_out_1_smp2"]);
+        assert_eq!(on_processors(&names, Some(1)), names);
+        assert_eq!(on_processors(&names, None), names);
     }
 
     #[test]

@@ -1,23 +1,33 @@
 //! A guest of the benchmark: a virtual machine on its cable that only runs while it is measured. What is done
-//! to it is `load`'s; what its packets cost on the way is seen here, from outside.
+//! to it is `load`'s; what its packets cost on the way is seen here, from outside, and by Uzura's own shell.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use iso::cli::Accel;
 use iso::image::Image;
+use iso::say;
 use tempfile::TempDir;
 
 use super::events::{self, Events};
+use super::flushes;
 use super::load::{Done, Load};
 use super::wire::Cable;
 use crate::machine::{Machine, Setup};
+use crate::shell;
 
 /// Memory of each guest, in MiB.
 const MEMORY: u32 = 512;
+
+/// How often a guest is booted that does not hear its console.
+const BOOTS: u32 = 5;
+
+/// How long it may take to hear.
+const HEARING: Duration = Duration::from_secs(20);
 
 /// What a guest says that cannot serve.
 const FAILS: &str = " FAIL ";
@@ -48,6 +58,17 @@ impl Offloads {
     }
 }
 
+/// The machine that both guests have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hardware {
+    /// Processors.
+    pub(super) cpus: u32,
+    /// How QEMU executes them: [`Accel::TcgThreads`] to compare speed, [`Accel::Tcg`] to rely on it.
+    pub(super) accel: Accel,
+    /// What its card can do.
+    pub(super) offloads: Offloads,
+}
+
 /// What boots, and when it serves.
 #[derive(Debug, Clone)]
 pub(super) struct System {
@@ -61,6 +82,8 @@ pub(super) struct System {
     pub(super) serves: &'static str,
     /// Where it is.
     pub(super) cable: Cable,
+    /// Whether its console has Uzura's shell.
+    pub(super) has_shell: bool,
 }
 
 /// A running guest.
@@ -70,6 +93,7 @@ pub(super) struct Guest {
     pub(super) name: &'static str,
     cable: Cable,
     machine: Machine,
+    has_shell: bool,
     events: PathBuf,
     _folder: TempDir,
 }
@@ -93,7 +117,7 @@ pub(super) struct Time {
 }
 
 /// What a load's packets took.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Traced {
     /// What was done.
     pub(super) done: Done,
@@ -101,67 +125,114 @@ pub(super) struct Traced {
     pub(super) events: Events,
     /// Packets on the cable.
     pub(super) packets: u64,
+    /// Switches of the address space.
+    pub(super) switches: u64,
+    /// CPU time of each task, in milliseconds, most first. Only Uzura tells.
+    pub(super) tasks: Vec<(String, u64)>,
 }
 
 impl Guest {
     /// Boots it and waits until it serves; it stands still then.
-    pub(super) fn start(system: &System, cpus: u32, offloads: Offloads) -> Result<Self> {
+    ///
+    /// With a thread for each processor QEMU 7.2 now and then loses the write that lets the console's
+    /// interrupt through (`iso/src/qemu.rs`): such a guest is booted again.
+    pub(super) fn start(system: &System, hardware: Hardware) -> Result<Self> {
+        for _ in 0..BOOTS {
+            let mut guest = Self::boot(system, hardware)?;
+            if !guest.has_shell || guest.machine.console.answers(HEARING)? {
+                guest.stop()?;
+                return Ok(guest);
+            }
+            say::progress(&format!("{} does not hear its console", guest.name));
+        }
+        bail!("{} did not hear its console, {BOOTS} times", system.name)
+    }
+
+    fn boot(system: &System, hardware: Hardware) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder for QEMU's log")?;
         let log = folder.path().join("events");
         let mut machine = Setup::new(system.image.clone())
-            .cpus(cpus)
+            .cpus(hardware.cpus)
             .memory(MEMORY)
             .append(&system.append)
             .network(system.cable.netdev())
-            .devices(&[offloads.device()])
+            .devices(&[hardware.offloads.device()])
             .with(|options| {
-                options.accel = Accel::TcgThreads;
+                options.accel = hardware.accel;
                 options.qemu = vec!["-name".to_owned(), "bench,debug-threads=on".to_owned()];
                 options.qemu.extend(events::options(&log));
             })
             .start()?;
         events::watch(&mut machine.qmp, false)?;
         let said = machine.console.wait_for_any(&[system.serves, FAILS])?;
-        ensure!(!said.ends_with(FAILS), "{} fails: {}", system.name, said);
-        let mut guest = Self {
+        ensure!(!said.ends_with(FAILS), "{} fails: {said}", system.name);
+        Ok(Self {
             name: system.name,
             cable: system.cable,
             machine,
+            has_shell: system.has_shell,
             events: log,
             _folder: folder,
-        };
-        guest.stop()?;
-        Ok(guest)
+        })
     }
 
     /// Puts it under a load for so long.
     pub(super) fn measure(&mut self, load: Load, time: Duration) -> Result<Measured> {
-        self.machine.qmp.execute("cont")?;
-        let before = self.time()?;
-        let done = load.run(self.cable.guest, time);
-        let after = self.time()?;
-        self.stop()?;
-        let done = done.with_context(|| self.end_of_console())?;
-        Ok(Measured {
-            done,
-            time: Time {
-                guest: after.guest - before.guest,
-                device: after.device - before.device,
-            },
+        self.while_running(|guest| {
+            let before = guest.time()?;
+            let done = load.run(guest.cable.guest, time)?;
+            let after = guest.time()?;
+            Ok(Measured {
+                done,
+                time: Time {
+                    guest: after.guest - before.guest,
+                    device: after.device - before.device,
+                },
+            })
         })
     }
 
     /// The same with a look at what the device does. That takes time: how much is done does not count here.
     pub(super) fn trace(&mut self, load: Load, time: Duration) -> Result<Traced> {
-        let (seen, packets) = (fs::metadata(&self.events)?.len(), self.cable.packets()?);
-        events::watch(&mut self.machine.qmp, true)?;
-        let measured = self.measure(load, time);
-        events::watch(&mut self.machine.qmp, false)?;
-        Ok(Traced {
-            done: measured?.done,
-            events: events::count(&self.events, seen)?,
-            packets: self.cable.packets()? - packets,
+        self.while_running(|guest| {
+            let tasks = guest.tasks()?;
+            let (seen, packets) = (fs::metadata(&guest.events)?.len(), guest.cable.packets()?);
+            let flushes = flushes::count(&mut guest.machine.qmp)?;
+            events::watch(&mut guest.machine.qmp, true)?;
+            let done = load.run(guest.cable.guest, time);
+            events::watch(&mut guest.machine.qmp, false)?;
+            Ok(Traced {
+                done: done?,
+                events: events::count(&guest.events, seen)?,
+                packets: guest.cable.packets()? - packets,
+                switches: flushes::count(&mut guest.machine.qmp)? - flushes,
+                tasks: since(&tasks, guest.tasks()?),
+            })
         })
+    }
+
+    /// Lets it run for as long as `body` takes.
+    pub(super) fn while_running<R>(
+        &mut self,
+        body: impl FnOnce(&mut Self) -> Result<R>,
+    ) -> Result<R> {
+        self.machine.qmp.execute("cont")?;
+        let result = body(self);
+        self.stop()?;
+        result.with_context(|| self.end_of_console())
+    }
+
+    /// Its address.
+    pub(super) fn address(&self) -> Ipv4Addr {
+        self.cable.guest
+    }
+
+    /// CPU time of its tasks so far; none where there is no shell.
+    fn tasks(&mut self) -> Result<Vec<shell::Task>> {
+        match self.has_shell {
+            true => shell::ps(&mut self.machine.console),
+            false => Ok(Vec::new()),
+        }
     }
 
     /// Lets it come to rest and stand still.
@@ -184,7 +255,8 @@ impl Guest {
             };
             let run = statistics.split_ascii_whitespace().next();
             let run: u64 = run.context("a thread without CPU time")?.parse()?;
-            match name.starts_with("CPU ") {
+            // "CPU 0/TCG", or "ALL CPUs/TCG" where they take turns on one.
+            match name.contains("CPU") {
                 true => time.guest += run,
                 false => time.device += run,
             }
@@ -198,4 +270,20 @@ impl Guest {
         let end = lines[lines.len().saturating_sub(5)..].join("\n    ");
         format!("{}, whose console ends with:\n    {end}", self.name)
     }
+}
+
+/// What each task took between two looks, most first.
+fn since(before: &[shell::Task], after: Vec<shell::Task>) -> Vec<(String, u64)> {
+    let mut took: Vec<(String, u64)> = after
+        .into_iter()
+        .map(|task| {
+            let old = before.iter().find(|old| old.name == task.name);
+            let old = old.map_or(0, |old| old.cpu_time);
+            // One that was restarted counts from its start.
+            let took = task.cpu_time.checked_sub(old).unwrap_or(task.cpu_time);
+            (task.name, took)
+        })
+        .collect();
+    took.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
+    took
 }

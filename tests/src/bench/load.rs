@@ -12,18 +12,18 @@ use anyhow::{Context, Result, anyhow, ensure};
 use super::wrk;
 
 /// The ports, as `tests/bench/net/task` and `tests/linux-peer` have them.
-const SINK: u16 = 5001;
-const SOURCE: u16 = 5002;
-const ECHO: u16 = 5003;
-const DATAGRAMS: u16 = 5004;
-const GREETER: u16 = 5005;
+pub(super) const SINK: u16 = 5001;
+pub(super) const SOURCE: u16 = 5002;
+pub(super) const ECHO: u16 = 5003;
+pub(super) const DATAGRAMS: u16 = 5004;
+pub(super) const GREETER: u16 = 5005;
 /// The port that serves HTTP.
 pub(super) const PAGE: u16 = 80;
 
 /// How long a guest may be silent before that is an error.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// After how long a datagram counts as lost.
-const LOST: Duration = Duration::from_millis(200);
+pub(super) const LOST: Duration = Duration::from_millis(200);
 /// Bytes read or written at a time.
 const PIECE: usize = 128 * 1024;
 /// What flows before it is counted, so that windows are open.
@@ -77,7 +77,7 @@ impl Load {
 }
 
 /// Connects, and fails rather than to wait for ever.
-fn connect(guest: Ipv4Addr, port: u16) -> Result<TcpStream> {
+pub(super) fn connect(guest: Ipv4Addr, port: u16) -> Result<TcpStream> {
     let address = SocketAddr::from((guest, port));
     let stream = TcpStream::connect_timeout(&address, PATIENCE)
         .with_context(|| format!("no connection to {address}"))?;
@@ -88,7 +88,10 @@ fn connect(guest: Ipv4Addr, port: u16) -> Result<TcpStream> {
 }
 
 /// Runs `body` on so many threads at once and returns what they return.
-fn together<R: Send>(count: usize, body: impl Fn() -> Result<R> + Sync) -> Result<Vec<R>> {
+pub(super) fn together<R: Send>(
+    count: usize,
+    body: impl Fn() -> Result<R> + Sync,
+) -> Result<Vec<R>> {
     thread::scope(|scope| {
         let threads: Vec<_> = (0..count).map(|_| scope.spawn(&body)).collect();
         let ended = threads.into_iter().map(|thread| {

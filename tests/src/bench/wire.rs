@@ -17,7 +17,7 @@ use crate::{LIMIT, images};
 
 /// What a person does about it when the host does not let the network be made.
 const MEND: &str = "the benchmark's network is a namespace with tap devices, which takes root's rights: run this as \
-                    root, or `unshare --map-root-user --net COMMAND` where users may have namespaces; /dev/net/tun \
+                    root, or as `unshare --map-root-user COMMAND` where users may have namespaces; /dev/net/tun \
                     must be there";
 
 /// A cable from the host to a guest, in a network of 24 bits.

@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod bochs;
 pub mod case;
+pub mod cloud;
 pub mod console;
 pub mod counts;
 pub mod driver;
@@ -15,6 +16,7 @@ pub mod linux;
 pub mod machine;
 pub mod machines;
 pub mod media;
+pub mod namespace;
 pub mod peer;
 pub mod qmp;
 pub mod shell;

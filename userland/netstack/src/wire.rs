@@ -161,7 +161,9 @@ impl<W: Wire> Device for Port<'_, W> {
             NonZeroUsize::new(frame.get().saturating_sub(ETHERNET_HEADER_BYTES))
         };
         capabilities.segmentation.tcpv4 = self.offloads.segment_ipv4.and_then(packet_bytes);
-        capabilities.segmentation.tcpv6 = self.offloads.segment_ipv6.and_then(packet_bytes);
+        // Not over IPv6: smoltcp 0.14 drops packets of it that are longer than the packet size, whoever is to
+        // cut them (`dispatch_ip` in iface/interface/mod.rs).
+        capabilities.segmentation.tcpv6 = None;
         capabilities
     }
 }

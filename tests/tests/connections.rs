@@ -76,14 +76,16 @@ fn echoes(peer: &mut Peer, on: &[Connection], text: impl Fn(usize) -> String) ->
         );
     }
     let mut back = vec![Vec::new(); on.len()];
+    let ended = |peer: &Peer| on.iter().any(|connection| peer.is_over(*connection));
     peer.until("every connection has its echo", |peer| {
         for (connection, back) in on.iter().zip(&mut back) {
             let mut piece = [0; 256];
             let count = peer.take(*connection, &mut piece);
             back.extend_from_slice(&piece[..count]);
         }
-        (0..on.len()).all(|place| back[place].len() >= text(place).len())
+        (0..on.len()).all(|place| back[place].len() >= text(place).len()) || ended(peer)
     })?;
+    ensure!(!ended(peer), "the guest ended a connection");
     for (place, back) in back.iter().enumerate() {
         ensure!(
             *back == text(place).as_bytes(),

@@ -21,6 +21,8 @@ const PORT: u16 = 7;
 const BACKLOG: u16 = 256;
 /// Capacity of each of a connection's two rings, in bytes.
 const RING_BYTES: u32 = 4096;
+/// Bytes of a connection that are on their way back.
+const HELD: usize = 256;
 /// How long one call may take, and the host between two events.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -42,7 +44,7 @@ struct Echo {
 /// A connection, and what came and was not sent back yet.
 struct Echoed {
     stream: Stream<Rings>,
-    held: [u8; 1024],
+    held: [u8; HELD],
     first: usize,
     end: usize,
 }
@@ -108,7 +110,7 @@ impl Echo {
             };
             let mut echoed = Echoed {
                 stream,
-                held: [0; 1024],
+                held: [0; HELD],
                 first: 0,
                 end: 0,
             };

@@ -117,18 +117,35 @@ pub(super) struct Time {
 }
 
 /// What a load's packets took.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Traced {
-    /// What was done.
-    pub(super) done: Done,
+    /// Operations.
+    pub(super) operations: u64,
     /// What the device saw and did.
     pub(super) events: Events,
     /// Packets on the cable.
     pub(super) packets: u64,
     /// Switches of the address space.
     pub(super) switches: u64,
-    /// CPU time of each task, in milliseconds, most first. Only Uzura tells.
+    /// CPU time of each task, in milliseconds. Only Uzura tells.
     pub(super) tasks: Vec<(String, u64)>,
+}
+
+impl Traced {
+    /// Adds what another look showed.
+    pub(super) fn add(&mut self, other: Traced) {
+        self.operations += other.operations;
+        self.events.kicks += other.events.kicks;
+        self.events.interrupts += other.events.interrupts;
+        self.packets += other.packets;
+        self.switches += other.switches;
+        for (task, took) in other.tasks {
+            match self.tasks.iter_mut().find(|(known, _)| *known == task) {
+                Some((_, all)) => *all += took,
+                None => self.tasks.push((task, took)),
+            }
+        }
+    }
 }
 
 impl Guest {
@@ -202,7 +219,7 @@ impl Guest {
             let done = load.run(guest.cable.guest, time);
             events::watch(&mut guest.machine.qmp, false)?;
             Ok(Traced {
-                done: done?,
+                operations: done?.operations,
                 events: events::count(&guest.events, seen)?,
                 packets: guest.cable.packets()? - packets,
                 switches: flushes::count(&mut guest.machine.qmp)? - flushes,
@@ -272,18 +289,14 @@ impl Guest {
     }
 }
 
-/// What each task took between two looks, most first.
+/// What each task took between two looks.
 fn since(before: &[shell::Task], after: Vec<shell::Task>) -> Vec<(String, u64)> {
-    let mut took: Vec<(String, u64)> = after
-        .into_iter()
-        .map(|task| {
-            let old = before.iter().find(|old| old.name == task.name);
-            let old = old.map_or(0, |old| old.cpu_time);
-            // One that was restarted counts from its start.
-            let took = task.cpu_time.checked_sub(old).unwrap_or(task.cpu_time);
-            (task.name, took)
-        })
-        .collect();
-    took.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
-    took
+    let took = after.into_iter().map(|task| {
+        let old = before.iter().find(|old| old.name == task.name);
+        let old = old.map_or(0, |old| old.cpu_time);
+        // One that was restarted counts from its start.
+        let took = task.cpu_time.checked_sub(old).unwrap_or(task.cpu_time);
+        (task.name, took)
+    });
+    took.collect()
 }

@@ -7,8 +7,9 @@ use serde::Serialize;
 use super::figure::Figure;
 use super::guest::{Measured, Traced};
 
-/// What kicks and interrupts may be more than Linux's before that is a fault: some packets differ each time.
-const SLACK: f64 = 1.05;
+/// What kicks and interrupts may be more than Linux's before that is a fault: of its own number, and for each
+/// packet. Some differ each time.
+const SLACK: (f64, f64) = (1.05, 0.01);
 
 /// What was taken of one figure.
 #[derive(Debug, Clone)]
@@ -25,8 +26,8 @@ pub(super) struct Row {
 pub(super) struct Side {
     /// Each time that it was measured.
     pub(super) measured: Vec<Measured>,
-    /// When the device was looked at.
-    pub(super) traced: Option<Traced>,
+    /// What was seen when the device was looked at.
+    pub(super) traced: Traced,
 }
 
 /// A figure in the JSON array.
@@ -78,26 +79,24 @@ impl Side {
 
     /// How many there were of something for each of so many operations.
     fn each(&self, scale: f64, of: impl Fn(&Traced) -> u64) -> Option<f64> {
-        let traced = self.traced.as_ref()?;
-        quotient(of(traced) as f64, traced.done.operations as f64 / scale)
+        let operations = self.traced.operations as f64 / scale;
+        quotient(of(&self.traced) as f64, operations)
     }
 
     /// How many there were of something for each packet.
     fn each_packet(&self, of: impl Fn(&Traced) -> u64) -> Option<f64> {
-        let traced = self.traced.as_ref()?;
-        quotient(of(traced) as f64, traced.packets as f64)
+        quotient(of(&self.traced) as f64, self.traced.packets as f64)
     }
 
     /// The tasks that took a hundredth of the CPU time or more, and how many hundredths.
     fn shares(&self) -> Vec<(&str, f64)> {
-        let Some(traced) = &self.traced else {
-            return Vec::new();
-        };
-        let whole: u64 = traced.tasks.iter().map(|(_, took)| took).sum();
-        let shares = traced.tasks.iter().filter_map(|(task, took)| {
-            quotient(*took as f64 * 100.0, whole as f64).map(|share| (task.as_str(), share))
-        });
-        shares.filter(|(_, share)| *share >= 1.0).collect()
+        let tasks = self.traced.tasks.iter();
+        let whole: u64 = tasks.clone().map(|(_, took)| took).sum();
+        let share = |took: u64| quotient(took as f64 * 100.0, whole as f64);
+        let shares = tasks.filter_map(|(task, took)| Some((task.as_str(), share(*took)?)));
+        let mut shares: Vec<_> = shares.filter(|(_, share)| *share >= 1.0).collect();
+        shares.sort_by(|one, other| other.1.total_cmp(&one.1));
+        shares
     }
 }
 
@@ -253,7 +252,7 @@ impl Row {
 impl Cost {
     /// How much Uzura's may be.
     fn most(&self) -> Option<f64> {
-        self.values[1].map(|linux| linux * SLACK)
+        self.values[1].map(|linux| linux * SLACK.0 + SLACK.1)
     }
 
     fn is_above(&self) -> bool {
@@ -350,8 +349,8 @@ mod tests {
             device: Duration::from_millis(10).as_nanos() as u64,
         };
         for (side, kicks) in row.sides.iter_mut().zip([kicks, 1000]) {
-            side.traced = Some(Traced {
-                done: done(0.0),
+            side.traced.add(Traced {
+                operations: 1000,
                 events: Events {
                     kicks,
                     interrupts: 0,

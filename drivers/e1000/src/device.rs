@@ -134,7 +134,7 @@ impl<R: Registers> Device for Nic<R> {
         reset(registers)
     }
 
-    fn start(registers: R, features: u32) -> Result<Nic<R>, (R, NicError)> {
+    fn start(registers: R, features: u32, _buffers: u32) -> Result<Nic<R>, (R, NicError)> {
         match bring_up(&registers) {
             Ok((receive, transmit, address)) => Ok(Nic {
                 registers,
@@ -162,6 +162,10 @@ impl<R: Registers> Device for Nic<R> {
 
     fn quiet(registers: &mut R) {
         registers.read32(register::CAUSE);
+    }
+
+    fn describe(&self, to: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        to.write_str("no offloads")
     }
 
     fn features(&self) -> u32 {

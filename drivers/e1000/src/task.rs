@@ -45,7 +45,7 @@ fn claim(notification: &Notification) -> Result<Option<(Function, MappedWindow)>
         ..Match::default()
     });
     // It has one interrupt, whatever the cause.
-    let Some(function) = Function::claim(&kinds, notification, &INTERRUPTS[..1])? else {
+    let Some(function) = Function::claim(&kinds, notification, &INTERRUPTS[..1], true)? else {
         runtime::log!("no e1000 network device: every attach is refused");
         return Ok(None);
     };

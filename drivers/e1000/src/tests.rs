@@ -30,7 +30,8 @@ impl Bench {
         let memory = Shared::for_rings();
         let stack = Stack::new(memory.clone());
         let pool = dma::allocate(GEOMETRY.pool_bytes as usize / 4096).unwrap();
-        let nic = Nic::start(device.clone(), FEATURE_LINK_STATE).expect("the fake device starts");
+        let nic = Nic::start(device.clone(), FEATURE_LINK_STATE, BUFFERS)
+            .expect("the fake device starts");
         let rings = Rings::new(memory, ENTRIES).unwrap();
         let Ok(card) = Card::new(nic, rings, pool, &GEOMETRY) else {
             panic!("it fits")
@@ -129,9 +130,12 @@ fn every_buffer_has_what_the_device_takes_for_writable() {
     bench.end();
     // With more room it goes behind the headroom.
     let device = FakeHandle::new();
-    let (memory, pool) = (Shared::for_rings(), dma::allocate(128).unwrap());
+    let (memory, pool) = (
+        Shared::for_rings(),
+        dma::allocate(GEOMETRY.pool_bytes as usize / 4096).unwrap(),
+    );
     let mut stack = Stack::new(memory.clone());
-    let nic = Nic::start(device.clone(), FEATURE_LINK_STATE).unwrap();
+    let nic = Nic::start(device.clone(), FEATURE_LINK_STATE, BUFFERS).unwrap();
     let geometry = Geometry {
         buffer_bytes: 4096,
         ..GEOMETRY
@@ -294,7 +298,7 @@ fn sent_packets_interrupt_only_when_many_wait() {
 
 #[test]
 fn what_comes_while_the_driver_falls_asleep_is_not_lost() {
-    let mut nic = Nic::start(FakeHandle::new(), FEATURE_LINK_STATE).unwrap();
+    let mut nic = Nic::start(FakeHandle::new(), FEATURE_LINK_STATE, BUFFERS).unwrap();
     let pool = dma::allocate(16).unwrap();
     let device = nic_device(&nic);
     for buffer in 0..8 {
@@ -332,7 +336,7 @@ fn an_address_that_is_none_is_replaced() {
         let device = FakeHandle::new();
         device.set_register(register::ADDRESS[0], low);
         device.set_register(register::ADDRESS[1], high);
-        let nic = Nic::start(device.clone(), FEATURE_LINK_STATE).unwrap();
+        let nic = Nic::start(device.clone(), FEATURE_LINK_STATE, BUFFERS).unwrap();
         assert_eq!(nic.mac(), [2, 0, 0, 0, 0, 1], "{low:x} {high:x}");
         assert_eq!(device.register(register::ADDRESS[0]), 2);
         assert_eq!(device.register(register::ADDRESS[1]), 0x8000_0100);
@@ -351,7 +355,7 @@ fn an_address_that_the_device_did_not_load_is_read_from_its_eeprom() {
         let device = FakeHandle::new();
         device.set_register(register::ADDRESS[1], 0);
         device.state().eeprom = Some(words);
-        let nic = Nic::start(device.clone(), FEATURE_LINK_STATE).unwrap();
+        let nic = Nic::start(device.clone(), FEATURE_LINK_STATE, BUFFERS).unwrap();
         assert_eq!(nic.mac(), address);
         let [a, b, c, d, e, f] = address;
         let low = u32::from_le_bytes([a, b, c, d]);
@@ -383,7 +387,7 @@ fn a_device_that_does_not_stop_or_answer_is_given_up() {
     for (lie, expected) in lies {
         let device = FakeHandle::new();
         lie(&device);
-        let failed = Nic::start(device, FEATURE_LINK_STATE);
+        let failed = Nic::start(device, FEATURE_LINK_STATE, BUFFERS);
         assert_eq!(failed.err().map(|(_, error)| error), Some(expected));
     }
 }
@@ -497,7 +501,7 @@ fn whatever_the_device_writes_the_driver_goes_on_inside_the_pool() {
     let mut received = 0u64;
     for _ in 0..200 {
         let mut bench = Bench::new();
-        bench.stack.give(0..BUFFERS / 2);
+        bench.stack.give(0..48);
         for _ in 0..100 {
             let index = (noise.next() % 40) as u32;
             match noise.next() % 6 {

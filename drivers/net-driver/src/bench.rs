@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::string::String;
+use std::string::{String, ToString};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,7 +21,7 @@ use crate::{Device, NetServer, Platform};
 /// Entries of each ring in the tests.
 pub const ENTRIES: u32 = 64;
 /// Buffers to receive into in the tests. What follows them is as large.
-pub const BUFFERS: u32 = 96;
+pub const BUFFERS: u32 = 256;
 /// Bytes of a buffer in the tests.
 pub const BUFFER_BYTES: u32 = 2048;
 /// Bytes before the packet in a buffer.
@@ -159,6 +159,8 @@ pub struct State {
     pub signals: usize,
     /// The handles that were closed.
     pub closed: Vec<u64>,
+    /// The last line of the log.
+    pub said: String,
     /// Refuses to attach a pool.
     pub refuse: bool,
     /// Whether the device reaches no memory; asked before it could, and when the pool is let go.
@@ -166,7 +168,7 @@ pub struct State {
 }
 
 impl FakeSystem {
-    fn log(&self, what: &str) {
+    fn note(&self, what: &str) {
         self.0.borrow_mut().log.push(what.into());
     }
 
@@ -186,19 +188,19 @@ impl Platform for FakeSystem {
         if self.0.borrow().refuse {
             return Err(Error::OutOfQuota);
         }
-        self.log("attach pool");
+        self.note("attach pool");
         Ok(dma::allocate(GEOMETRY.pool_bytes as usize / 4096).expect("the arena is large enough"))
     }
     fn detach_pool(&mut self, pool: Area) {
         self.assert_stopped();
-        self.log("detach pool");
+        self.note("detach pool");
         dma::release(pool);
     }
     fn set_bus_master(&mut self, on: bool) -> Result<(), Error> {
         if on {
             self.assert_stopped();
         }
-        self.log(if on {
+        self.note(if on {
             "bus master on"
         } else {
             "bus master off"
@@ -214,6 +216,9 @@ impl Platform for FakeSystem {
     }
     fn close(&mut self, handle: Handle) {
         self.0.borrow_mut().closed.push(handle.0);
+    }
+    fn log(&mut self, line: core::fmt::Arguments<'_>) {
+        self.0.borrow_mut().said = line.to_string();
     }
 }
 

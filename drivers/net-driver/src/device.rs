@@ -61,15 +61,21 @@ pub trait Device: Sized {
     /// Resets the device, whatever state an earlier driver left it in: it reaches no memory until it is
     /// started. Comes before its bus mastering is switched on, so it must work without.
     fn reset(idle: &mut Self::Idle) -> Result<(), Self::Error>;
-    /// Resets the device and starts it, with those of these `FEATURE_` bits that it has. The idle device
-    /// comes back where it cannot be started.
-    fn start(idle: Self::Idle, features: u32) -> Result<Self, (Self::Idle, Self::Error)>;
+    /// Resets the device and starts it, with those of these `FEATURE_` bits that it has, for so many
+    /// `buffers` to receive into. The idle device comes back where it cannot be started.
+    fn start(
+        idle: Self::Idle,
+        features: u32,
+        buffers: u32,
+    ) -> Result<Self, (Self::Idle, Self::Error)>;
     /// Resets the device. Where it does not confirm that, only switching its bus mastering off, which
     /// comes next, keeps it from memory; the memory of its queues is never used again then.
     fn stop(self) -> Self::Idle;
     /// Reads why an idle device has interrupted, which lowers its line.
     fn quiet(idle: &mut Self::Idle);
 
+    /// Says for the log what of the device is used.
+    fn describe(&self, to: &mut core::fmt::Formatter<'_>) -> core::fmt::Result;
     /// The `FEATURE_` bits that hold: of those that it was started with.
     fn features(&self) -> u32;
     /// Bytes of the device's header that stand before every packet.

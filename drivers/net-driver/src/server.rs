@@ -34,6 +34,17 @@ pub trait Platform {
     fn doorbell(&self) -> (Handle, u64);
     /// Closes a handle.
     fn close(&mut self, handle: Handle);
+    /// Writes a line to the log.
+    fn log(&mut self, line: core::fmt::Arguments<'_>);
+}
+
+/// What a device says of itself.
+struct Described<'a, D: Device>(&'a D);
+
+impl<D: Device> core::fmt::Display for Described<'_, D> {
+    fn fmt(&self, to: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.describe(to)
+    }
 }
 
 /// The network stack that is attached.
@@ -196,7 +207,8 @@ impl<D: Device, P: Platform> NetServer<D, P> {
             self.idle = Some(idle);
             return Err(NetDeviceError::Kernel);
         }
-        let device = match D::start(idle, card::possible_features(geometry)) {
+        let features = card::possible_features(geometry);
+        let device = match D::start(idle, features, geometry.receive_buffers) {
             Ok(device) => device,
             Err((idle, _)) => {
                 self.idle = Some(idle);
@@ -273,6 +285,8 @@ impl<D: Device, P: Platform> NetDeviceServer for NetServer<D, P> {
         };
         let (doorbell, doorbell_bits) = self.platform.doorbell();
         let device = card.device();
+        self.platform
+            .log(format_args!("attached: {}", Described(device)));
         let attached = Attached {
             mac: device.mac(),
             mtu: device.mtu(),

@@ -194,4 +194,8 @@ impl Platform for System {
     fn close(&mut self, handle: Handle) {
         handle::close(handle);
     }
+
+    fn log(&mut self, line: core::fmt::Arguments<'_>) {
+        runtime::log!("{line}");
+    }
 }

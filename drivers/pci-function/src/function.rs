@@ -70,6 +70,7 @@ impl Function {
         kinds: &[Match],
         notification: &Notification,
         bits: &[u64],
+        messages: bool,
     ) -> Result<Option<Function>, SetupError> {
         let session = connect_to("pci", pci::NUMBER, Deadline::NEVER);
         let session = session.map_err(SetupError::Connect)?;
@@ -78,7 +79,7 @@ impl Function {
             return Ok(None);
         };
         let alike = count(&client, kinds)?;
-        let (interrupts, handles) = set_up_interrupts(&client, notification, bits)?;
+        let (interrupts, handles) = set_up_interrupts(&client, notification, bits, messages)?;
         Ok(Some(Function {
             session,
             header,
@@ -203,10 +204,12 @@ fn set_up_interrupts(
     client: &PciClient<Kernel>,
     notification: &Notification,
     bits: &[u64],
+    messages: bool,
 ) -> Result<(InterruptMode, Vec<Interrupt>), SetupError> {
     let mut handles = Vec::new();
     for (entry, bit) in (0u16..).zip(bits) {
-        let made = client.interrupt(Deadline::NEVER, entry, *bit, notification.handle());
+        let handle = notification.handle();
+        let made = client.interrupt(Deadline::NEVER, entry, messages, *bit, handle);
         let (kind, handle) = match made {
             Ok(made) => made,
             Err(_) if entry > 0 => break,

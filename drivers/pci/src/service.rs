@@ -498,6 +498,7 @@ impl<C: ConfigSpace, P: Platform> PciServer for PciBus<C, P> {
         &mut self,
         caller: &mut Caller<'_>,
         entry: u16,
+        messages: bool,
         bits: u64,
         notification: Handle,
     ) -> Result<(InterruptKind, Handle), PciError> {
@@ -508,13 +509,13 @@ impl<C: ConfigSpace, P: Platform> PciServer for PciBus<C, P> {
         {
             Err(error) => Err(error),
             Ok(found) => match (found.msix, found.msi) {
-                (Some(msix), _) => {
+                (Some(msix), _) if messages => {
                     let made = self.msix_interrupt(badge, msix, entry, bits, notification);
                     made.map(|handle| (InterruptKind::MsiX { entry }, handle))
                 }
                 _ if entry != 0 => Err(PciError::OutOfRange),
-                (None, Some(_)) => self.msi_interrupt(badge, bits, notification),
-                (None, None) => self.line_interrupt(badge, bits, notification),
+                (None, Some(_)) if messages => self.msi_interrupt(badge, bits, notification),
+                _ => self.line_interrupt(badge, bits, notification),
             },
         };
         // The interrupt is bound by now, or was not made.

@@ -11,7 +11,8 @@ use virtio::{
 };
 use virtio_drivers::transport::DeviceType::Network;
 
-use crate::device::NetDevice;
+use crate::device::{Idle, NetDevice};
+use crate::settings::Settings;
 
 /// Queue size of the fake devices.
 pub(crate) const SIZE: u16 = 16;
@@ -23,6 +24,16 @@ pub(crate) struct Bench<T: VirtioTransport> {
     pub(crate) pool: Area,
 }
 
+/// Starts a device that may be used in every way, on 4 processors.
+fn start<T: VirtioTransport>(transport: T, geometry: &Geometry) -> Option<NetDevice<T>> {
+    let settings = Settings::new(4);
+    let idle = Idle {
+        transport,
+        settings,
+    };
+    NetDevice::start(idle, geometry.features, geometry.receive_buffers).ok()
+}
+
 /// Attaches to a device, with this geometry.
 pub(crate) fn attach<T: VirtioTransport>(
     device: FakeHandle,
@@ -32,7 +43,7 @@ pub(crate) fn attach<T: VirtioTransport>(
     let memory = Shared::for_rings();
     let stack = Stack::new(memory.clone());
     let pool = dma::allocate(geometry.pool_bytes as usize / 4096).unwrap();
-    let Ok(net) = NetDevice::start(transport, geometry.features) else {
+    let Some(net) = start(transport, geometry) else {
         panic!("the fake device starts")
     };
     let rings = Rings::new(memory, ENTRIES).unwrap();

@@ -1,5 +1,5 @@
-//! The device's protocol (VIRTIO 1.2, section 5.1): features, configuration, and buffers in and out
-//! of its two queues. Which buffers, and when, is the card's business.
+//! The device's protocol (VIRTIO 1.2, section 5.1): features, configuration, and what stands before the
+//! packets. Which buffers go in, and when, is the card's business, through which queue, `queues`'.
 
 use ipc::interface::net_device::{
     FEATURE_JOINED_RECEIVE, FEATURE_LINK_STATE, FEATURE_RECEIVE_CHECKSUM, MAX_PACKET_BYTES,
@@ -8,10 +8,12 @@ use ipc::interface::net_device::{
 use ipc::ring::Descriptor;
 use net_driver::{Device, Direction, Fault, Interrupt, Received, ethernet};
 use pci_function::Area;
-use virtio::{Queue, Used, VirtioError, VirtioTransport, feature};
+use virtio::{Used, VirtioError, VirtioTransport};
 
 use crate::header::{self, Said};
 use crate::negotiation::{self, net_feature};
+use crate::queues::{self, Queues, Wishes};
+use crate::settings::{self, Settings};
 
 /// Offsets in the device's configuration (VIRTIO 1.2, section 5.1.4).
 mod configuration {
@@ -25,73 +27,50 @@ mod configuration {
 
 /// Status: the link is up (VIRTIO_NET_S_LINK_UP).
 const LINK_UP: u16 = 1;
-/// Number of the receive queue (VIRTIO 1.2, section 5.1.2).
-const RECEIVE_QUEUE: u16 = 0;
-/// Number of the transmit queue.
-const TRANSMIT_QUEUE: u16 = 1;
 /// Smallest MTU of a device (VIRTIO 1.2, section 5.1.4.2) and of IPv4 (RFC 791, section 3.2).
 const SMALLEST_MTU: u16 = 68;
 
-/// Entries of a receive queue that hold the longest packet in the smallest buffers that the interface
-/// allows, of 2,048 bytes with 64 of headroom. With fewer a device would drop every such packet.
-const ENOUGH_FOR_JOINED: u32 = MAX_PACKET_BYTES.div_ceil(2048 - 64).next_power_of_two() as u32;
-
-/// A queue of packets.
-type PacketQueue = Queue<Descriptor>;
+/// A device that nobody uses.
+#[derive(Debug)]
+pub struct Idle<T> {
+    /// How it is reached.
+    pub transport: T,
+    /// How it may be used.
+    pub settings: Settings,
+}
 
 /// A network device that works.
 pub struct NetDevice<T: VirtioTransport> {
     transport: T,
-    /// The queues, receive and transmit. They go before the transport does, and after its reset.
-    queues: [PacketQueue; 2],
+    settings: Settings,
+    /// They go after the device's reset.
+    queues: Queues,
     /// What was negotiated with the device.
     negotiated: u64,
     /// The `FEATURE_` bits that hold.
     features: u32,
     header_bytes: usize,
-    one_segment: bool,
     /// Buffers that the device will still return of the packet that it returned last.
     rest: u16,
     /// The configuration has changed since that was last asked.
     changed: bool,
 }
 
-/// Number of a direction's queue.
-fn number(direction: Direction) -> u16 {
-    match direction {
-        Direction::Receive => RECEIVE_QUEUE,
-        Direction::Transmit => TRANSMIT_QUEUE,
-    }
-}
-
 impl<T: VirtioTransport> NetDevice<T> {
     /// Resets the device: it reaches no memory any more. False where it does not confirm that.
-    pub(crate) fn halt(self) -> (T, bool) {
-        let NetDevice {
-            mut transport,
-            queues,
-            ..
-        } = self;
-        let stopped = virtio::reset(&mut transport).is_ok();
-        match stopped {
-            true => drop(queues),
-            // The device may still write there: the memory is never used again.
-            false => core::mem::forget(queues),
-        }
-        (transport, stopped)
+    pub(crate) fn halt(mut self) -> (Idle<T>, bool) {
+        let stopped = virtio::reset(&mut self.transport).is_ok();
+        self.queues.end(stopped);
+        let idle = Idle {
+            transport: self.transport,
+            settings: self.settings,
+        };
+        (idle, stopped)
     }
 
-    fn queue(&self, direction: Direction) -> &PacketQueue {
-        &self.queues[usize::from(number(direction))]
-    }
-
-    fn queue_mut(&mut self, direction: Direction) -> &mut PacketQueue {
-        &mut self.queues[usize::from(number(direction))]
-    }
-
-    /// Descriptors that one packet takes.
-    fn segments(&self) -> usize {
-        if self.one_segment { 1 } else { 2 }
+    /// Pairs of queues in use.
+    pub fn pairs(&self) -> usize {
+        self.queues.pairs()
     }
 
     /// What a returned buffer holds. Its header is read once, and the device held to it: a packet of
@@ -125,7 +104,7 @@ impl<T: VirtioTransport> NetDevice<T> {
         received.verified = said.is_verified();
         if self.features & FEATURE_JOINED_RECEIVE != 0 {
             let buffers = said.buffers();
-            if buffers == 0 || buffers > self.queue(Direction::Receive).size() {
+            if buffers == 0 || buffers > self.queues.largest() {
                 return Err(VirtioError::BadHeader);
             }
             self.rest = buffers - 1;
@@ -133,66 +112,68 @@ impl<T: VirtioTransport> NetDevice<T> {
         }
         Ok(received)
     }
-
-    /// Gives the device header and packet, which follow one another in `area`: together, or, where it
-    /// does not accept any layout, the header by itself (VIRTIO 1.2, section 5.1.6.6).
-    fn add(
-        &mut self,
-        direction: Direction,
-        area: Area,
-        name: Descriptor,
-    ) -> Result<(), VirtioError> {
-        let device_writes = direction == Direction::Receive;
-        let (header, one_segment) = (self.header_bytes, self.one_segment);
-        let queue = self.queue_mut(direction);
-        if one_segment {
-            return queue.add_one(&area, device_writes, name);
-        }
-        let rest = area.length().saturating_sub(header);
-        let (Some(start), Some(rest)) = (area.part(0, header), area.part(header, rest)) else {
-            return Err(VirtioError::BadBuffer);
-        };
-        queue.add(&[start, rest], device_writes, name)
-    }
 }
 
 impl<T: VirtioTransport> Device for NetDevice<T> {
-    type Idle = T;
+    type Idle = Idle<T>;
     type Error = VirtioError;
 
-    fn reset(transport: &mut T) -> Result<(), VirtioError> {
-        virtio::reset(transport)
+    fn reset(idle: &mut Idle<T>) -> Result<(), VirtioError> {
+        virtio::reset(&mut idle.transport)
     }
 
-    fn start(mut transport: T, features: u32) -> Result<NetDevice<T>, (T, VirtioError)> {
-        let (negotiated, queues) = match bring_up(&mut transport, features) {
-            Ok(started) => started,
-            Err(error) => return Err((transport, error)),
+    fn start(
+        idle: Idle<T>,
+        features: u32,
+        buffers: u32,
+    ) -> Result<NetDevice<T>, (Idle<T>, VirtioError)> {
+        let Idle {
+            mut transport,
+            settings,
+        } = idle;
+        let wishes = Wishes {
+            features,
+            buffers,
+            settings,
         };
-        let modern = negotiated & feature::VERSION_1 != 0;
-        let whole = modern || negotiated & net_feature::MRG_RXBUF != 0;
+        let (negotiated, queues) = match queues::start(&mut transport, &wishes) {
+            Ok(started) => started,
+            Err(error) => {
+                let idle = Idle {
+                    transport,
+                    settings,
+                };
+                return Err((idle, error));
+            }
+        };
         Ok(NetDevice {
             transport,
+            settings,
             queues,
             negotiated,
             features: negotiation::held(negotiated, features),
-            header_bytes: if whole {
-                header::BYTES
-            } else {
-                header::SHORT_BYTES
-            },
-            one_segment: modern || negotiated & feature::ANY_LAYOUT != 0,
+            header_bytes: queues::header_bytes(negotiated),
             rest: 0,
             changed: false,
         })
     }
 
-    fn stop(self) -> T {
+    fn stop(self) -> Idle<T> {
         self.halt().0
     }
 
-    fn quiet(transport: &mut T) {
-        transport.ack_interrupt();
+    fn quiet(idle: &mut Idle<T>) {
+        idle.transport.ack_interrupt();
+    }
+
+    fn describe(&self, to: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let [receive, transmit] = self.queues.sizes();
+        let pairs = self.queues.pairs();
+        write!(to, "{pairs} x {receive}+{transmit} buffers")?;
+        for name in settings::names(self.negotiated) {
+            write!(to, " {name}")?;
+        }
+        Ok(())
     }
 
     fn features(&self) -> u32 {
@@ -213,19 +194,19 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
     }
 
     fn has_room(&self, direction: Direction) -> bool {
-        self.queue(direction).free() >= self.segments()
+        self.queues.has_room(direction)
     }
 
     fn held(&self, direction: Direction) -> usize {
-        self.queue(direction).outstanding()
+        self.queues.held(direction)
     }
 
     fn capacity(&self, direction: Direction) -> usize {
-        usize::from(self.queue(direction).size()) / self.segments()
+        self.queues.capacity(direction)
     }
 
     fn give(&mut self, area: Area, buffer: Descriptor) -> Result<(), VirtioError> {
-        self.add(Direction::Receive, area, buffer)
+        self.queues.give(area, buffer)
     }
 
     fn send(
@@ -240,40 +221,31 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
             _ => area.store(0, header),
         };
         written.ok_or(VirtioError::BadBuffer)?;
-        self.add(Direction::Transmit, area, packet)
+        self.queues.send(area, offload, packet)
     }
 
     fn notify(&mut self) -> u64 {
-        let mut count = 0;
-        for direction in [Direction::Receive, Direction::Transmit] {
-            if self.queue_mut(direction).should_notify() {
-                self.transport.notify(number(direction));
-                count += 1;
-            }
-        }
-        count
+        self.queues.notify(&mut self.transport)
     }
 
     fn take_received(&mut self, pool: &Area) -> Result<Option<Received>, VirtioError> {
-        match self.queue_mut(Direction::Receive).pop()? {
+        match self.queues.take(Direction::Receive, self.rest > 0)? {
             Some(used) => self.received(used, pool).map(Some),
             None => Ok(None),
         }
     }
 
     fn take_sent(&mut self) -> Result<Option<Descriptor>, VirtioError> {
-        let used = self.queue_mut(Direction::Transmit).pop()?;
+        let used = self.queues.take(Direction::Transmit, false)?;
         Ok(used.map(|used| used.cookie))
     }
 
     fn disarm(&mut self) {
-        for queue in &mut self.queues {
-            queue.disarm();
-        }
+        self.queues.disarm();
     }
 
     fn arm(&mut self, direction: Direction, count: u16) -> bool {
-        self.queue_mut(direction).arm(count)
+        self.queues.arm(direction, count)
     }
 
     fn interrupted(&mut self, interrupt: Interrupt) {
@@ -314,39 +286,4 @@ impl<T: VirtioTransport> Device for NetDevice<T> {
         let tells = self.features & FEATURE_LINK_STATE != 0;
         !tells || status.is_ok_and(|status: u16| status & LINK_UP != 0)
     }
-}
-
-fn bring_up<T: VirtioTransport>(
-    transport: &mut T,
-    asked: u32,
-) -> Result<(u64, [PacketQueue; 2]), VirtioError> {
-    let asked = match transport.max_queue_size(RECEIVE_QUEUE) {
-        0..ENOUGH_FOR_JOINED => asked & !FEATURE_JOINED_RECEIVE,
-        _ => asked,
-    };
-    let choose = |offered| negotiation::choose(offered, asked);
-    let features = virtio::negotiate_with(transport, choose)?;
-    let events = features & feature::EVENT_INDEX != 0;
-    let queues = open_both(transport, events).and_then(|queues| {
-        virtio::start(transport)?;
-        Ok(queues)
-    });
-    match queues {
-        Ok(queues) => Ok((features, queues)),
-        Err(error) => {
-            // Before the queues' memory is used for anything else.
-            virtio::fail(transport);
-            virtio::reset(transport)?;
-            Err(error)
-        }
-    }
-}
-
-fn open_both<T: VirtioTransport>(
-    transport: &mut T,
-    events: bool,
-) -> Result<[PacketQueue; 2], VirtioError> {
-    let receive = Queue::open(transport, RECEIVE_QUEUE, events)?;
-    let transmit = Queue::open(transport, TRANSMIT_QUEUE, events)?;
-    Ok([receive, transmit])
 }

@@ -1,4 +1,4 @@
-//! The virtio network driver: a card with one receive and one transmit queue.
+//! The virtio network driver: a card with one or more pairs of receive and transmit queues.
 //!
 //! [`NetDevice`] is the device's protocol, tested on the host against a fake device that also lies;
 //! [`run`] claims the card. The rings between it and the network stack, and the service, are
@@ -11,14 +11,20 @@ extern crate alloc;
 mod bench;
 #[cfg(test)]
 mod card_tests;
+mod control;
 mod device;
 mod header;
 mod negotiation;
 #[cfg(test)]
 mod offload_tests;
 #[cfg(test)]
+mod pair_tests;
+mod queues;
+#[cfg(test)]
 mod server_tests;
+mod settings;
 mod task;
 
-pub use device::NetDevice;
+pub use device::{Idle, NetDevice};
+pub use settings::Settings;
 pub use task::run;

@@ -28,10 +28,15 @@ pub(crate) mod net_feature {
     pub(crate) const MRG_RXBUF: u64 = 1 << 15;
     /// `status` is valid (VIRTIO_NET_F_STATUS).
     pub(crate) const STATUS: u64 = 1 << 16;
+    /// There is a control queue (VIRTIO_NET_F_CTRL_VQ).
+    pub(crate) const CTRL_VQ: u64 = 1 << 17;
+    /// There are several pairs of queues (VIRTIO_NET_F_MQ).
+    pub(crate) const MQ: u64 = 1 << 22;
 }
 
 use net_feature::{
-    CSUM, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MAC, MRG_RXBUF, MTU, STATUS,
+    CSUM, CTRL_VQ, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, HOST_TSO6, MAC, MQ, MRG_RXBUF,
+    MTU, STATUS,
 };
 
 /// What each `FEATURE_` bit needs of the device: all of the first, and one of the second where there are
@@ -62,14 +67,22 @@ const USELESS_WITHOUT: [(u32, u32); 3] = [
 /// What is always of use.
 const PLAIN: u64 = MAC | MTU | ANY_LAYOUT | EVENT_INDEX | VERSION_1;
 
-/// Of the features that a device offers those that are accepted for these `FEATURE_` bits.
-pub(crate) fn choose(offered: u64, asked: u32) -> u64 {
+/// What several pairs of queues need (VIRTIO 1.2, section 5.1.3.1).
+const SEVERAL_PAIRS: u64 = MQ | CTRL_VQ;
+
+/// Of the features that a device offers those that are accepted for these `FEATURE_` bits, and for several
+/// pairs of queues.
+pub(crate) fn choose(offered: u64, asked: u32, several_pairs: bool) -> u64 {
     let held = held(offered, asked);
     let needed = NEEDS
         .iter()
         .filter(|(feature, ..)| held & feature != 0)
         .fold(0, |all, (_, needed, one_of)| all | needed | one_of);
-    offered & (PLAIN | needed)
+    let pairs = match several_pairs && offered & SEVERAL_PAIRS == SEVERAL_PAIRS {
+        true => SEVERAL_PAIRS,
+        false => 0,
+    };
+    offered & (PLAIN | needed | pairs)
 }
 
 /// The `FEATURE_` bits of those asked for that hold with these features of the device.
@@ -94,7 +107,8 @@ mod tests {
     use super::*;
 
     /// The features that have requirements, and what they require: all of the second, one of the third.
-    const REQUIREMENTS: [(u64, u64, u64); 5] = [
+    const REQUIREMENTS: [(u64, u64, u64); 6] = [
+        (MQ, CTRL_VQ, 0),
         (GUEST_TSO4, GUEST_CSUM, 0),
         (GUEST_TSO6, GUEST_CSUM, 0),
         (HOST_TSO4, CSUM, 0),
@@ -121,7 +135,7 @@ mod tests {
             let chosen_bits = (0..).zip(BITS).filter(|(at, _)| pattern >> at & 1 != 0);
             let offered = chosen_bits.fold(1 << 40 | 1 << 9, |all, (_, bit)| all | bit);
             for asked in 0..64 {
-                let accepted = choose(offered, asked);
+                let accepted = choose(offered, asked, asked % 2 == 0);
                 let held = held(accepted, asked);
                 assert_eq!(accepted & !offered, 0);
                 assert_eq!(held & !asked, 0);
@@ -152,10 +166,13 @@ mod tests {
             FEATURE_RECEIVE_CHECKSUM | FEATURE_JOINED_RECEIVE,
             63,
         ] {
-            assert_eq!(held(choose(u64::MAX, asked), asked), asked);
+            assert_eq!(held(choose(u64::MAX, asked, true), asked), asked);
         }
-        assert_eq!(choose(u64::MAX, 0), PLAIN);
+        assert_eq!(choose(u64::MAX, 0, false), PLAIN);
         let no_ipv6 = !(HOST_TSO6 | GUEST_TSO6);
-        assert_eq!(held(choose(no_ipv6, 63), 63), 63 & !FEATURE_SEGMENT_IPV6);
+        assert_eq!(
+            held(choose(no_ipv6, 63, true), 63),
+            63 & !FEATURE_SEGMENT_IPV6
+        );
     }
 }

@@ -232,7 +232,7 @@ fn flags_and_lengths_that_mean_nothing_are_refused_and_come_back() {
 #[test]
 fn joined_packets_come_in_as_many_buffers_as_they_need() {
     let mut bench = modern(ALL);
-    bench.stack.give(0..BUFFERS / 2);
+    bench.stack.give(0..48);
     for (round, length) in [
         60,
         1514,
@@ -400,7 +400,7 @@ fn a_packet_that_is_too_long_or_lies_about_a_part_is_dropped_whole() {
 #[test]
 fn a_packet_longer_than_any_is_dropped_whole() {
     let mut bench = modern(ALL);
-    bench.stack.give(0..BUFFERS / 2);
+    bench.stack.give(0..48);
     bench.run();
     let content = noise(MAX_PACKET_BYTES + 1, 0);
     let buffers = (HEADER + content.len()).div_ceil(HEADER + ROOM) as u16;

@@ -10,9 +10,17 @@ use virtio::LegacyTransport;
 use virtio::fake::{FakeDevice, FakeHandle};
 use virtio_drivers::transport::DeviceType::Network;
 
-use crate::device::NetDevice;
+use crate::device::{Idle, NetDevice};
+use crate::settings::Settings;
 
 type Server = NetServer<NetDevice<LegacyTransport<FakeHandle>>, FakeSystem>;
+
+fn idle(device: &FakeHandle) -> Idle<LegacyTransport<FakeHandle>> {
+    Idle {
+        transport: LegacyTransport::new(device.clone(), Network, InterruptMode::Line),
+        settings: Settings::new(4),
+    }
+}
 
 fn server() -> (Server, FakeHandle, FakeSystem) {
     let device = FakeDevice::legacy(1 << 5 | 1 << 16 | 1 << 3, &[16, 16]);
@@ -20,7 +28,7 @@ fn server() -> (Server, FakeHandle, FakeSystem) {
     let system = FakeSystem::default();
     let queues = device.clone();
     system.0.borrow_mut().stopped = Some(Box::new(move || queues.take(0).is_none()));
-    let transport = LegacyTransport::new(device.clone(), Network, InterruptMode::Line);
+    let transport = idle(&device);
     (
         NetServer::new(system.clone(), Some(transport), 2),
         device,
@@ -55,6 +63,8 @@ fn an_attachment_tells_the_card_and_carries_packets() {
         call(&mut server, 1, |server, caller| server.link(caller)),
         Ok(Link::Down)
     );
+    let said = system.0.borrow().said.clone();
+    assert_eq!(said, "attached: 1 x 16+16 buffers status mtu");
     stack.give(0..1);
     stack.send(9, 60);
     assert!(server.run().reclaim);
@@ -130,7 +140,7 @@ fn a_device_that_a_dead_driver_left_running_is_reset_before_it_reaches_memory() 
     dead.run();
     // It does not come to end anything.
     core::mem::forget(dead);
-    let transport = LegacyTransport::new(device.clone(), Network, InterruptMode::Line);
+    let transport = idle(&device);
     let mut next: Server = NetServer::new(system.clone(), Some(transport), 2);
     attach(&mut next, &system, 1, GEOMETRY).unwrap();
     assert!(

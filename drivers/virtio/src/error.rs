@@ -36,6 +36,8 @@ pub enum VirtioError {
     UnknownBuffer,
     /// The device says that it has returned more than it holds.
     RingChanged,
+    /// The device refused a command, or did not answer it in the time it has.
+    NotAcknowledged,
     /// What the device wrote before a packet cannot be.
     BadHeader,
     /// The device has no configuration field there.

@@ -50,6 +50,12 @@ pub struct FakeDevice {
     pub msix: bool,
     /// Answers "no vector" to every vector.
     pub refuses_vectors: bool,
+    /// Answers "no vector" to all but the first.
+    pub one_vector: bool,
+    /// What becomes of commands in the control queue.
+    pub control: FakeControl,
+    /// The number of queue pairs that it was told, if it was.
+    pub pairs: Option<u16>,
     /// Clears FEATURES_OK.
     pub refuses_features: bool,
     /// Never reads back as reset.
@@ -64,6 +70,21 @@ pub struct FakeDevice {
     selected: u16,
     feature_select: u32,
     configuration_vector: u16,
+}
+
+/// What the device does with commands in its control queue (VIRTIO 1.2, section 5.1.6.5), which it looks
+/// at when it is notified.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum FakeControl {
+    /// It has none.
+    #[default]
+    None,
+    /// It does what they say; the queue of this number.
+    Obeys(u16),
+    /// It refuses them.
+    Refuses(u16),
+    /// It returns another buffer than it was given.
+    Lies(u16),
 }
 
 /// A buffer that the fake device holds.
@@ -121,6 +142,7 @@ impl FakeDevice {
     fn reset(&mut self) {
         self.resets += 1;
         self.accepted = 0;
+        self.pairs = None;
         self.isr = 0;
         for queue in &mut self.queues {
             *queue = FakeQueue {
@@ -148,7 +170,7 @@ impl FakeDevice {
     }
 
     fn vector(&self, value: u16) -> u16 {
-        if self.refuses_vectors {
+        if self.refuses_vectors || (self.one_vector && value != 0) {
             u16::MAX
         } else {
             value
@@ -169,6 +191,79 @@ impl FakeDevice {
         if let Some(queue) = self.queues.get_mut(usize::from(queue)) {
             queue.notifications += 1;
         }
+        match self.control {
+            FakeControl::Obeys(number) if number == queue => self.answer(queue, 0, 0),
+            FakeControl::Refuses(number) if number == queue => self.answer(queue, 1, 0),
+            FakeControl::Lies(number) if number == queue => self.answer(queue, 0, 7),
+            _ => {}
+        }
+    }
+
+    /// Acknowledges the command in the control queue with this byte, and returns its buffer under a
+    /// number that is so far from its own.
+    fn answer(&mut self, queue: u16, acknowledgement: u8, lie: u32) {
+        let Some(buffer) = self.take(queue) else {
+            return;
+        };
+        let [(command, false), (number, false), (answer, true)] = buffer.segments[..] else {
+            panic!("a command has three segments");
+        };
+        assert_eq!(command.load(0), Some([4, 0]), "class and command");
+        if acknowledgement == 0 {
+            self.pairs = number.load(0).map(u16::from_le_bytes);
+        }
+        answer.write(&[acknowledgement]);
+        self.give_back(queue, u32::from(buffer.head) + lie, 1);
+    }
+
+    /// Takes the next buffer of a queue.
+    fn take(&mut self, queue: u16) -> Option<FakeBuffer> {
+        let queue = self
+            .queues
+            .get_mut(usize::from(queue))
+            .filter(|queue| queue.enabled)?;
+        if read16(queue.driver + 2) == queue.next_available {
+            return None;
+        }
+        let slot = u64::from(queue.next_available % queue.size);
+        queue.next_available = queue.next_available.wrapping_add(1);
+        let head = read16(queue.driver + 4 + 2 * slot);
+        let mut segments = Vec::new();
+        let mut index = head;
+        loop {
+            let descriptor = queue.descriptors + 16 * u64::from(index);
+            let address = u64::from_le_bytes(bytes(descriptor));
+            let length = u32::from_le_bytes(bytes(descriptor + 8)) as usize;
+            let flags = read16(descriptor + 12);
+            let area = at_physical(address, length).expect("buffers lie in DMA memory");
+            segments.push((area, flags & 2 != 0));
+            if flags & 1 == 0 {
+                return Some(FakeBuffer { head, segments });
+            }
+            index = read16(descriptor + 14);
+        }
+    }
+
+    /// Returns a buffer, or pretends to: nothing is checked. True if the device would interrupt.
+    fn give_back(&mut self, queue: u16, identifier: u32, written: u32) -> bool {
+        let events = self.accepted & feature::EVENT_INDEX != 0;
+        let queue = &mut self.queues[usize::from(queue)];
+        let entry = queue.device + 4 + 8 * u64::from(queue.used % queue.size);
+        write(entry, &identifier.to_le_bytes());
+        write(entry + 4, &written.to_le_bytes());
+        let old = queue.used;
+        queue.used = old.wrapping_add(1);
+        write(queue.device + 2, &queue.used.to_le_bytes());
+        let interrupts = if events {
+            // Moving the index by one passes exactly the event of that value.
+            read16(queue.driver + 4 + 2 * u64::from(queue.size)) == old
+        } else {
+            read16(queue.driver) & 1 == 0
+        };
+        if interrupts {
+            self.isr |= 1;
+        }
+        interrupts
     }
 
     fn take_isr(&mut self) -> u8 {
@@ -242,54 +337,12 @@ impl FakeHandle {
 
     /// Takes the next buffer of a queue.
     pub fn take(&self, queue: u16) -> Option<FakeBuffer> {
-        let mut state = self.state();
-        let queue = state
-            .queues
-            .get_mut(usize::from(queue))
-            .filter(|queue| queue.enabled)?;
-        if read16(queue.driver + 2) == queue.next_available {
-            return None;
-        }
-        let slot = u64::from(queue.next_available % queue.size);
-        queue.next_available = queue.next_available.wrapping_add(1);
-        let head = read16(queue.driver + 4 + 2 * slot);
-        let mut segments = Vec::new();
-        let mut index = head;
-        loop {
-            let descriptor = queue.descriptors + 16 * u64::from(index);
-            let address = u64::from_le_bytes(bytes(descriptor));
-            let length = u32::from_le_bytes(bytes(descriptor + 8)) as usize;
-            let flags = read16(descriptor + 12);
-            let area = at_physical(address, length).expect("buffers lie in DMA memory");
-            segments.push((area, flags & 2 != 0));
-            if flags & 1 == 0 {
-                return Some(FakeBuffer { head, segments });
-            }
-            index = read16(descriptor + 14);
-        }
+        self.state().take(queue)
     }
 
     /// Returns a buffer, or pretends to: nothing is checked. True if the device would interrupt.
     pub fn give_back(&self, queue: u16, identifier: u32, written: u32) -> bool {
-        let mut state = self.state();
-        let events = state.accepted & feature::EVENT_INDEX != 0;
-        let queue = &mut state.queues[usize::from(queue)];
-        let entry = queue.device + 4 + 8 * u64::from(queue.used % queue.size);
-        write(entry, &identifier.to_le_bytes());
-        write(entry + 4, &written.to_le_bytes());
-        let old = queue.used;
-        queue.used = old.wrapping_add(1);
-        write(queue.device + 2, &queue.used.to_le_bytes());
-        let interrupts = if events {
-            // Moving the index by one passes exactly the event of that value.
-            read16(queue.driver + 4 + 2 * u64::from(queue.size)) == old
-        } else {
-            read16(queue.driver) & 1 == 0
-        };
-        if interrupts {
-            state.isr |= 1;
-        }
-        interrupts
+        self.state().give_back(queue, identifier, written)
     }
 
     /// Overwrites a descriptor, which the device may not.

@@ -14,7 +14,7 @@ use crate::{
 
 /// Vendor of virtio devices (VIRTIO 1.2, section 4.1.2).
 const VENDOR: u16 = 0x1af4;
-/// First device number of devices that may speak the legacy transport (section 4.1.2.3).
+/// First device number of devices that speak the legacy transport too (section 4.1.2.3).
 const TRANSITIONAL: u16 = 0x1000;
 /// What is added to a device's type for its number otherwise (section 4.1.2).
 const MODERN: u16 = 0x1040;
@@ -27,6 +27,15 @@ const ARENA_BYTES: u64 = 256 * 1024;
 /// Which bits of the driver's notification the device's interrupts set: one for each vector, that is
 /// configuration, first queue, other queues. A line, or a single vector, sets the first.
 pub type InterruptBits = [u64; VECTORS];
+
+/// What is not to be used of a device although it has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Avoid {
+    /// Interrupts by message: its line is used.
+    pub messages: bool,
+    /// The modern transport, of a device that has the legacy one too.
+    pub modern: bool,
+}
 
 /// Why a driver could not get at its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +72,7 @@ pub fn claim(
     legacy: u16,
     notification: &Notification,
     bits: InterruptBits,
+    avoid: Avoid,
 ) -> Result<Option<(Function, FunctionTransport)>, SetupError> {
     let numbers = [MODERN + device_type as u16, TRANSITIONAL + legacy];
     let kinds = numbers.map(|number| Match {
@@ -70,10 +80,11 @@ pub fn claim(
         device: Some(number),
         ..Match::default()
     });
-    let Some(function) = Function::claim(&kinds, notification, &bits)? else {
+    let Some(function) = Function::claim(&kinds, notification, &bits, !avoid.messages)? else {
         return Ok(None);
     };
-    let transport = transport(&function, device_type)?;
+    let legacy = avoid.modern && function.header().device < MODERN;
+    let transport = transport(&function, device_type, legacy)?;
     Attached::arena(&function.pci(), ARENA_BYTES)?;
     Ok(Some((function, transport)))
 }
@@ -81,10 +92,16 @@ pub fn claim(
 fn transport(
     function: &Function,
     device_type: DeviceType,
+    legacy: bool,
 ) -> Result<FunctionTransport, SetupError> {
     let interrupts = function.interrupts();
-    let common = VirtioStructure::Common;
-    let common = function.pci().virtio_structure(Deadline::NEVER, common);
+    let common = match legacy {
+        false => {
+            let common = VirtioStructure::Common;
+            function.pci().virtio_structure(Deadline::NEVER, common)
+        }
+        true => Ok(None),
+    };
     match common.map_err(pci_function::SetupError::from)? {
         Some(common) => {
             let windows = modern_windows(function, common)?;

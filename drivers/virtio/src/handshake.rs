@@ -82,7 +82,8 @@ pub fn fail<T: VirtioTransport>(transport: &mut T) {
 #[cfg(test)]
 mod tests {
     use super::{negotiate, start};
-    use crate::fake::FakeDevice;
+    use crate::VirtioTransport;
+    use crate::fake::{FakeDevice, FakeHandle};
     use crate::{
         InterruptStatus, LegacyTransport, MmioTransport, ModernTransport, Queue, Transport,
         VirtioError, feature,
@@ -270,6 +271,32 @@ mod tests {
         negotiate(&mut transport, feature::VERSION_1).unwrap();
         assert_eq!(start(&mut transport), Err(VirtioError::VectorRefused));
         assert!(transport.get_status().contains(DeviceStatus::FAILED));
+    }
+
+    #[test]
+    fn a_device_with_one_vector_shares_it() {
+        let modern = FakeDevice::modern(0, &[16, 16]);
+        let legacy = FakeDevice::legacy(0, &[16, 16]);
+        for fake in [&modern, &legacy] {
+            fake.state().msix = true;
+            fake.state().one_vector = true;
+        }
+        let mut transport = ModernTransport::new(modern.windows(), Network, VECTORS).unwrap();
+        one_vector_serves(&modern, &mut transport);
+        one_vector_serves(
+            &legacy,
+            &mut LegacyTransport::new(legacy.clone(), Network, VECTORS),
+        );
+    }
+
+    /// All causes have the first vector.
+    fn one_vector_serves(fake: &FakeHandle, transport: &mut impl VirtioTransport) {
+        negotiate(transport, feature::VERSION_1).unwrap();
+        let _queues = [0, 1].map(|number| Queue::<()>::open(transport, number, false).unwrap());
+        start(transport).unwrap();
+        assert_eq!(fake.configuration_vector(), 0);
+        assert_eq!([fake.queue_vector(0), fake.queue_vector(1)], [0, 0]);
+        super::reset(transport).unwrap();
     }
 
     #[test]

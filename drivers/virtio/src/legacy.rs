@@ -91,12 +91,15 @@ impl<P: Ports> LegacyTransport<P> {
     }
 
     /// Writes a vector and reads it back: a device without resources for it answers "no vector"
-    /// (VIRTIO 1.2, section 4.1.5.1.2.1).
+    /// (VIRTIO 1.2, section 4.1.5.1.2.1). Then the first one serves this cause too.
     fn route(&mut self, offset: u16, vector: u16) {
-        self.ports.write16(offset, vector);
-        if self.ports.read16(offset) != vector {
-            self.failure.get_or_insert(VirtioError::VectorRefused);
+        for vector in [vector, 0] {
+            self.ports.write16(offset, vector);
+            if self.ports.read16(offset) == vector {
+                return;
+            }
         }
+        self.failure.get_or_insert(VirtioError::VectorRefused);
     }
 }
 

@@ -28,7 +28,7 @@ mod transport;
 
 pub use any::AnyTransport;
 pub use error::VirtioError;
-pub use function::{FunctionTransport, InterruptBits, SetupError, claim};
+pub use function::{Avoid, FunctionTransport, InterruptBits, SetupError, claim};
 pub use handshake::{fail, negotiate, negotiate_with, reset, start};
 pub use legacy::LegacyTransport;
 pub use mmio::MmioTransport;

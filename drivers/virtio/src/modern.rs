@@ -102,12 +102,15 @@ impl<R: Registers> ModernTransport<R> {
     }
 
     /// Writes a vector and reads it back: a device without resources for it answers "no vector"
-    /// (VIRTIO 1.2, section 4.1.5.1.2.1).
+    /// (VIRTIO 1.2, section 4.1.5.1.2.1). Then the first one serves this cause too.
     fn route(&mut self, offset: usize, vector: u16) {
-        self.windows.common.write16(offset, vector);
-        if self.windows.common.read16(offset) != vector {
-            self.failure.get_or_insert(VirtioError::VectorRefused);
+        for vector in [vector, 0] {
+            self.windows.common.write16(offset, vector);
+            if self.windows.common.read16(offset) == vector {
+                return;
+            }
         }
+        self.failure.get_or_insert(VirtioError::VectorRefused);
     }
 
     /// Reads where the selected queue is notified (VIRTIO 1.2, section 4.1.4.4).

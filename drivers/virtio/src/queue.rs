@@ -216,37 +216,40 @@ impl<C: Copy> Queue<C> {
         self.outstanding.into()
     }
 
-    /// Gives the device a buffer: these segments, which the device writes or else reads. It learns of it
-    /// with [`Queue::should_notify`].
+    /// Gives the device a buffer: segments that it reads, and segments that it writes after those. It
+    /// learns of it with [`Queue::should_notify`].
     ///
     /// Errors: QueueFull; BadBuffer for one without segments, or too long for its descriptors.
     pub fn add(
         &mut self,
-        segments: &[Area],
-        device_writes: bool,
+        readable: &[Area],
+        writable: &[Area],
         cookie: C,
     ) -> Result<(), VirtioError> {
-        let count = u16::try_from(segments.len()).unwrap_or(u16::MAX);
+        let count = u16::try_from(readable.len() + writable.len()).unwrap_or(u16::MAX);
         if count > self.free {
             return Err(VirtioError::QueueFull);
         }
-        let (mut after, mut last, mut length) = (self.first_free, None, 0u32);
-        for (index, segment) in (1..).zip(segments) {
+        let (mut after, mut last, mut capacity) = (self.first_free, None, 0u32);
+        let reads = readable.iter().map(|segment| (segment, false));
+        let writes = writable.iter().map(|segment| (segment, true));
+        for (index, (segment, device_writes)) in (1..).zip(reads.chain(writes)) {
             let bytes = self.describe(after, segment, device_writes, index < count)?;
-            length = length.checked_add(bytes).ok_or(VirtioError::BadBuffer)?;
+            let added = if device_writes { bytes } else { 0 };
+            capacity = capacity.checked_add(added).ok_or(VirtioError::BadBuffer)?;
             last = Some(after);
             after = self.next[usize::from(after)];
         }
         let held = Held {
             cookie,
-            capacity: if device_writes { length } else { 0 },
+            capacity,
             last: last.ok_or(VirtioError::BadBuffer)?,
             segments: count,
         };
         self.hand_over(held, after)
     }
 
-    /// The same for a buffer of one segment.
+    /// The same for a buffer of one segment, which the device writes or else reads.
     #[inline]
     pub fn add_one(
         &mut self,
@@ -457,7 +460,7 @@ mod tests {
             let (fake, transport, mut queue, buffer) = device(size, 0);
             assert_eq!(queue.size(), size);
             let segment = buffer.part(8, 100).unwrap();
-            queue.add(&[segment], true, 77).unwrap();
+            queue.add(&[], &[segment], 77).unwrap();
             assert!(queue.pop().unwrap().is_none(), "nothing came back yet");
             let taken = fake.take(0).unwrap();
             assert_eq!(taken.segments.len(), 1);
@@ -496,10 +499,13 @@ mod tests {
         let segment = buffer.part(0, 16).unwrap();
         let pair = [segment; 2];
         for cookie in 0..8 {
-            queue.add(&pair, false, cookie).unwrap();
+            queue.add(&pair[..1], &pair[1..], cookie).unwrap();
         }
         assert_eq!((queue.free(), queue.outstanding()), (0, 8));
-        assert_eq!(queue.add(&pair, false, 8), Err(VirtioError::QueueFull));
+        assert_eq!(
+            queue.add(&pair[..1], &pair[1..], 8),
+            Err(VirtioError::QueueFull)
+        );
         let taken = fake.take(0).unwrap();
         assert_eq!(
             taken
@@ -507,11 +513,11 @@ mod tests {
                 .iter()
                 .map(|s| s.1)
                 .collect::<std::vec::Vec<_>>(),
-            [false, false]
+            [false, true]
         );
         fake.give_back(0, taken.head.into(), 0);
         assert_eq!(queue.pop().unwrap().unwrap().cookie, 0);
-        queue.add(&pair, false, 8).unwrap();
+        queue.add(&pair[..1], &pair[1..], 8).unwrap();
         end(transport, queue, buffer);
     }
 
@@ -519,7 +525,7 @@ mod tests {
     fn a_lying_device_is_an_error_and_no_panic() {
         for lie in [3u32, 15, 16, 999, u32::MAX] {
             let (fake, transport, mut queue, buffer) = device(16, 0);
-            queue.add(&[buffer], true, 1).unwrap();
+            queue.add(&[], &[buffer], 1).unwrap();
             fake.give_back(0, lie, 0);
             assert_eq!(
                 queue.pop(),
@@ -534,12 +540,12 @@ mod tests {
     #[test]
     fn a_buffer_returned_twice_is_an_error() {
         let (fake, transport, mut queue, buffer) = device(16, 0);
-        queue.add(&[buffer], true, 1).unwrap();
+        queue.add(&[], &[buffer], 1).unwrap();
         let head = fake.take(0).unwrap().head;
         fake.give_back(0, head.into(), 0);
         assert!(queue.pop().unwrap().is_some());
-        queue.add(&[buffer], true, 2).unwrap();
-        queue.add(&[buffer], true, 3).unwrap();
+        queue.add(&[], &[buffer], 2).unwrap();
+        queue.add(&[], &[buffer], 3).unwrap();
         let head = fake.take(0).unwrap().head;
         fake.give_back(0, head.into(), 0);
         fake.give_back(0, head.into(), 0);
@@ -551,7 +557,7 @@ mod tests {
     #[test]
     fn an_index_that_jumps_ahead_is_an_error() {
         let (fake, transport, mut queue, buffer) = device(16, 0);
-        queue.add(&[buffer], true, 1).unwrap();
+        queue.add(&[], &[buffer], 1).unwrap();
         let head = fake.take(0).unwrap().head;
         fake.give_back(0, head.into(), 0);
         fake.set_used_index(0, 40_000);
@@ -562,7 +568,7 @@ mod tests {
     #[test]
     fn a_length_beyond_the_buffer_is_told_apart() {
         let (fake, transport, mut queue, buffer) = device(16, 0);
-        queue.add(&[buffer.part(0, 64).unwrap()], true, 1).unwrap();
+        queue.add(&[], &[buffer.part(0, 64).unwrap()], 1).unwrap();
         let head = fake.take(0).unwrap().head;
         fake.give_back(0, head.into(), 65);
         assert_eq!(queue.pop().unwrap().unwrap().written, None);
@@ -574,7 +580,7 @@ mod tests {
         let (fake, transport, mut queue, buffer) = device(16, feature::EVENT_INDEX);
         for round in 0..70_000u32 {
             fake.want_notification(0, true);
-            queue.add(&[buffer], true, 0).unwrap();
+            queue.add(&[], &[buffer], 0).unwrap();
             assert!(queue.should_notify(), "round {round}");
             assert!(!queue.should_notify(), "once for one buffer, round {round}");
             let head = fake.take(0).unwrap().head;
@@ -597,7 +603,7 @@ mod tests {
             queue.disarm();
             fake.want_notification(0, false);
             for _ in 0..4 {
-                queue.add(&[buffer], true, 0).unwrap();
+                queue.add(&[], &[buffer], 0).unwrap();
                 assert!(!queue.should_notify());
                 let head = fake.take(0).unwrap().head;
                 assert!(!fake.give_back(0, head.into(), 0), "no interrupt");
@@ -612,7 +618,7 @@ mod tests {
     fn an_interrupt_can_be_asked_for_a_later_buffer() {
         let (fake, transport, mut queue, buffer) = device(16, feature::EVENT_INDEX);
         for cookie in 0..4 {
-            queue.add(&[buffer], true, cookie).unwrap();
+            queue.add(&[], &[buffer], cookie).unwrap();
         }
         assert!(!queue.arm(3));
         let interrupts: std::vec::Vec<bool> = (0..4)
@@ -635,10 +641,10 @@ mod tests {
     #[test]
     fn buffers_without_segments_or_of_4_gib_are_refused() {
         let (fake, transport, mut queue, buffer) = device(16, 0);
-        assert_eq!(queue.add(&[], true, 0), Err(VirtioError::BadBuffer));
+        assert_eq!(queue.add(&[], &[], 0), Err(VirtioError::BadBuffer));
         let many = [buffer; 17];
-        assert_eq!(queue.add(&many, true, 0), Err(VirtioError::QueueFull));
-        queue.add(&many[..16], true, 0).unwrap();
+        assert_eq!(queue.add(&[], &many, 0), Err(VirtioError::QueueFull));
+        queue.add(&[], &many[..16], 0).unwrap();
         assert_eq!((queue.free(), queue.outstanding()), (0, 1));
         let taken = fake.take(0).unwrap();
         assert_eq!(taken.segments.len(), 16);
@@ -664,7 +670,7 @@ mod tests {
                 .map(|index| buffer.part(index * 100, 64).unwrap())
                 .collect();
             let room = queue.free() >= count;
-            let added = queue.add(&segments, true, round);
+            let added = queue.add(&[], &segments, round);
             assert_eq!(added.is_ok(), room);
             if room {
                 let taken = fake.take(0).unwrap();

@@ -201,13 +201,13 @@ interface! {
 
     /// Allocates an interrupt: MSI-X where the device has it, else MSI for entry 0, else the line.
     ///
-    /// Arguments: `entry` position in the MSI-X table, 0 for the others; `bits` what to set in the
-    /// notification. Handles: `notification` of the driver. Result: the kind; `interrupt` to be
+    /// Arguments: `entry` position in the MSI-X table, 0 for the others; `messages` false for the line
+    /// whatever else the device has; `bits` what to set in the notification. Handles: `notification` of the driver. Result: the kind; `interrupt` to be
     /// acknowledged where the kind says so. Errors: NotClaimed, OutOfRange, LineShared (another task
     /// holds the line), Kernel. Cost: one call.
     ///
-    /// Example: `let (kind, interrupt) = pci.interrupt(deadline, 0, 1, notification)?;`
-    5 fn interrupt(entry: u16, bits: u64) [notification: copied(Rights::WAIT)]
+    /// Example: `let (kind, interrupt) = pci.interrupt(deadline, 0, true, 1, notification)?;`
+    5 fn interrupt(entry: u16, messages: bool, bits: u64) [notification: copied(Rights::WAIT)]
         -> InterruptKind [interrupt: moved(Rights::ALL)];
 
     /// Switches the device's bus mastering, its access to memory, on or off.

@@ -135,7 +135,7 @@ fn a_claim_has_registers_and_line_and_no_configuration_space() {
         );
         let common = bus.virtio_structure(caller, VirtioStructure::Common);
         assert_eq!(common, Ok(None));
-        let (kind, _) = bus.interrupt(caller, 0, 1, notification).unwrap();
+        let (kind, _) = bus.interrupt(caller, 0, true, 1, notification).unwrap();
         assert_eq!(kind, InterruptKind::Line { line: 24 });
     });
     let log = kernel.state.borrow().log.clone();

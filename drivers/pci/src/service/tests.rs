@@ -119,7 +119,7 @@ fn every_operation_needs_the_claim() {
         let not = Some(PciError::NotClaimed);
         assert_eq!(bus.read_config(caller, 0, 4).err(), not);
         assert_eq!(bus.bar(caller, 0).err(), not);
-        assert_eq!(bus.interrupt(caller, 0, 1, notification).err(), not);
+        assert_eq!(bus.interrupt(caller, 0, true, 1, notification).err(), not);
         assert_eq!(bus.set_bus_master(caller, true).err(), not);
         assert_eq!(
             bus.virtio_structure(caller, VirtioStructure::Common).err(),
@@ -219,7 +219,7 @@ fn msix_entries_are_programmed_and_only_those() {
     kernel.table.write(2 * 16 + 12, 0);
     let notification = kernel.handle();
     let (kind, _) = call(&mut bus, 1, |bus, caller| {
-        bus.interrupt(caller, 1, 8, notification)
+        bus.interrupt(caller, 1, true, 8, notification)
     })
     .unwrap();
     assert_eq!(kind, InterruptKind::MsiX { entry: 1 });
@@ -234,7 +234,7 @@ fn msix_entries_are_programmed_and_only_those() {
     assert_ne!(kernel.config.command(CARD) & 0x400, 0, "the line stays off");
     let notification = kernel.handle();
     let refused = call(&mut bus, 1, |bus, caller| {
-        bus.interrupt(caller, 3, 8, notification)
+        bus.interrupt(caller, 3, true, 8, notification)
     });
     assert_eq!(
         refused.err(),
@@ -264,7 +264,7 @@ fn a_line_is_one_task_s() {
     let line = |bus: &mut Bus, badge| {
         let notification = kernel.handle();
         call(bus, badge, |bus, caller| {
-            bus.interrupt(caller, 0, 1, notification)
+            bus.interrupt(caller, 0, true, 1, notification)
         })
         .map(|made| made.0)
     };
@@ -296,7 +296,7 @@ fn a_function_without_a_line_has_none() {
         claim(&mut bus, 1).unwrap();
         let notification = kernel.handle();
         let refused = call(&mut bus, 1, |bus, caller| {
-            bus.interrupt(caller, 0, 1, notification)
+            bus.interrupt(caller, 0, true, 1, notification)
         });
         assert_eq!(refused.err(), Some(PciError::OutOfRange), "{why}");
     }
@@ -359,7 +359,7 @@ fn a_dead_driver_s_device_is_stopped_and_everything_taken_back() {
     let given = call(&mut bus, 1, |bus, caller| {
         let ports = bus.bar(caller, 0).unwrap().1;
         let registers = bus.bar(caller, 4).unwrap().1;
-        let interrupt = bus.interrupt(caller, 0, 1, notification).unwrap().1;
+        let interrupt = bus.interrupt(caller, 0, true, 1, notification).unwrap().1;
         bus.dma_attach(caller, memory).unwrap();
         bus.set_bus_master(caller, true).unwrap();
         [ports, registers, interrupt]
@@ -443,7 +443,7 @@ fn what_the_kernel_refuses_leaves_nothing_behind() {
     call(&mut bus, 1, |bus, caller| {
         assert_eq!(bus.bar(caller, 0).err(), Some(PciError::Kernel));
         assert_eq!(
-            bus.interrupt(caller, 0, 1, notification).err(),
+            bus.interrupt(caller, 0, true, 1, notification).err(),
             Some(PciError::Kernel)
         );
     });
@@ -513,7 +513,7 @@ fn no_configuration_space_whatever_it_holds_makes_the_server_fail() {
                     let _ = bus.bar(caller, bar);
                 }
                 for entry in [0, 1, 2_047, u16::MAX] {
-                    let _ = bus.interrupt(caller, entry, 1, kernel.handle());
+                    let _ = bus.interrupt(caller, entry, entry % 2 == 0, 1, kernel.handle());
                 }
                 for structure in [
                     VirtioStructure::Common,

@@ -66,7 +66,7 @@ refuse_all! { pci::PciServer, PciError::OutOfRange;
     claim(a: pci::Match) 0 -> pci::PciFunction;
     read_config(a: u16, b: u8) 0 -> u32;
     bar(a: u8) 0 -> (pci::BarKind, Handle);
-    interrupt(a: u16, b: u64, c: Handle) 1 -> (pci::InterruptKind, Handle);
+    interrupt(a: u16, b: bool, c: u64, d: Handle) 1 -> (pci::InterruptKind, Handle);
     set_bus_master(a: bool) 0 -> ();
     virtio_structure(a: pci::VirtioStructure) 0 -> Option<pci::VirtioLocation>;
     dma_attach(a: Handle) 1 -> pci::DmaRegion;

@@ -177,7 +177,7 @@ fn in_a_flood_of_syns_those_that_somebody_stands_behind_get_through() {
     pair.until("a SYN to copy", SECOND, |pair| {
         let lane = pair.end_b.incoming.borrow();
         let frames = lane.frames.iter().map(|(_, frame)| frame);
-        syn = frames.filter(|frame| frame.len() > 50).last().cloned();
+        syn = frames.filter(|frame| frame.len() > 50).next_back().cloned();
         syn.is_some()
     });
     let mut syn = syn.unwrap();

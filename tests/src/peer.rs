@@ -177,6 +177,11 @@ impl Peer {
         matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait)
     }
 
+    /// Whether the guest may still send on a connection, or has sent what was not taken yet.
+    pub fn may_receive(&self, connection: Connection) -> bool {
+        self.sockets.get::<tcp::Socket>(connection.0).may_recv()
+    }
+
     /// Gives bytes to be sent and returns how many there was room for.
     pub fn give(&mut self, connection: Connection, bytes: &[u8]) -> Result<usize> {
         let socket = self.sockets.get_mut::<tcp::Socket>(connection.0);

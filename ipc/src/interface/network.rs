@@ -78,12 +78,72 @@ pub struct Counters {
     pub sent_packets: u64,
     /// Bytes sent.
     pub sent_bytes: u64,
-    /// Packets dropped for want of a buffer.
-    pub dropped: u64,
+    /// What was dropped.
+    pub drops: Drops,
     /// Sockets open.
     pub sockets: u32,
     /// How often the driver was attached.
     pub attachments: u32,
+}
+
+/// Packets that the network stack dropped, by the reason. Segments of a connection that TCP itself has no
+/// use for, such as repeated ones, are not among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drops {
+    /// Received: not whole, contradicting itself, or with an address that no packet has.
+    pub malformed: u64,
+    /// Received: for another host.
+    pub misdirected: u64,
+    /// Received: a checksum is wrong.
+    pub wrong_checksums: u64,
+    /// Received: a part of a larger packet; parts are not put together.
+    pub fragments: u64,
+    /// Received: for a connection, a port or a protocol that nobody here has. They are answered, up to 200 a
+    /// second.
+    pub unclaimed: u64,
+    /// Received: the beginning of a connection for which its listener, or the memory, had no room.
+    pub refused_connections: u64,
+    /// Received: a datagram that claimed to be a name server's answer to a question that was not asked.
+    pub stray_answers: u64,
+    /// Received: a packet by which another host used an address of this one.
+    pub conflicts: u64,
+    /// Datagrams that their receiver was too slow for, or that could not be sent.
+    pub datagrams: u64,
+    /// To be sent: nothing leads to where they go.
+    pub unroutable: u64,
+    /// To be sent: the neighbour did not answer, or too many waited for it.
+    pub unanswered: u64,
+    /// To be sent: the driver had no room.
+    pub unsent: u64,
+    /// Packets that the driver broke, or did not hold.
+    pub broken: u64,
+}
+
+impl Drops {
+    /// Each reason's name and number.
+    pub fn reasons(&self) -> [(&'static str, u64); 13] {
+        [
+            ("malformed", self.malformed),
+            ("misdirected", self.misdirected),
+            ("wrong checksums", self.wrong_checksums),
+            ("fragments", self.fragments),
+            ("unclaimed", self.unclaimed),
+            ("refused connections", self.refused_connections),
+            ("stray answers", self.stray_answers),
+            ("conflicts", self.conflicts),
+            ("datagrams", self.datagrams),
+            ("unroutable", self.unroutable),
+            ("unanswered", self.unanswered),
+            ("unsent", self.unsent),
+            ("broken", self.broken),
+        ]
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        let numbers = self.reasons().map(|(_, number)| number);
+        numbers.into_iter().fold(0, u64::saturating_add)
+    }
 }
 
 /// How a socket shares its bytes: one memory object with a pair of rings, of bytes for TCP and of

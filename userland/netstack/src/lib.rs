@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod address;
+mod allowance;
 mod checksum;
 pub mod client;
 pub mod config;
@@ -22,6 +23,7 @@ mod peek;
 pub mod ping;
 mod random;
 pub mod server;
+mod sift;
 mod slaac;
 mod source;
 pub mod stack;

@@ -13,6 +13,7 @@ use smoltcp::iface::{Interface, PollIngressSingleResult, PollResult, SocketSet};
 use smoltcp::wire::{HardwareAddress, IpCidr, UDP_HEADER_LEN};
 
 use crate::address::Addresses;
+use crate::allowance::Allowance;
 use crate::checksum;
 use crate::client::{Ledger, Owner};
 use crate::config::{Cidr, Config, MAX_ADDRESSES};
@@ -20,6 +21,7 @@ use crate::link::{self, Inbound, Link};
 use crate::names::{Asked, NameError, Names, Resolved, Transports};
 use crate::peek::{Kind, classify, hop_limit};
 use crate::ping::{PingError, Pinged, Pings, Request};
+use crate::sift::{Claim, Fault, sift};
 use crate::tcp::{ConnectError, ConnectionId, ListenError, ListenerId, Table};
 use crate::time::{Nanoseconds, instant, nanoseconds};
 use crate::udp::{UdpError, UdpId, UdpSockets};
@@ -46,10 +48,18 @@ pub struct Counters {
     pub received_packets: u64,
     /// Bytes received, Ethernet headers included.
     pub received_bytes: u64,
-    /// Datagrams dropped that could not be sent, or did not fit their receiver's ring.
-    pub dropped_datagrams: u64,
-    /// Frames dropped because their TCP or UDP checksum is wrong.
+    /// Packets dropped because they contradict themselves, or have an address that no packet has.
+    pub malformed: u64,
+    /// Packets dropped because they are for another host.
+    pub misdirected: u64,
+    /// Packets dropped because a checksum of theirs is wrong.
     pub wrong_checksums: u64,
+    /// Packets dropped because they are parts of larger ones.
+    pub fragments: u64,
+    /// Packets for a connection, a port or a protocol that nobody has.
+    pub unclaimed: u64,
+    /// Datagrams dropped that could not be sent, or did not fit their receiver's queue or ring.
+    pub dropped_datagrams: u64,
 }
 
 /// The network stack.
@@ -70,6 +80,7 @@ pub struct Stack {
     tcp: Table,
     ledger: Ledger,
     counters: Counters,
+    allowance: Allowance,
     /// Where a received frame is copied to before anything looks into it.
     frame: Vec<u8>,
     datagrams_pending: bool,
@@ -98,6 +109,7 @@ impl Stack {
             tcp: Table::new(config.buffer_bytes, config.spare, seed),
             ledger: Ledger::new(config.limits),
             counters: Counters::default(),
+            allowance: Allowance::new(now),
             frame: vec![0; MAX_PACKET_BYTES],
             datagrams_pending: true,
             seed,
@@ -200,6 +212,11 @@ impl Stack {
     /// The name servers.
     pub fn name_servers(&self) -> &[IpAddr] {
         &self.addresses.settings().name_servers
+    }
+
+    /// Datagrams that claimed to be a name server's answer, and were none to what was asked.
+    pub fn stray_answers(&self) -> u64 {
+        self.names.strays()
     }
 
     /// What the link layer dropped.
@@ -454,6 +471,9 @@ impl Stack {
             }
             return;
         }
+        let Some(claim) = self.sift(packet) else {
+            return;
+        };
         let mut port = Port {
             wire,
             link: &mut self.link,
@@ -472,11 +492,53 @@ impl Stack {
         {
             return;
         }
+        self.hand_over(now, wire, packet, claim);
+    }
+
+    /// Hands a packet that is no connection's to smoltcp: to a UDP socket, or to be answered.
+    fn hand_over(&mut self, now: Nanoseconds, wire: &mut impl Wire, packet: &[u8], claim: Claim) {
+        let socket = self.udp.find(claim);
+        if socket.is_none() && claim != Claim::Host {
+            self.counters.unclaimed += 1;
+            if !self.allowance.take(now) {
+                return;
+            }
+        }
+        let before = socket.map(|id| self.udp.queued(&self.datagrams, id));
+        let mut port = Port {
+            wire,
+            link: &mut self.link,
+            packet: Some(packet),
+            mtu: self.mtu,
+            offloads: self.offloads,
+        };
         let result =
             self.interface
                 .poll_ingress_single(instant(now), &mut port, &mut self.datagrams);
         self.datagrams_pending |= result == PollIngressSingleResult::SocketStateChanged;
+        let after = socket.map(|id| self.udp.queued(&self.datagrams, id));
+        // smoltcp does not say that a queue was full.
+        if matches!(claim, Claim::Udp { carries: true, .. }) && after.is_some() && before == after {
+            self.counters.dropped_datagrams += 1;
+        }
         self.pings.hear(now, &mut self.datagrams, hop_limit(packet));
+    }
+
+    /// Who a packet is for; `None`: it is dropped, and counted.
+    fn sift(&mut self, packet: &[u8]) -> Option<Claim> {
+        let is_own = |address| self.link.is_own(address);
+        let is_broadcast = |address| self.link.is_broadcast(address);
+        let fault = match sift(packet, is_own, is_broadcast) {
+            Ok(claim) => return Some(claim),
+            Err(fault) => fault,
+        };
+        *match fault {
+            Fault::Malformed => &mut self.counters.malformed,
+            Fault::Misdirected => &mut self.counters.misdirected,
+            Fault::WrongChecksum => &mut self.counters.wrong_checksums,
+            Fault::Fragment => &mut self.counters.fragments,
+        } += 1;
+        None
     }
 
     fn conflict(&mut self, now: Nanoseconds, wire: &mut impl Wire, address: IpAddr) {

@@ -10,6 +10,7 @@ use smoltcp::socket::udp;
 use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
 
 use crate::client::{Ledger, Owner, STACK};
+use crate::sift::Claim;
 
 /// Datagrams that each queue of a socket holds.
 const DATAGRAMS: usize = 64;
@@ -134,6 +135,22 @@ impl UdpSockets {
             return (!taken(wanted)).then_some(wanted);
         }
         (FIRST_DYNAMIC..=u16::MAX).find(|port| !taken(*port))
+    }
+
+    /// The socket that a packet is for.
+    pub(crate) fn find(&self, claim: Claim) -> Option<UdpId> {
+        let Claim::Udp { port, .. } = claim else {
+            return None;
+        };
+        let found = self.sockets.iter().find(|(_, bound)| bound.port == port);
+        found.map(|(id, _)| id)
+    }
+
+    /// Bytes that a socket holds of what was received.
+    pub(crate) fn queued(&self, set: &SocketSet<'static>, id: UdpId) -> usize {
+        self.sockets
+            .get(id)
+            .map_or(0, |bound| socket(set, bound).recv_queue())
     }
 
     /// The port of a socket.

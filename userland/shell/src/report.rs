@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use ipc::info::SystemInfo;
-use ipc::interface::network::{InterfaceInfo, PingReply};
+use ipc::interface::network::{Drops, InterfaceInfo, PingReply};
 use ipc::interface::supervisor::{SystemReport, TaskState, TaskStatus, TimeReport};
 use ipc::layout::PAGE_BYTES;
 
@@ -157,10 +157,25 @@ pub fn network(info: &InterfaceInfo) -> String {
             traffic(counters.received_packets, counters.received_bytes),
         ),
         ("sent", traffic(counters.sent_packets, counters.sent_bytes)),
-        ("dropped", counters.dropped.to_string()),
+        ("dropped", dropped(&counters.drops)),
         ("sockets", counters.sockets.to_string()),
         ("attachments", counters.attachments.to_string()),
     ])
+}
+
+/// How many packets were dropped, and for which reasons.
+fn dropped(drops: &Drops) -> String {
+    let reasons = drops
+        .reasons()
+        .into_iter()
+        .filter(|(_, number)| *number > 0);
+    let reasons: Vec<String> = reasons
+        .map(|(reason, number)| format!("{number} {reason}"))
+        .collect();
+    match reasons.is_empty() {
+        true => drops.total().to_string(),
+        false => format!("{} ({})", drops.total(), reasons.join(", ")),
+    }
 }
 
 /// A list, or that there is nothing.
@@ -254,7 +269,11 @@ mod tests {
         assert!(text.contains("link          up\r\n"));
         assert!(text.contains("52:54:00:12:34:56"));
         assert!(text.contains("address       none\r\n"));
+        assert!(text.contains("dropped       0\r\n"));
+        let mut counters = Counters::default();
+        (counters.drops.fragments, counters.drops.unsent) = (3, 4);
         let text = network(&InterfaceInfo {
+            counters,
             address: Some(Ipv4Addr::new(10, 0, 2, 15)),
             prefix: 24,
             ipv6: [(Ipv6Addr::LOCALHOST, 64), (Ipv6Addr::UNSPECIFIED, 128)]
@@ -263,6 +282,7 @@ mod tests {
             ..info
         });
         assert!(text.contains("10.0.2.15/24 (DHCP)"));
+        assert!(text.contains("dropped       7 (3 fragments, 4 unsent)\r\n"));
         assert!(text.contains("::1/64, ::/128\r\n"));
         assert!(text.contains("IPv6 gateway  none\r\n"));
     }

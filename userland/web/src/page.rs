@@ -111,7 +111,7 @@ fn write_network(page: &mut String, network: &InterfaceInfo) -> core::fmt::Resul
         counters.received_bytes,
         counters.sent_packets,
         counters.sent_bytes,
-        counters.dropped,
+        counters.drops.total(),
         counters.sockets,
         counters.attachments,
     )

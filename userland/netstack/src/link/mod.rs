@@ -44,8 +44,10 @@ const DEFEND_INTERVAL: Nanoseconds = 10 * SECOND;
 /// What the link layer dropped, and why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Packets received that were malformed, or not for this host.
-    pub refused: u64,
+    /// Frames received that were malformed, or of a protocol that is not spoken here.
+    pub malformed: u64,
+    /// Frames received that were for another host.
+    pub misdirected: u64,
     /// Packets to send that no route leads to.
     pub unroutable: u64,
     /// Packets by which others used an address of this host.
@@ -205,8 +207,13 @@ impl Link {
         }
     }
 
-    fn is_own(&self, address: IpAddr) -> bool {
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.address == address)
+    }
+
+    /// Whether packets to an address go to every host of the network.
+    pub(crate) fn is_broadcast(&self, address: Ipv4Addr) -> bool {
+        address.is_broadcast() || self.addresses.iter().any(|own| own.is_broadcast(address))
     }
 }
 
@@ -295,11 +302,7 @@ impl Link {
                 let [_, high, middle, low] = address.octets();
                 Some([0x01, 0x00, 0x5e, high & 0x7f, middle, low])
             }
-            IpAddr::V4(address) => {
-                let broadcast = address.is_broadcast()
-                    || self.addresses.iter().any(|own| own.is_broadcast(address));
-                broadcast.then_some(BROADCAST)
-            }
+            IpAddr::V4(address) => self.is_broadcast(address).then_some(BROADCAST),
             IpAddr::V6(address) => address.is_multicast().then(|| group_of(address)),
         }
     }
@@ -312,11 +315,18 @@ impl Link {
     pub(crate) fn receive<'f>(&mut self, wire: &mut impl Wire, frame: &'f [u8]) -> Inbound<'f> {
         let inbound = self.sort(wire, frame);
         match &inbound {
-            None => self.counters.refused += 1,
+            None if self.is_for_here(frame) => self.counters.malformed += 1,
+            None => self.counters.misdirected += 1,
             Some(Inbound::Conflict(_)) => self.counters.conflicts += 1,
             Some(_) => {}
         }
         inbound.unwrap_or(Inbound::Nothing)
+    }
+
+    /// Whether a frame is for this host, or for all.
+    fn is_for_here(&self, frame: &[u8]) -> bool {
+        let frame = EthernetFrame::new_checked(frame);
+        frame.is_ok_and(|frame| frame.dst_addr().0 == self.mac || frame.dst_addr().is_multicast())
     }
 
     /// `None`: the frame is malformed, or not for this host.

@@ -220,6 +220,7 @@ impl Exchange {
                 }
                 Verdict::Stray => {
                     self.strays += 1;
+                    servers.strays += 1;
                     if self.strays == MAX_STRAYS {
                         let server = self.server(servers).unwrap_or(self.first);
                         self.open_stream(now, transports, servers, server);

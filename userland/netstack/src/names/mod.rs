@@ -116,6 +116,8 @@ struct Servers {
     list: Vec<IpAddr>,
     /// The one that answered last: the first to be asked next time.
     preferred: usize,
+    /// Datagrams that were no answer to what was asked.
+    strays: u64,
 }
 
 /// The resolver.
@@ -154,6 +156,11 @@ impl Names {
             self.servers_changed = true;
             self.cache.clear();
         }
+    }
+
+    /// Datagrams that claimed to be answers and were none.
+    pub(crate) fn strays(&self) -> u64 {
+        self.servers.strays
     }
 
     /// Asks for the addresses of a host on behalf of a client. `own` are this host's addresses.

@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipc::Handle;
 use ipc::interface::network::{
-    Accepted, Addresses, Counters, GRANT_CONNECT, GRANT_LISTEN, InterfaceInfo, KeepAlive,
+    Accepted, Addresses, Counters, Drops, GRANT_CONNECT, GRANT_LISTEN, InterfaceInfo, KeepAlive,
     MAX_ADDRESSES, MAX_DATAGRAM_BYTES, MAX_HOST_BYTES, MAX_IPV6_ADDRESSES, NetworkError,
     NetworkServer, Ping, PingReply, READY_ACCEPT, READY_ERROR, Resolve, Shutdown, Socket,
     SocketState, SocketStatus, StreamGeometry, StreamOption,
@@ -612,7 +612,28 @@ impl<S: System> Server<S> {
         Ok(session.doorbell_bits)
     }
 
-    fn counters(&self) -> Counters {
+    fn drops(&mut self) -> Drops {
+        let (stack, link) = (self.stack.counters(), self.stack.link_counters());
+        let (packets, refused) = (self.packets.counters(), self.stack.tcp().refused());
+        Drops {
+            malformed: stack.malformed + link.malformed,
+            misdirected: stack.misdirected + link.misdirected,
+            wrong_checksums: stack.wrong_checksums,
+            fragments: stack.fragments,
+            unclaimed: stack.unclaimed,
+            refused_connections: refused.backlog + refused.limit,
+            stray_answers: self.stack.stray_answers(),
+            conflicts: link.conflicts,
+            datagrams: stack.dropped_datagrams,
+            unroutable: link.unroutable,
+            unanswered: link.unanswered,
+            unsent: packets.sent_dropped,
+            broken: packets.refused_descriptors + packets.broken_packets,
+        }
+    }
+
+    fn counters(&mut self) -> Counters {
+        let drops = self.drops();
         let (stack, packets) = (self.stack.counters(), self.packets.counters());
         let sockets = self
             .sessions
@@ -624,7 +645,7 @@ impl<S: System> Server<S> {
             received_bytes: stack.received_bytes,
             sent_packets: packets.sent_packets,
             sent_bytes: packets.sent_bytes,
-            dropped: packets.sent_dropped + packets.refused_descriptors + stack.dropped_datagrams,
+            drops,
             sockets: u32::try_from(sockets).unwrap_or(u32::MAX),
             attachments: self.attachments,
         }

@@ -107,6 +107,8 @@ pub(super) struct Connection {
     pub(super) owner: Owner,
     /// The listener that it waits at to be accepted.
     pub(super) listener: Option<ListenerId>,
+    /// When its handshake began, if a listener has it.
+    pub(super) began: Nanoseconds,
     /// The application let go of it.
     pub(super) orphan: bool,
     /// What the application had given to send when it let go, and the socket had no room for yet.
@@ -157,6 +159,7 @@ impl Connection {
             flow,
             owner,
             listener: None,
+            began: 0,
             orphan: false,
             tail: Vec::new(),
             tail_given: 0,
@@ -179,6 +182,11 @@ impl Connection {
             timer: None,
             drop_at: None,
         }
+    }
+
+    /// Whether its handshake is under way at a listener.
+    pub(super) fn is_opening(&self) -> bool {
+        self.listener.is_some() && !self.established
     }
 
     pub(super) fn phase(&self) -> Phase {

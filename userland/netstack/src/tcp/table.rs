@@ -180,15 +180,8 @@ impl Table {
         if !ledger.charge(owner, 0) {
             return Err(ListenError::Limit);
         }
-        let queue = VecDeque::new();
-        Ok(self.listeners.insert(Listener {
-            owner,
-            address,
-            port,
-            backlog,
-            opening: 0,
-            queue,
-        }))
+        let listener = Listener::new(owner, address, port, backlog);
+        Ok(self.listeners.insert(listener))
     }
 
     /// The open connection that waited longest at a listener.
@@ -445,7 +438,7 @@ impl Table {
     ) -> bool {
         let id = match self.flows.get(&segment.flow) {
             Some(id) => *id,
-            None => match self.admit(ledger, port, segment) {
+            None => match self.admit(now, ledger, port, segment) {
                 Admission::New(id) => id,
                 Admission::Handled => return true,
                 Admission::Nobody => return false,
@@ -551,6 +544,7 @@ impl Table {
     /// Finds what a segment without a connection is for.
     fn admit<W: Wire>(
         &mut self,
+        now: Nanoseconds,
         ledger: &mut Ledger,
         port: &mut Port<'_, W>,
         segment: &Segment,
@@ -568,31 +562,81 @@ impl Table {
         }
         let found = self
             .listeners
-            .iter_mut()
+            .iter()
             .find(|(_, listener)| listener.covers(segment.flow.local));
-        let Some((listener_id, listener)) = found else {
+        let Some((listener_id, _)) = found else {
             return Admission::Nobody;
         };
-        // A full backlog drops the SYN: the peer tries again, and may find room then. A reset would
-        // tell it that nobody listens.
-        if !listener.has_room() {
-            self.refused.backlog += 1;
+        let Some(owner) = self.make_room(now, ledger, listener_id) else {
             return Admission::Handled;
-        }
-        if !ledger.charge(listener.owner, 2 * self.buffer_bytes) {
-            self.refused.limit += 1;
-            return Admission::Handled;
-        }
-        listener.opening += 1;
-        let owner = listener.owner;
+        };
         let mut slot = self.take_slot();
         let endpoint = IpListenEndpoint::from(segment.flow.local);
         let listening = slot.renew().listen(endpoint);
         let mut connection = Connection::new(slot, segment.flow, owner);
         connection.listener = Some(listener_id);
+        connection.began = now;
         // A port of 0 cannot be listened on; such a socket stays closed and goes when settled.
         connection.aborted = listening.is_err();
-        Admission::New(self.insert(connection))
+        let id = self.insert(connection);
+        self.note_beginning(now, listener_id, id);
+        Admission::New(id)
+    }
+
+    /// Finds room for another connection at a listener and has its owner charged. Where there is none, the
+    /// oldest handshake makes way if it takes longer than they do here: in a flood of SYNs that nobody
+    /// stands behind, those that somebody does still get through. Else the SYN is dropped: the peer tries
+    /// again, and may find room then; a reset would tell it that nobody listens.
+    fn make_room(
+        &mut self,
+        now: Nanoseconds,
+        ledger: &mut Ledger,
+        id: ListenerId,
+    ) -> Option<Owner> {
+        let listener = self.listeners.get(id)?;
+        let owner = listener.owner;
+        if !listener.has_room() {
+            self.refused.backlog += 1;
+            let late = self.late_handshake(now, id)?;
+            self.remove(now, ledger, late);
+        }
+        if !ledger.charge(owner, self.connection_bytes()) {
+            self.refused.limit += 1;
+            let late = self.late_handshake(now, id)?;
+            self.remove(now, ledger, late);
+            let charged = ledger.charge(owner, self.connection_bytes());
+            return charged.then_some(owner);
+        }
+        Some(owner)
+    }
+
+    /// The oldest connection whose handshake is under way at a listener, if it takes too long.
+    fn late_handshake(&mut self, now: Nanoseconds, id: ListenerId) -> Option<ConnectionId> {
+        let listener = self.listeners.get_mut(id)?;
+        while let Some((began, oldest)) = listener.began.front().copied() {
+            let connection = self.connections.get(oldest);
+            if connection.is_some_and(Connection::is_opening) {
+                let late = now.saturating_sub(began) > listener.patience();
+                return late.then_some(oldest);
+            }
+            listener.began.pop_front();
+        }
+        None
+    }
+
+    /// A handshake begins at a listener.
+    fn note_beginning(&mut self, now: Nanoseconds, id: ListenerId, connection: ConnectionId) {
+        let Some(listener) = self.listeners.get_mut(id) else {
+            return;
+        };
+        listener.opening += 1;
+        // Those that are over are forgotten before there are more of them than of the others.
+        if listener.began.len() >= 2 * listener.backlog {
+            let connections = &self.connections;
+            let opening = |id| connections.get(id).is_some_and(Connection::is_opening);
+            listener.began.retain(|(_, id)| opening(*id));
+        }
+        listener.began.push_back((now, connection));
     }
 
     /// Draws the consequences of a state that may have changed.
@@ -617,6 +661,7 @@ impl Table {
                 .and_then(|at| self.listeners.get_mut(at))
         {
             listener.opening -= 1;
+            listener.note_handshake(now.saturating_sub(connection.began));
             listener.queue.push_back(id);
         }
         let changed = connection.phase() != before;

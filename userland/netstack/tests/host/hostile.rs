@@ -165,3 +165,54 @@ fn a_flood_of_syns_fills_the_backlog_and_drains_from_it() {
     let (_, there) = pair.connect(listener, 80);
     assert_eq!(pair.b.tcp().phase(there), Some(Phase::Open));
 }
+
+#[test]
+fn in_a_flood_of_syns_those_that_somebody_stands_behind_get_through() {
+    let mut pair = Pair::new();
+    let listener = pair.listen(80, 8);
+    // What a handshake takes here is known.
+    pair.connect(listener, 80);
+    let mut syn = None;
+    pair.a.connect(CLIENT, ([10, 0, 0, 2], 81).into()).unwrap();
+    pair.until("a SYN to copy", SECOND, |pair| {
+        let lane = pair.end_b.incoming.borrow();
+        let frames = lane.frames.iter().map(|(_, frame)| frame);
+        syn = frames.filter(|frame| frame.len() > 50).next_back().cloned();
+        syn.is_some()
+    });
+    let mut syn = syn.unwrap();
+    syn[37] = 80;
+    let mut chance = Chance(0x5eed_0006);
+    // A thousand a second, from addresses where nobody is.
+    let mut flood = |pair: &mut Pair| {
+        syn[29] = 100 + (chance.next() % 100) as u8;
+        syn[34..36].copy_from_slice(&(chance.next() as u16 | 1).to_be_bytes());
+        repair(&mut syn);
+        let now = pair.now;
+        let frame = (now, syn.clone());
+        pair.end_b.incoming.borrow_mut().frames.push_back(frame);
+        pair.until("a millisecond", SECOND, |pair| pair.now >= now + 1_000_000);
+    };
+    for number in 1..=10 {
+        (0..100).for_each(|_| flood(&mut pair));
+        assert!(pair.b.tcp().connections() >= 8, "the backlog is full");
+        let here = pair.a.connect(CLIENT, ([10, 0, 0, 2], 80).into()).unwrap();
+        let start = pair.now;
+        let mut there = None;
+        while there.is_none() {
+            flood(&mut pair);
+            there = pair.b.tcp().accept(listener);
+            assert!(pair.now - start < 8 * SECOND, "connection {number}");
+        }
+        assert_eq!(pair.a.tcp().phase(here), Some(Phase::Open));
+    }
+    assert!(pair.b.tcp().refused().backlog > 500);
+    let now = pair.now;
+    pair.b.close_listener(now, listener);
+    pair.b.drop_owner(now, CLIENT);
+    pair.pass(5 * SECOND);
+    assert_eq!(
+        (pair.b.tcp().connections(), pair.b.ledger().bytes()),
+        (0, 0)
+    );
+}

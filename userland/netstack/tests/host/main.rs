@@ -1,6 +1,7 @@
 //! The network stack on the host: against itself, against small fake servers, and against a driver
 //! and a wire that mean harm.
 
+mod campaign;
 mod common;
 mod datagrams;
 mod dhcp;

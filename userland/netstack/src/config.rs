@@ -11,7 +11,7 @@
 //! | `ipv6=fixed` | what routers say is not believed |
 //! | `ipv6=off` | no IPv6; fixed addresses of it are not used |
 //! | `mtu=1460` | largest packet in bytes, at most the card's and what the network says |
-//! | `buffer=65536` | bytes of each of a connection's two buffers |
+//! | `buffer=262144` | bytes of each of a connection's two buffers |
 //! | `sockets=1024` | sockets of one client |
 //! | `client=12582912` | bytes of socket buffers of one client |
 //! | `total=16777216` | bytes of socket buffers of all clients |
@@ -142,7 +142,7 @@ impl Default for Config {
             name_servers: Vec::new(),
             ipv6: Ipv6::Auto,
             mtu: None,
-            buffer_bytes: 64 * 1024,
+            buffer_bytes: 256 * 1024,
             spare: SPARE,
             limits: Limits::default(),
         }
@@ -276,6 +276,7 @@ mod tests {
     #[test]
     fn a_large_heap_has_large_buffers_and_a_small_one_has_connections() {
         for (heap, buffer, connections, spare) in [
+            (36 << 20, 256 * 1024, 59, 11),
             (14 << 20, 64 * 1024, 88, 16),
             (8 << 20, 32 * 1024, 96, 16),
             (2560 << 10, 16 * 1024, 40, 8),

@@ -163,6 +163,7 @@ pub(crate) fn ipv4() -> Config {
 pub(crate) fn fixed(address: [u8; 4], other: [u8; 4]) -> Config {
     let [w, x, y, z] = address;
     let mut config = ipv4();
+    config.apply("buffer=65536").expect("good");
     config
         .apply(&format!("ip={w}.{x}.{y}.{z}/24"))
         .expect("good");

@@ -176,8 +176,8 @@ fn in_a_flood_of_syns_those_that_somebody_stands_behind_get_through() {
     pair.a.connect(CLIENT, ([10, 0, 0, 2], 81).into()).unwrap();
     pair.until("a SYN to copy", SECOND, |pair| {
         let lane = pair.end_b.incoming.borrow();
-        let frames = lane.frames.iter().map(|(_, frame)| frame);
-        syn = frames.filter(|frame| frame.len() > 50).next_back().cloned();
+        let mut frames = lane.frames.iter().map(|(_, frame)| frame);
+        syn = frames.rfind(|frame| frame.len() > 50).cloned();
         syn.is_some()
     });
     let mut syn = syn.unwrap();

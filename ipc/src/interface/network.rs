@@ -146,6 +146,15 @@ impl Drops {
     }
 }
 
+/// What a client signals on the server's doorbell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorbellBits {
+    /// The server is to look at the sockets in the second ring, and whether the ring of events has room.
+    pub touched: u64,
+    /// It is to look at all sockets of the session: the second ring had no room for one.
+    pub all: u64,
+}
+
 /// How a socket shares its bytes: one memory object with a pair of rings, of bytes for TCP and of
 /// datagrams for UDP, the one to send first, both empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -264,24 +273,28 @@ interface! {
     /// Example: `let address = network.info(deadline)?.address;`
     1 fn info() -> InterfaceInfo;
 
-    /// Attaches the session's event ring; before that no socket can be made.
+    /// Attaches the session's two rings; before that no socket can be made. Through the first, of events,
+    /// the server tells what is ready. Through the second the client tells which sockets it has touched:
+    /// descriptors whose offset is the socket, put in where a ring of that socket says that the server
+    /// sleeps on it. The server looks at these sockets when its `doorbell` is signalled, and at no others.
     ///
-    /// Arguments: `entries` a power of two from 16 to 1,024; `bits` what the server signals on
-    /// `bell`. Handles: `events` memory of `ring::packet_ring_bytes(entries)`, a packet ring whose
-    /// descriptors are [`Event`]s, initialised by the client; `bell` the client's notification;
+    /// Arguments: `entries` of each ring, a power of two from 16 to 1,024; `bits` what the server signals on
+    /// `bell`. Handles: `events` memory of twice `ring::packet_ring_bytes(entries)`, two packet rings one
+    /// after another, the one of events (its descriptors are [`Event`]s) first, initialised by the client;
+    /// `bell` the client's notification;
     /// `lifeline` a badged send right of an endpoint of the client's, which the server keeps as long
     /// as the session and never uses: when the server dies, the kernel closes it and tells the client
     /// so.
-    /// Result: the bits to signal on `doorbell` when a ring asks for it. Errors: AlreadyAttached,
+    /// Result: the bits to signal on `doorbell`. Errors: AlreadyAttached,
     /// OutOfRange, Kernel. Cost: one call and one mapping. A client that corrupts a ring loses that
-    /// socket or, for this ring, its session.
+    /// socket or, for these two, its session.
     ///
     /// Example: `let (bits, doorbell) = network.attach(deadline, 64, 1, events, bell, lifeline)?;`
     2 fn attach(entries: u32, bits: u64) [
         events: copied(Rights::READ | Rights::WRITE),
         bell: copied(Rights::SIGNAL),
         lifeline: moved(Rights::SEND),
-    ] -> u64 [doorbell: copied(Rights::SIGNAL)];
+    ] -> DoorbellBits [doorbell: copied(Rights::SIGNAL)];
 
     /// Waits for TCP connections to a port.
     ///

@@ -26,7 +26,8 @@ use ipc::interface::network::{self, Event, NetworkClient, NetworkError, Socket, 
 use ipc::interface::service::ConnectError;
 use ipc::message::MAX_BYTES;
 use ipc::ring::{
-    self, PacketConsumer, RingError, StreamPair, packet_ring_bytes, stream_ring_bytes,
+    self, PacketConsumer, PacketProducer, RingError, StreamPair, packet_ring_bytes,
+    stream_ring_bytes,
 };
 
 pub use datagram::DatagramSocket;
@@ -143,8 +144,11 @@ impl Network {
     /// is the one that waits: its bound notification becomes [`Network::bell`].
     pub fn open(service: &str, deadline: Deadline) -> Result<Network, NetError> {
         let session = connect_to(service, network::NUMBER, deadline)?;
-        let memory = Memory::create(packet_ring_bytes(EVENTS) as u64)?;
-        let events = PacketConsumer::new(Mapping::shared(&memory)?, 0, EVENTS)?;
+        let one = packet_ring_bytes(EVENTS);
+        let memory = Memory::create(2 * one as u64)?;
+        let mapping = Mapping::shared(&memory)?;
+        let events = PacketConsumer::new(mapping.clone(), 0, EVENTS)?;
+        let touched = PacketProducer::new(mapping, one, EVENTS)?;
         let bell = Notification::create()?;
         let lifeline = Endpoint::create()?;
         let line = lifeline.mint(LIFELINE)?;
@@ -161,7 +165,7 @@ impl Network {
         drop(line);
         bell.bind()?;
         let doorbell = Notification::from_handle(doorbell);
-        let knock = Rc::new(Doorbell::new(doorbell.handle(), bits));
+        let knock = Rc::new(Doorbell::new(doorbell.handle(), bits, Some(touched)));
         Ok(Network {
             session,
             events,

@@ -95,7 +95,7 @@ impl Desk {
         let session = connect_to("netstack", network::NUMBER, clock::after(PATIENCE))
             .map_err(connect_error)?;
         self.lifeline += 1;
-        let events = Memory::create(packet_ring_bytes(EVENTS) as u64).map_err(kernel)?;
+        let events = Memory::create(2 * packet_ring_bytes(EVENTS) as u64).map_err(kernel)?;
         let mapping = Mapping::shared(&events).map_err(kernel)?;
         let lifeline = endpoint::mint(self.endpoint.handle(), self.lifeline).map_err(kernel)?;
         let client = NetworkClient::new(Kernel, session.handle());
@@ -118,7 +118,8 @@ impl Desk {
             session,
             listener,
             doorbell,
-            bits,
+            // It does not say which of its few streams it touched.
+            bits: bits.all,
             rung: false,
             spare: Vec::new(),
         };

@@ -83,7 +83,8 @@ refuse_all! { net_device::NetDeviceServer, NetDeviceError::OutOfRange;
 }
 refuse_all! { network::NetworkServer, NetworkError::OutOfRange;
     info() 0 -> network::InterfaceInfo;
-    attach(a: u32, b: u64, c: Handle, d: Handle, e: Handle) 3 -> (u64, Handle);
+    attach(a: u32, b: u64, c: Handle, d: Handle, e: Handle) 3
+        -> (network::DoorbellBits, Handle);
     listen(a: u16, b: u16) 0 -> network::Socket;
     accept(a: network::Socket, b: network::StreamGeometry, c: Handle) 1 -> network::Accepted;
     connect(a: SocketAddr, b: network::StreamGeometry, c: Handle) 1 -> network::Socket;

@@ -18,12 +18,12 @@ use alloc::vec::Vec;
 
 use ipc::Handle;
 use ipc::badge::Client;
-use ipc::interface::network::{Ping, READY_ACCEPT, READY_ERROR, Resolve, Socket};
+use ipc::interface::network::{DoorbellBits, Ping, READY_ACCEPT, READY_ERROR, Resolve, Socket};
 use ipc::server::{Deferred, LaterOperation, Outgoing};
 
 use self::drivers::{Driver, Unused};
 pub use self::session::STOP_BIT;
-use self::session::{Endpoint, LIFELINE, NEVER, Session, doorbell_bit};
+use self::session::{Endpoint, LIFELINE, NEVER, Session, doorbell_bits};
 pub use self::system::{Attachment, Refusal, System};
 use crate::config::Config;
 use crate::names::QueryId;
@@ -35,6 +35,8 @@ use crate::udp::UdpId;
 
 /// Sessions at once.
 const MAX_SESSIONS: usize = 64;
+/// Sockets that one client has looked at by one signal: the entries of the largest ring.
+const MOST_TOUCHED: usize = 1024;
 /// Rounds of work before the loop looks for calls again.
 const ROUNDS: usize = 8;
 /// Shortest sleep: nothing that is due is due more exactly.
@@ -114,7 +116,7 @@ impl<S: System> Server<S> {
             return false;
         }
         self.sessions
-            .insert(badge, Session::new(client, doorbell_bit(badge)));
+            .insert(badge, Session::new(client, doorbell_bits(badge)));
         true
     }
 
@@ -145,12 +147,19 @@ impl<S: System> Server<S> {
         if bits & STOP_BIT != 0 && self.stopping.is_none() {
             self.stopping = Some(self.system.now() + STOP_PATIENCE);
         }
-        let rung: Vec<u64> = self
-            .sessions
-            .iter()
-            .filter_map(|(badge, session)| (session.doorbell_bits & bits != 0).then_some(*badge))
-            .collect();
-        for badge in rung {
+        let rung = |wanted: fn(&DoorbellBits) -> u64| -> Vec<u64> {
+            let sessions = self.sessions.iter();
+            sessions
+                .filter_map(|(badge, session)| {
+                    (wanted(&session.doorbell_bits) & bits != 0).then_some(*badge)
+                })
+                .collect()
+        };
+        let (touched, all) = (rung(|bits| bits.touched), rung(|bits| bits.all));
+        for badge in touched {
+            self.pump_touched(badge);
+        }
+        for badge in all {
             self.pump_session(badge);
         }
     }
@@ -258,7 +267,25 @@ impl<S: System> Server<S> {
         }
     }
 
-    /// Looks at every stream of a session, and at its event ring.
+    /// Looks at the sockets that a client has touched. As many as the ring has entries: a client that touches
+    /// for ever signals for each.
+    fn pump_touched(&mut self, badge: u64) {
+        for _ in 0..MOST_TOUCHED {
+            let session = self.sessions.get_mut(&badge);
+            let Some(events) = session.and_then(|session| session.events.as_mut()) else {
+                return;
+            };
+            match events.next_touched() {
+                Ok(Some(socket)) => self.pump(badge, socket),
+                Ok(None) => return,
+                Err(_) => return self.end_session(badge),
+            }
+        }
+        // There may be more: those are found too.
+        self.pump_session(badge);
+    }
+
+    /// Looks at every socket of a session.
     fn pump_session(&mut self, badge: u64) {
         let Some(session) = self.sessions.get(&badge) else {
             return;

@@ -5,8 +5,8 @@ use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipc::Handle;
 use ipc::interface::network::{
-    Accepted, Addresses, Counters, Drops, GRANT_CONNECT, GRANT_LISTEN, InterfaceInfo, KeepAlive,
-    MAX_ADDRESSES, MAX_DATAGRAM_BYTES, MAX_HOST_BYTES, MAX_IPV6_ADDRESSES, NetworkError,
+    Accepted, Addresses, Counters, DoorbellBits, Drops, GRANT_CONNECT, GRANT_LISTEN, InterfaceInfo,
+    KeepAlive, MAX_ADDRESSES, MAX_DATAGRAM_BYTES, MAX_HOST_BYTES, MAX_IPV6_ADDRESSES, NetworkError,
     NetworkServer, Ping, PingReply, READY_ACCEPT, READY_ERROR, Resolve, Shutdown, Socket,
     SocketState, SocketStatus, StreamGeometry, StreamOption,
 };
@@ -254,7 +254,7 @@ impl<S: System> NetworkServer for Server<S> {
         events: Handle,
         bell: Handle,
         lifeline: Handle,
-    ) -> Result<(u64, Handle)> {
+    ) -> Result<(DoorbellBits, Handle)> {
         let made = self.make_events(caller.badge(), entries, bits, events, (bell, lifeline));
         if made.is_err() {
             self.system.close(bell);
@@ -582,7 +582,7 @@ impl<S: System> Server<S> {
         }
     }
 
-    /// Makes a session's event ring; uses `events` up, and the two others on success.
+    /// Makes a session's two rings; uses `events` up, and the two others on success.
     fn make_events(
         &mut self,
         badge: u64,
@@ -590,7 +590,7 @@ impl<S: System> Server<S> {
         bits: u64,
         events: Handle,
         (bell, lifeline): (Handle, Handle),
-    ) -> Result<u64> {
+    ) -> Result<DoorbellBits> {
         let attached = self.session(badge).map(|session| session.events.is_some());
         let refusal = match attached {
             Err(error) => Some(error),
@@ -604,7 +604,7 @@ impl<S: System> Server<S> {
         }
         let memory = self
             .system
-            .map(events, packet_ring_bytes(entries))
+            .map(events, 2 * packet_ring_bytes(entries))
             .map_err(kernel_error)?;
         let made = Events::new(memory, entries, bell, bits, lifeline);
         let session = self.session(badge)?;

@@ -4,8 +4,8 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use ipc::badge::Client;
-use ipc::interface::network::{Event, Socket};
-use ipc::ring::{PacketProducer, RingError, SharedMemory};
+use ipc::interface::network::{DoorbellBits, Event, Socket};
+use ipc::ring::{PacketConsumer, PacketProducer, RingError, SharedMemory, packet_ring_bytes};
 use ipc::{Handle, message};
 
 use super::datagrams::Datagrams;
@@ -19,9 +19,10 @@ pub(super) enum Endpoint<M> {
     Datagram(Datagrams<M>),
 }
 
-/// The ring of events, and how its client is woken.
+/// The ring of events with that of touched sockets, and how the client is woken.
 pub(super) struct Events<M> {
     ring: PacketProducer<M>,
+    touched: PacketConsumer<M>,
     pub(super) bell: Handle,
     pub(super) bits: u64,
     pub(super) lifeline: Handle,
@@ -30,7 +31,7 @@ pub(super) struct Events<M> {
 }
 
 impl<M: SharedMemory + Clone> Events<M> {
-    /// Takes the producer's side of the ring.
+    /// Takes the server's side of the rings.
     ///
     /// Errors: Geometry.
     pub(super) fn new(
@@ -40,14 +41,26 @@ impl<M: SharedMemory + Clone> Events<M> {
         bits: u64,
         lifeline: Handle,
     ) -> Result<Events<M>, RingError> {
-        let ring = PacketProducer::new(memory, 0, entries)?;
+        let ring = PacketProducer::new(memory.clone(), 0, entries)?;
+        let touched = PacketConsumer::new(memory, packet_ring_bytes(entries), entries)?;
         Ok(Events {
             ring,
+            touched,
             bell,
             bits,
             lifeline,
             pending: BTreeMap::new(),
         })
+    }
+
+    /// The next socket that the client has touched.
+    ///
+    /// Errors: Corrupted; the client loses its session.
+    pub(super) fn next_touched(&mut self) -> Result<Option<Socket>, RingError> {
+        Ok(self
+            .touched
+            .pop()?
+            .map(|descriptor| Socket(descriptor.offset)))
     }
 
     pub(super) fn post(&mut self, socket: Socket, ready: u32) {
@@ -89,11 +102,11 @@ pub(super) struct Session<M> {
     pub(super) sockets: BTreeMap<Socket, Endpoint<M>>,
     next: u32,
     /// The bits that the client signals on the server's bell.
-    pub(super) doorbell_bits: u64,
+    pub(super) doorbell_bits: DoorbellBits,
 }
 
 impl<M: SharedMemory + Clone> Session<M> {
-    pub(super) fn new(client: Client, doorbell_bits: u64) -> Session<M> {
+    pub(super) fn new(client: Client, doorbell_bits: DoorbellBits) -> Session<M> {
         Session {
             client,
             events: None,
@@ -135,10 +148,14 @@ pub(super) const DRIVER_BIT: u64 = 1;
 /// The bit of the server's bell that init signals when the system stops.
 pub const STOP_BIT: u64 = 2;
 
-/// The bit of the server's bell that a session's client signals. 62 bits serve all sessions: two that
+/// The bits of the server's bell that a session's client signals. 31 pairs serve all sessions: two that
 /// share one are both looked at, which costs time and nothing else.
-pub(super) fn doorbell_bit(session: u64) -> u64 {
-    4 << (session % 62)
+pub(super) fn doorbell_bits(session: u64) -> DoorbellBits {
+    let touched = 4 << (session % 31 * 2);
+    DoorbellBits {
+        touched,
+        all: touched << 1,
+    }
 }
 
 /// A badge that no session has: it comes back when a driver with this number dies.

@@ -12,8 +12,8 @@ use ipc::interface::network::{
     StreamGeometry, StreamOption,
 };
 use ipc::ring::{
-    DatagramConsumer, DatagramPair, DatagramProducer, HEADER_BYTES, PacketConsumer, SharedMemory,
-    StreamConsumer, StreamPair, StreamProducer, packet_ring_bytes,
+    DatagramConsumer, DatagramPair, DatagramProducer, Descriptor, HEADER_BYTES, PacketConsumer,
+    PacketProducer, SharedMemory, StreamConsumer, StreamPair, StreamProducer, packet_ring_bytes,
 };
 use ipc::server::{Answer, Caller, Outgoing, ReplySlot};
 use ipc::{Error, Handle};
@@ -297,7 +297,7 @@ impl World {
 
     fn app(&mut self, badge: u64, grants: u32) -> App {
         assert!(self.server.open_session(badge, Client { task: 3, grants }));
-        let memory = Shared::new(packet_ring_bytes(16));
+        let memory = Shared::new(2 * packet_ring_bytes(16));
         let (events, bell) = (self.record.share(&memory), self.record.handle());
         let lifeline = self.record.handle();
         let attached = self.call(badge, |server, caller| {
@@ -306,12 +306,15 @@ impl World {
         let (bits, doorbell) = attached.expect("attached");
         assert_eq!(doorbell, BELL);
         let ring = PacketConsumer::new(memory.clone(), 0, 16).expect("fits");
+        let touched = PacketProducer::new(memory.clone(), packet_ring_bytes(16), 16);
         App {
             badge,
             memory,
             events: ring,
+            touched: touched.expect("fits"),
             ready: BTreeMap::new(),
-            bits,
+            touched_bits: bits.touched,
+            bits: bits.all,
             bell,
             lifeline,
         }
@@ -409,6 +412,8 @@ struct App {
     badge: u64,
     memory: Shared,
     events: PacketConsumer<Shared>,
+    touched: PacketProducer<Shared>,
+    touched_bits: u64,
     ready: BTreeMap<Socket, u32>,
     bits: u64,
     bell: Handle,
@@ -1166,4 +1171,51 @@ fn a_client_that_corrupts_a_datagram_ring_loses_that_socket_alone() {
             .unwrap();
         world.bound(&app, 53);
     }
+}
+
+#[test]
+fn the_sockets_that_a_client_names_are_looked_at_and_no_others() {
+    let mut world = World::new();
+    let mut app = world.app(5, ALL);
+    let to = SocketAddr::from((B, 9));
+    let there = world.peer.bind(CLIENT, 9).unwrap();
+    let mut bound: Vec<_> = (53..56).map(|port| world.bound(&app, port)).collect();
+    for (_, rings) in &mut bound {
+        assert_eq!(rings.to_stack.push(to, b"x"), Ok(true));
+    }
+    let name = |app: &mut App, socket: u32| {
+        let named = Descriptor {
+            offset: socket,
+            ..Descriptor::default()
+        };
+        app.touched.push(named).unwrap()
+    };
+    // One that is there, twice, and one that is not.
+    for socket in [bound[1].0.0, bound[1].0.0, 99] {
+        assert!(name(&mut app, socket));
+    }
+    world.server.signalled(app.touched_bits);
+    let mut heard = Vec::new();
+    let hear = |world: &mut World, heard: &mut Vec<u16>| {
+        let mut buffer = [0; 9];
+        while let Some((_, from)) = world.peer.receive_from(there, &mut buffer) {
+            heard.push(from.port());
+        }
+        heard.len()
+    };
+    world.until("the one named", |world| hear(world, &mut heard) == 1);
+    let end = world.record.now.get() + SECOND;
+    world.until("a second", |world| world.record.now.get() >= end);
+    hear(&mut world, &mut heard);
+    assert_eq!(heard, [54], "and no other");
+    // A full ring, and then the word to look at all.
+    while name(&mut app, bound[0].0.0) {}
+    world.server.signalled(app.bits);
+    world.until("all", |world| hear(world, &mut heard) == 3);
+    // A ring that cannot be ends the session.
+    let put = app.memory.word(packet_ring_bytes(16) / 4).unwrap();
+    put.store(12_345, std::sync::atomic::Ordering::Relaxed);
+    world.server.signalled(app.touched_bits);
+    let closed = world.record.closed.borrow();
+    assert!(closed.contains(&app.bell) && closed.contains(&app.lifeline));
 }

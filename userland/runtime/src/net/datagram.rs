@@ -47,7 +47,7 @@ impl<M: SharedMemory + Clone> DatagramSocket<M> {
             if let Some((peer, length)) = self.incoming.peek()? {
                 let count = self.incoming.take(length, into)?;
                 if self.incoming.must_wake()? {
-                    self.doorbell.ring();
+                    self.doorbell.touch(self.socket);
                 }
                 return Ok(Some((count, peer)));
             }
@@ -64,7 +64,7 @@ impl<M: SharedMemory + Clone> DatagramSocket<M> {
         loop {
             if self.outgoing.push(peer, bytes)? {
                 if self.outgoing.must_wake()? {
-                    self.doorbell.ring();
+                    self.doorbell.touch(self.socket);
                 }
                 return Ok(true);
             }

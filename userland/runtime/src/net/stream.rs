@@ -1,38 +1,67 @@
 //! A TCP connection as its application sees it: two rings, and whom to wake.
 
+use crate::mapping::SharedMapping;
 use alloc::rc::Rc;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use ipc::Handle;
-use ipc::interface::network::Socket;
-use ipc::ring::{RingError, SharedMemory, StreamConsumer, StreamPair, StreamProducer};
+use ipc::interface::network::{DoorbellBits, Socket};
+use ipc::ring::{
+    Descriptor, PacketProducer, RingError, SharedMemory, StreamConsumer, StreamPair, StreamProducer,
+};
 
-/// The network stack's notification, and whether it is to be signalled. A name: the handle is the
-/// [`super::Network`]'s.
+/// How the network stack hears of sockets that were used: the ring that names them, and its notification,
+/// which is a name: the handle is the [`super::Network`]'s.
 #[derive(Debug)]
 pub struct Doorbell {
     notification: Handle,
-    bits: u64,
-    rung: Cell<bool>,
+    bits: DoorbellBits,
+    /// What is to be signalled.
+    rung: Cell<u64>,
+    touched: Option<RefCell<PacketProducer<SharedMapping>>>,
 }
 
 impl Doorbell {
-    /// A doorbell that signals these bits.
-    pub(super) const fn new(notification: Handle, bits: u64) -> Doorbell {
+    /// A doorbell with these bits. Without a ring the network stack looks at all sockets.
+    pub(super) fn new(
+        notification: Handle,
+        bits: DoorbellBits,
+        touched: Option<PacketProducer<SharedMapping>>,
+    ) -> Doorbell {
         Doorbell {
             notification,
             bits,
-            rung: Cell::new(false),
+            rung: Cell::new(0),
+            touched: touched.map(RefCell::new),
         }
     }
 
-    /// The network stack sleeps and is to look.
+    /// The network stack sleeps on one of this socket's rings and is to look.
+    pub(super) fn touch(&self, socket: Socket) {
+        let named = self.touched.as_ref().is_some_and(|touched| {
+            let descriptor = Descriptor {
+                offset: socket.0,
+                ..Descriptor::default()
+            };
+            // Of a ring that the network stack has corrupted the session's end tells.
+            touched.borrow_mut().push(descriptor) == Ok(true)
+        });
+        let bits = if named {
+            self.bits.touched
+        } else {
+            self.bits.all
+        };
+        self.rung.set(self.rung.get() | bits);
+    }
+
+    /// The network stack sleeps on the ring of events and is to look.
     pub(super) fn ring(&self) {
-        self.rung.set(true);
+        self.rung.set(self.rung.get() | self.bits.touched);
     }
 
     /// What to signal, if it was rung since this was last asked.
     pub(super) fn take(&self) -> Option<(Handle, u64)> {
-        self.rung.take().then_some((self.notification, self.bits))
+        let bits = self.rung.take();
+        (bits != 0).then_some((self.notification, bits))
     }
 }
 
@@ -112,7 +141,7 @@ impl<M: SharedMemory + Clone> Stream<M> {
             }
         }
         if self.outgoing.must_wake()? {
-            self.doorbell.ring();
+            self.doorbell.touch(self.socket);
         }
         Ok(taken)
     }
@@ -121,7 +150,7 @@ impl<M: SharedMemory + Clone> Stream<M> {
     pub fn finish(&mut self) -> Result<(), RingError> {
         self.outgoing.close()?;
         if self.outgoing.must_wake()? {
-            self.doorbell.ring();
+            self.doorbell.touch(self.socket);
         }
         Ok(())
     }
@@ -133,7 +162,7 @@ impl<M: SharedMemory + Clone> Stream<M> {
 
     fn wake_incoming(&mut self) -> Result<(), RingError> {
         if self.incoming.must_wake()? {
-            self.doorbell.ring();
+            self.doorbell.touch(self.socket);
         }
         Ok(())
     }
@@ -145,13 +174,14 @@ mod tests {
     use alloc::rc::Rc;
     use core::sync::atomic::{AtomicU32, Ordering};
     use ipc::Handle;
-    use ipc::interface::network::Socket;
+    use ipc::interface::network::{DoorbellBits, Socket};
     use ipc::ring::{SharedMemory, StreamConsumer, StreamPair, StreamProducer};
     use std::sync::Arc;
     use std::vec::Vec;
 
     fn nobody() -> Rc<Doorbell> {
-        Rc::new(Doorbell::new(Handle::NONE, 1))
+        let bits = DoorbellBits { touched: 1, all: 2 };
+        Rc::new(Doorbell::new(Handle::NONE, bits, None))
     }
 
     /// Shared memory as an array of words.

@@ -7,6 +7,7 @@ mod events;
 mod figure;
 mod flushes;
 mod guest;
+mod host;
 mod load;
 mod table;
 mod wire;

@@ -7,21 +7,24 @@ mod events;
 mod figure;
 mod flushes;
 mod guest;
+mod host;
 mod load;
 mod table;
 mod wire;
 mod wrk;
 
+use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use iso::cli::{Accel, BenchOptions};
 use iso::image::Image;
-use iso::say;
+use iso::{packages, qemu, say};
 
 use crate::images::{Kind, image};
 use crate::linux::{self, Linux};
+use crate::namespace;
 use figure::{Figure, Series};
 use guest::{Guest, Hardware, Offloads, System};
 use load::Load;
@@ -56,10 +59,10 @@ pub fn command(options: &BenchOptions) -> Result<()> {
     let only = figure::on_processors(&options.only, options.smp);
     let chosen = figure::choose(figure::all(&cpus), &only)?;
     let effort = if options.quick { QUICK } else { THOROUGH };
-    // Before anything is built: not everybody may.
-    wire::inside(|| Ok(()))?;
-    wrk::need()?;
-    let systems = [uzura()?, peer()?];
+    let systems = prepared()?;
+    if !namespace::is_permitted()? {
+        return namespace::run_again(env::args_os().skip(1));
+    }
     let rows = wire::inside(|| {
         let mut rows = Vec::new();
         for series in &chosen {
@@ -73,25 +76,36 @@ pub fn command(options: &BenchOptions) -> Result<()> {
     Ok(())
 }
 
-/// Shows that both guests serve what is measured, and that what is looked at from outside is seen.
-pub fn check() -> Result<()> {
-    wire::inside(|| Ok(()))?;
-    let systems = [uzura()?, peer()?];
-    wire::inside(|| {
-        for (cpus, offloads) in [(1, Offloads::Best), (2, Offloads::Plain)] {
-            for system in &systems {
-                let hardware = Hardware {
-                    cpus,
-                    accel: Accel::Tcg,
-                    offloads,
-                };
-                let mut guest = Guest::start(system, hardware)?;
-                guest.while_running(|guest| answers::check(guest.address()))?;
-                sees(&mut guest, system.has_shell)?;
-            }
+/// Both guests, and all that measuring them needs: what is missing can be installed now, and not any more by
+/// who is only root of a namespace.
+fn prepared() -> Result<[System; 2]> {
+    wrk::need()?;
+    packages::need(qemu::PROGRAM, &[qemu::PACKAGE])?;
+    Ok([uzura()?, peer()?])
+}
+
+/// Shows that both guests serve what is measured, and that what is looked at from outside is seen: the body of
+/// the test of this name.
+pub fn check(test: &str) -> Result<()> {
+    let systems = prepared()?;
+    namespace::tested(test, || wire::inside(|| serve(&systems)))
+}
+
+/// Asks the servers of both guests, on both kinds of machine.
+fn serve(systems: &[System; 2]) -> Result<()> {
+    for (cpus, offloads) in [(1, Offloads::Best), (2, Offloads::Plain)] {
+        for system in systems {
+            let hardware = Hardware {
+                cpus,
+                accel: Accel::Tcg,
+                offloads,
+            };
+            let mut guest = Guest::start(system, hardware)?;
+            guest.while_running(|guest| answers::check(guest.address()))?;
+            sees(&mut guest, system.has_shell)?;
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 /// Round trips are seen on the cable, by the device, by the translator and by Uzura.

@@ -2,11 +2,14 @@
 //! goes when the thread that is in it ends, and with the process however that ends: nothing of it has a name
 //! outside.
 
+use std::env;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use iso::{packages, process};
@@ -15,13 +18,46 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::LIMIT;
 
 /// What a person does about it when the host does not let the network be made.
-const MEND: &str = "this network is a namespace with tap devices, which takes root's rights: run this as root, or \
-                    as `unshare --map-root-user COMMAND` where users may have namespaces; /dev/net/tun must be there";
+const MEND: &str = "this network is a namespace with tap devices: run this as root, or let users have namespaces \
+                    (on Debian `sysctl kernel.unprivileged_userns_clone=1`); /dev/net/tun must be there";
+
+/// How long what runs again may take.
+const AGAIN_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Whether this process may have networks, as root may.
+pub fn is_permitted() -> Result<bool> {
+    packages::need("ip", &["iproute2"])?;
+    packages::need("unshare", &["util-linux"])?;
+    Ok(unshare(&["--net", "true"]).is_ok())
+}
+
+/// Runs this program again with these arguments, as root of a namespace of its user's: there it may have
+/// networks. Nothing can be installed there.
+pub fn run_again<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Result<()> {
+    unshare(&["--map-root-user", "--net", "true"]).context(MEND)?;
+    let mut command = Command::new("unshare");
+    command
+        .arg("--map-root-user")
+        .arg(env::current_exe()?)
+        .args(arguments);
+    process::run(&mut command, AGAIN_LIMIT).context("as root of a namespace of this user's")
+}
+
+/// Runs `body` where this process may have networks; else the test of this name again, of which it is the body.
+pub fn tested(test: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    match is_permitted()? {
+        true => body(),
+        false => run_again(["--exact", test, "--nocapture"]),
+    }
+}
+
+fn unshare(words: &[&str]) -> Result<()> {
+    let mut command = Command::new("unshare");
+    process::output(command.args(words), LIMIT).map(drop)
+}
 
 /// Runs `body` on a thread that is in a new network, as are the threads and the processes that it starts.
 pub fn inside<R: Send>(body: impl FnOnce() -> Result<R> + Send) -> Result<R> {
-    packages::need("ip", &["iproute2"])?;
-    packages::need("unshare", &["util-linux"])?;
     let made = || {
         enter().context(MEND)?;
         body()

@@ -89,9 +89,6 @@ fn nanoseconds_are_measured_across_processors() {
 fn servers_of_the_network_benchmark_answer_right() {
     let what = "what `bench net` measures on both guests: every count, echo and page is whole, and kicks, \
                 interrupts and switches are seen";
-    case(
-        "servers_of_the_network_benchmark_answer_right",
-        what,
-        tests::bench::check,
-    );
+    let name = "servers_of_the_network_benchmark_answer_right";
+    case(name, what, || tests::bench::check(name));
 }

@@ -10,7 +10,7 @@ use iso::{packages, process};
 use smoltcp::wire::DhcpMessageType;
 use tests::cloud::{Advertised, DhcpServer, Lease, Router};
 use tests::images::{Kind, image};
-use tests::namespace::{inside, ip, netdev, tap};
+use tests::namespace::{inside, ip, netdev, tap, tested};
 use tests::peer::Peer;
 use tests::{LIMIT, Machine, Setup, case, console, http, shell};
 
@@ -80,7 +80,7 @@ fn a_lease_of_one_address() {
                 Google Compute Engine does: the world is reached, and the lease renewed";
     case("a_lease_of_one_address", what, || {
         let image = image(Kind::System)?;
-        inside(|| leased(image))
+        tested("a_lease_of_one_address", || inside(|| leased(image)))
     });
 }
 
@@ -130,7 +130,7 @@ fn ipv6_by_a_router() {
                 its page over IPv6, and reaches the world";
     case("ipv6_by_a_router", what, || {
         let image = image(Kind::System)?;
-        inside(|| advertised(image))
+        tested("ipv6_by_a_router", || inside(|| advertised(image)))
     });
 }
 

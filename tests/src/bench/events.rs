@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::qmp::Qmp;
 
@@ -43,11 +43,10 @@ pub(super) fn watch(qmp: &mut Qmp, on: bool) -> Result<()> {
 }
 
 /// Counts the events in the log from a byte on.
-pub(super) fn count(log: &Path, from: u64) -> Result<Events> {
-    let mut file = File::open(log).context("QEMU has written no events")?;
-    file.seek(SeekFrom::Start(from))?;
+pub(super) fn count(mut log: &File, from: u64) -> Result<Events> {
+    log.seek(SeekFrom::Start(from))?;
     let mut events = Events::default();
-    for line in BufReader::new(file).lines() {
+    for line in BufReader::new(log).lines() {
         events.add(&line?);
     }
     Ok(events)

@@ -1,9 +1,8 @@
 //! A guest of the benchmark: a virtual machine on its cable that only runs while it is measured. What is done
 //! to it is `load`'s; what its packets cost on the way is seen here, from outside, and by Uzura's own shell.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -11,10 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use iso::cli::Accel;
 use iso::image::Image;
 use iso::say;
-use tempfile::TempDir;
 
 use super::events::{self, Events};
 use super::flushes;
+use super::host::Moment;
 use super::load::{Done, Load};
 use super::wire::Cable;
 use crate::machine::{Machine, Setup};
@@ -94,8 +93,8 @@ pub(super) struct Guest {
     cable: Cable,
     machine: Machine,
     has_shell: bool,
-    events: PathBuf,
-    _folder: TempDir,
+    /// QEMU's log, which has no name any more.
+    log: File,
 }
 
 /// What a load brought, and the time that QEMU's threads took for it.
@@ -105,6 +104,8 @@ pub(super) struct Measured {
     pub(super) done: Done,
     /// CPU time of QEMU meanwhile.
     pub(super) time: Time,
+    /// CPUs of the host that others kept busy.
+    pub(super) others: f64,
 }
 
 /// CPU time of QEMU's threads, in nanoseconds.
@@ -167,7 +168,7 @@ impl Guest {
 
     fn boot(system: &System, hardware: Hardware) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder for QEMU's log")?;
-        let log = folder.path().join("events");
+        let path = folder.path().join("events");
         let mut machine = Setup::new(system.image.clone())
             .cpus(hardware.cpus)
             .memory(MEMORY)
@@ -177,10 +178,11 @@ impl Guest {
             .with(|options| {
                 options.accel = hardware.accel;
                 options.qemu = vec!["-name".to_owned(), "bench,debug-threads=on".to_owned()];
-                options.qemu.extend(events::options(&log));
+                options.qemu.extend(events::options(&path));
             })
             .start()?;
         events::watch(&mut machine.qmp, false)?;
+        let log = File::open(&path).context("QEMU writes no log")?;
         let said = machine.console.wait_for_any(&[system.serves, FAILS])?;
         ensure!(!said.ends_with(FAILS), "{} fails: {said}", system.name);
         Ok(Self {
@@ -188,23 +190,24 @@ impl Guest {
             cable: system.cable,
             machine,
             has_shell: system.has_shell,
-            events: log,
-            _folder: folder,
+            log,
         })
     }
 
     /// Puts it under a load for so long.
     pub(super) fn measure(&mut self, load: Load, time: Duration) -> Result<Measured> {
         self.while_running(|guest| {
-            let before = guest.time()?;
+            let (begin, before) = (Moment::now()?, guest.time()?);
             let done = load.run(guest.cable.guest, time)?;
             let after = guest.time()?;
+            let time = Time {
+                guest: after.guest - before.guest,
+                device: after.device - before.device,
+            };
             Ok(Measured {
                 done,
-                time: Time {
-                    guest: after.guest - before.guest,
-                    device: after.device - before.device,
-                },
+                time,
+                others: begin.others(time.guest + time.device)?,
             })
         })
     }
@@ -213,14 +216,14 @@ impl Guest {
     pub(super) fn trace(&mut self, load: Load, time: Duration) -> Result<Traced> {
         self.while_running(|guest| {
             let tasks = guest.tasks()?;
-            let (seen, packets) = (fs::metadata(&guest.events)?.len(), guest.cable.packets()?);
+            let (seen, packets) = (guest.log.metadata()?.len(), guest.cable.packets()?);
             let flushes = flushes::count(&mut guest.machine.qmp)?;
             events::watch(&mut guest.machine.qmp, true)?;
             let done = load.run(guest.cable.guest, time);
             events::watch(&mut guest.machine.qmp, false)?;
             Ok(Traced {
                 operations: done?.operations,
-                events: events::count(&guest.events, seen)?,
+                events: events::count(&guest.log, seen)?,
                 packets: guest.cable.packets()? - packets,
                 switches: flushes::count(&mut guest.machine.qmp)? - flushes,
                 tasks: since(&tasks, guest.tasks()?),

@@ -88,6 +88,11 @@ impl Side {
         quotient(of(&self.traced) as f64, self.traced.packets as f64)
     }
 
+    /// CPUs of the host that others kept busy.
+    fn others(&self) -> Option<f64> {
+        median(self.measured.iter().map(|one| one.others))
+    }
+
     /// The tasks that took a hundredth of the CPU time or more, and how many hundredths.
     fn shares(&self) -> Vec<(&str, f64)> {
         let tasks = self.traced.tasks.iter();
@@ -129,7 +134,7 @@ impl Row {
     }
 
     /// What an operation takes.
-    fn costs(&self) -> [Cost; 6] {
+    fn costs(&self) -> [Cost; 7] {
         let scale = self.figure.scale();
         let traced = |name, of: fn(&Traced) -> u64| Cost {
             name,
@@ -148,6 +153,11 @@ impl Row {
             traced("switches", |traced| traced.switches),
             time("guest_cpu", |measured| measured.time.guest),
             time("device_cpu", |measured| measured.time.device),
+            Cost {
+                name: "others",
+                unit: "CPUs of the host",
+                values: self.sides.each_ref().map(Side::others),
+            },
         ]
     }
 
@@ -312,6 +322,7 @@ pub(super) fn print(rows: &[Row], json: bool) -> Result<()> {
         "switches",
         "guest us",
         "device us",
+        "others",
     ] {
         print!("{name:>14}");
     }
@@ -321,7 +332,8 @@ pub(super) fn print(rows: &[Row], json: bool) -> Result<()> {
     }
     println!(
         "\n(1) MB, round trip, connection or request; Uzura/Linux. Switches are of the address space, times are \
-         QEMU's CPU time in the guest's processors and in all else."
+         QEMU's CPU time in the guest's processors and in all else; \
+         others are CPUs of the host that other work took."
     );
     Ok(())
 }
@@ -363,6 +375,7 @@ mod tests {
         let measured = |rate| Measured {
             done: done(rate),
             time,
+            others: 0.5,
         };
         row.sides[0].measured = rates.iter().map(|rate| measured(*rate)).collect();
         row.sides[1].measured = vec![measured(1000.0)];

@@ -21,6 +21,7 @@ use crate::link::{self, Inbound, Link};
 use crate::names::{Asked, NameError, Names, Resolved, Transports};
 use crate::peek::{Kind, classify, hop_limit};
 use crate::ping::{PingError, Pinged, Pings, Request};
+use crate::random::Random;
 use crate::sift::{Claim, Fault, sift};
 use crate::tcp::{ConnectError, ConnectionId, ListenError, ListenerId, Table};
 use crate::time::{Nanoseconds, instant, nanoseconds};
@@ -84,7 +85,7 @@ pub struct Stack {
     /// Where a received frame is copied to before anything looks into it.
     frame: Vec<u8>,
     datagrams_pending: bool,
-    seed: u64,
+    random: Random,
 }
 
 impl Stack {
@@ -112,7 +113,7 @@ impl Stack {
             allowance: Allowance::new(now),
             frame: vec![0; MAX_PACKET_BYTES],
             datagrams_pending: true,
-            seed,
+            random: Random::new(seed, "interface"),
         };
         stack.apply_settings(now);
         stack
@@ -500,7 +501,8 @@ impl Stack {
         let socket = self.udp.find(claim);
         if socket.is_none() && claim != Claim::Host {
             self.counters.unclaimed += 1;
-            if !self.allowance.take(now) {
+            // What was for many is nobody's to complain of (RFC 1122, section 3.2.2; RFC 4443, section 2.4).
+            if self.link.is_for_many(packet) || !self.allowance.take(now) {
                 return;
             }
         }
@@ -600,7 +602,9 @@ impl Stack {
             // smoltcp asks for the packet size, and what the card does, once, when an interface is made.
             (self.mtu, self.offloads) = (mtu, self.card.offloads);
             let kind = (self.mtu, self.offloads);
-            self.interface = make_interface(&mut self.link, kind, now, self.seed);
+            // With a seed of its own, or the same numbers would come again.
+            let seed = self.random.next();
+            self.interface = make_interface(&mut self.link, kind, now, seed);
         }
         let own = settings.addresses.iter().take(MAX_ADDRESSES);
         let own: Vec<IpCidr> = own.map(|own| IpCidr::from(*own)).collect();

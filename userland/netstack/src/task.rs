@@ -28,6 +28,8 @@ use crate::wire::Offloads;
 
 /// Buffers each way where the arguments say nothing. 256 hold 0.3 ms of a 10 Gbit/s line.
 const BUFFERS: u32 = 256;
+/// Fewest buffers that are tried.
+const LEAST_BUFFERS: u32 = 16;
 /// Packet size that buffers are made for.
 const MTU: usize = 1500;
 /// How long the search for a driver may keep clients waiting.
@@ -84,12 +86,26 @@ fn buffers(startup: &Startup<'_>) -> u32 {
     let Some(value) = startup.argument("packets") else {
         return BUFFERS;
     };
-    let good = |buffers: &u32| buffers.is_power_of_two() && (16..=2048).contains(buffers);
+    let good =
+        |buffers: &u32| buffers.is_power_of_two() && (LEAST_BUFFERS..=2048).contains(buffers);
     let buffers = value.parse().ok().filter(good);
     buffers.unwrap_or_else(|| {
         runtime::log!("argument packets={value}: use a power of two from 16 to 2048");
         BUFFERS
     })
+}
+
+/// The packet pool, with half as many buffers as long as the memory for them is not there: large packets on
+/// a small machine are served slowly rather than not at all.
+fn make_pool(mut buffers: u32, mtu: usize) -> Result<(Shape, Memory), Error> {
+    loop {
+        let shape = Shape::new(buffers, mtu);
+        match Memory::create_contiguous(shape.pool_bytes() as u64) {
+            Ok(pool) => return Ok((shape, pool)),
+            Err(error) if buffers <= LEAST_BUFFERS => return Err(error),
+            Err(_) => buffers /= 2,
+        }
+    }
 }
 
 /// A driver that the manifest lets this task use.
@@ -270,8 +286,7 @@ impl NetworkService {
         let bell = Notification::create()?;
         let drivers = candidates(startup);
         let mtu = config.mtu.unwrap_or(MTU).max(MTU);
-        let shape = Shape::new(buffers(startup), mtu);
-        let pool = Memory::create_contiguous(shape.pool_bytes() as u64)?;
+        let (shape, pool) = make_pool(buffers(startup), mtu)?;
         let rings = Memory::create(shape.ring_bytes() as u64)?;
         let (shared_pool, shared_rings) = (Mapping::shared(&pool)?, Mapping::shared(&rings)?);
         let packets =

@@ -211,6 +211,11 @@ impl Link {
         self.addresses.iter().any(|own| own.address == address)
     }
 
+    /// Whether a packet is for several hosts, or all.
+    pub(crate) fn is_for_many(&self, packet: &[u8]) -> bool {
+        ends(packet).is_some_and(|(_, destination)| self.group(destination).is_some())
+    }
+
     /// Whether packets to an address go to every host of the network.
     pub(crate) fn is_broadcast(&self, address: Ipv4Addr) -> bool {
         address.is_broadcast() || self.addresses.iter().any(|own| own.is_broadcast(address))
@@ -351,7 +356,7 @@ impl Link {
                 let packet = frame.payload();
                 let (_, destination) = ends(packet)?;
                 let strange = to.is_multicast() && self.is_own(destination);
-                if !destination.is_ipv6() || strange {
+                if !destination.is_ipv6() || strange || !self.has_ipv6() {
                     return None;
                 }
                 if let Some(message) = crate::ndp::read(packet) {
@@ -362,6 +367,12 @@ impl Link {
             }
             EthernetProtocol::Unknown(_) => None,
         }
+    }
+
+    /// Whether IPv6 is spoken here: smoltcp would answer without an address of its own, too.
+    fn has_ipv6(&self) -> bool {
+        let own = self.addresses.iter().any(|own| own.address.is_ipv6());
+        own || !self.tentative.is_empty()
     }
 
     /// Takes note of where a neighbour says it is, and sends what waited for that.

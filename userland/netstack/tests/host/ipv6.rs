@@ -673,3 +673,55 @@ fn pings_and_datagrams_go_between_addresses_of_each_kind() {
         pair.b.close_udp(there);
     }
 }
+
+#[test]
+fn what_is_for_many_is_not_answered_but_for_a_ping() {
+    let (mut segment, mut host) = configured();
+    let neighbour = Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 0, 0, 0, 9);
+    // The neighbour is known, so that an answer would go out at once.
+    let mut ask = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    ask.extend(MADE.octets());
+    ask.extend([1, 1]);
+    ask.extend(STRANGER_MAC);
+    let to = (STRANGER_MAC, group_mac(group()));
+    hear(
+        &mut segment,
+        &mut host,
+        message(to, (neighbour, group()), 255, &ask),
+    );
+    let mut sent = |protocol: u8, source: Ipv6Addr, destination: Ipv6Addr| {
+        segment.sent.clear();
+        let to = if destination.is_multicast() {
+            group_mac(destination)
+        } else {
+            HOST_MAC
+        };
+        let ends = (source, destination);
+        let mut frame = message((STRANGER_MAC, to), ends, 64, &[128, 0, 0, 0, 0, 1, 0, 1]);
+        frame[20] = protocol;
+        hear(&mut segment, &mut host, frame);
+        segment.frames(EthernetProtocol::Ipv6).count()
+    };
+    assert_eq!(sent(58, neighbour, MADE), 1, "a ping");
+    assert_eq!(sent(58, neighbour, ALL_NODES), 1, "a ping to all");
+    assert_eq!(
+        sent(200, neighbour, MADE),
+        1,
+        "of no protocol that it knows"
+    );
+    assert_eq!(sent(200, neighbour, ALL_NODES), 0);
+    // What never leaves a host does not come from the wire, nor does what is the host's own.
+    assert_eq!(sent(58, Ipv6Addr::LOCALHOST, MADE), 0);
+    assert_eq!(sent(58, neighbour, Ipv6Addr::LOCALHOST), 0);
+    assert_eq!(sent(58, LINK_LOCAL, MADE), 0);
+}
+
+#[test]
+fn nothing_is_answered_without_an_address() {
+    let (mut segment, mut host) = host_after(3 * SECOND, &["ipv6=off"]);
+    let to = (STRANGER_MAC, group_mac(ALL_NODES));
+    let ping = message(to, (ROUTER, ALL_NODES), 64, &[128, 0, 0, 0, 0, 1, 0, 1]);
+    hear(&mut segment, &mut host, ping);
+    assert_eq!(segment.frames(EthernetProtocol::Ipv6).count(), 0);
+    assert!(host.link_counters().malformed > 0);
+}

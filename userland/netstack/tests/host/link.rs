@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use netstack::stack::Stack;
 use netstack::time::SECOND;
-use smoltcp::wire::{ArpOperation, EthernetFrame, EthernetProtocol, IpProtocol};
+use smoltcp::wire::{ArpOperation, EthernetFrame, EthernetProtocol, IpProtocol, TcpPacket};
 
 use crate::common::{CLIENT, card, ipv4};
 use crate::segment::{GATEWAY_MAC, HOST_MAC, STRANGER_MAC, Segment, Server, arp, packet};
@@ -162,12 +162,17 @@ fn frames_for_others_are_not_taken() {
         frame[6..12].copy_from_slice(&from);
         frame
     };
+    let from = |source: Ipv4Addr| {
+        packet(source, HOST, IpProtocol::Icmp, 8, |space| {
+            space.copy_from_slice(&[8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
+        })
+    };
     segment.to_host.push_back(ping(HOST_MAC, GATEWAY_MAC));
     segment.settle(&mut host);
     assert_eq!(destinations(&segment).len(), 1, "a good one is answered");
     let refused = |host: &Stack| {
         let counters = host.link_counters();
-        counters.malformed + counters.misdirected
+        counters.malformed + counters.misdirected + host.counters().malformed
     };
     let before = refused(&host);
     for frame in [
@@ -177,12 +182,16 @@ fn frames_for_others_are_not_taken() {
         ping([1, 0, 0x5e, 0, 0, 1], GATEWAY_MAC),
         // The host's own, back from a loop.
         ping(HOST_MAC, HOST_MAC),
+        from(HOST),
+        // What never leaves a host, and a group's voice.
+        from(Ipv4Addr::LOCALHOST),
+        from(Ipv4Addr::new(224, 0, 0, 1)),
     ] {
         segment.to_host.push_back(frame);
     }
     segment.settle(&mut host);
     assert_eq!(destinations(&segment).len(), 1);
-    assert_eq!(refused(&host), before + 4);
+    assert_eq!(refused(&host), before + 7);
 }
 
 #[test]
@@ -223,4 +232,50 @@ fn a_fixed_address_is_announced() {
     host.card_returned(segment.now, card(2));
     segment.run(&mut host, SECOND);
     assert_eq!(segment.arp().len(), 3, "neighbours learn where it is now");
+}
+
+#[test]
+fn what_is_for_many_is_not_answered_but_for_a_ping() {
+    let (mut segment, mut host) = usual();
+    host.listen(CLIENT, None, 80, 1).unwrap();
+    send(&mut segment, &mut host, GATEWAY);
+    let all = Ipv4Addr::BROADCAST;
+    let to_all = |protocol: IpProtocol, payload: &[u8]| {
+        let mut frame = packet(GATEWAY, all, protocol, payload.len(), |space| {
+            space.copy_from_slice(payload);
+        });
+        frame[..6].copy_from_slice(&BROADCAST_MAC);
+        frame
+    };
+    let sent = |segment: &mut Segment, host: &mut Stack, frame| {
+        segment.sent.clear();
+        segment.to_host.push_back(frame);
+        segment.settle(host);
+        destinations(segment).len() + segment.arp().len()
+    };
+    // A SYN to a listener and to nobody, a datagram that nobody takes, a protocol that nobody knows.
+    for port in [80, 81] {
+        let mut syn = [0; 20];
+        syn[..4].copy_from_slice(&[0x12, 0x34, 0, port]);
+        (syn[12], syn[13]) = (0x50, 2);
+        let (source, destination) = (GATEWAY.into(), all.into());
+        TcpPacket::new_unchecked(&mut syn[..]).fill_checksum(&source, &destination);
+        let frame = to_all(IpProtocol::Tcp, &syn);
+        assert_eq!(sent(&mut segment, &mut host, frame), 0);
+        assert_eq!(host.tcp().connections(), 0);
+    }
+    let datagram = [0x12, 0x34, 0, 99, 0, 8, 0, 0];
+    let frame = to_all(IpProtocol::Udp, &datagram);
+    assert_eq!(sent(&mut segment, &mut host, frame), 0);
+    let frame = to_all(IpProtocol::Unknown(200), &datagram);
+    assert_eq!(sent(&mut segment, &mut host, frame), 0);
+    let ping = to_all(IpProtocol::Icmp, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
+    assert_eq!(sent(&mut segment, &mut host, ping), 1);
+    // And what is sent of the host's own accord is not held up by any of it.
+    segment.sent.clear();
+    segment
+        .to_host
+        .push_back(to_all(IpProtocol::Udp, &datagram));
+    send(&mut segment, &mut host, Ipv4Addr::new(8, 8, 8, 8));
+    assert_eq!(destinations(&segment), [GATEWAY_MAC]);
 }

@@ -9,6 +9,7 @@ pub mod cloud;
 pub mod console;
 pub mod counts;
 pub mod driver;
+pub mod features;
 pub mod gdb;
 pub mod http;
 pub mod images;

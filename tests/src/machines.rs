@@ -1,7 +1,7 @@
 //! The machines that Uzura boots on: a row each, with what has to hold on all of them. `cargo test` checks a
 //! slice of them, `cargo run -- test matrix` each. What a row can be is `row`'s.
 
-mod pairs;
+pub(crate) mod pairs;
 mod row;
 
 use std::sync::{Mutex, PoisonError};

@@ -11,7 +11,7 @@ use tests::case::say;
 use tests::images::{Kind, image};
 use tests::linux::{self, Linux};
 use tests::stopwatch::{Guest, Times};
-use tests::{case, machines};
+use tests::{case, features, machines};
 
 /// How often each of the two guests is started: one after the other, so that what else the computer does
 /// meets both.
@@ -33,6 +33,15 @@ fn matrix() {
         "matrix",
         "every machine boots, serves, restarts, is debugged and ends",
         || machines::check(&machines::all()).and_then(|()| machines::check_bochs()),
+    );
+}
+
+#[test]
+fn features_of_cards() {
+    case(
+        "features_of_cards",
+        "every pair of a virtio network card's transports, interrupts, queues and features works",
+        || features::check(&features::cards()),
     );
 }
 

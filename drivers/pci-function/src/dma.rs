@@ -264,6 +264,13 @@ pub mod test_memory {
         });
     }
 
+    /// Pages of the arena that are taken.
+    pub fn taken() -> u32 {
+        let arena = ARENA.lock();
+        let words = arena.iter().flat_map(|arena| arena.taken);
+        words.map(u64::count_ones).sum()
+    }
+
     /// What a device finds at a physical address: a part of the arena, or nothing.
     pub fn at_physical(physical: u64, length: usize) -> Option<Area> {
         let arena = ARENA.lock().as_ref().map(|arena| arena.area)?;

@@ -24,26 +24,31 @@ pub(crate) struct Bench<T: VirtioTransport> {
     pub(crate) pool: Area,
 }
 
-/// Starts a device that may be used in every way, on 4 processors.
-fn start<T: VirtioTransport>(transport: T, geometry: &Geometry) -> Option<NetDevice<T>> {
-    let settings = Settings::new(4);
-    let idle = Idle {
-        transport,
-        settings,
-    };
-    NetDevice::start(idle, geometry.features, geometry.receive_buffers).ok()
-}
-
-/// Attaches to a device, with this geometry.
+/// Attaches to a device that may be used in every way, on 4 processors, with this geometry.
 pub(crate) fn attach<T: VirtioTransport>(
     device: FakeHandle,
     transport: T,
     geometry: &Geometry,
 ) -> Bench<T> {
+    attach_as(device, transport, geometry, Settings::new(4))
+}
+
+/// The same with these settings.
+pub(crate) fn attach_as<T: VirtioTransport>(
+    device: FakeHandle,
+    transport: T,
+    geometry: &Geometry,
+    settings: Settings,
+) -> Bench<T> {
+    let idle = Idle {
+        transport,
+        settings,
+    };
     let memory = Shared::for_rings();
     let stack = Stack::new(memory.clone());
     let pool = dma::allocate(geometry.pool_bytes as usize / 4096).unwrap();
-    let Some(net) = start(transport, geometry) else {
+    let started = NetDevice::start(idle, geometry.features, geometry.receive_buffers);
+    let Ok(net) = started else {
         panic!("the fake device starts")
     };
     let rings = Rings::new(memory, ENTRIES).unwrap();

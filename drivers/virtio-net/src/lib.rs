@@ -19,6 +19,8 @@ mod negotiation;
 mod offload_tests;
 #[cfg(test)]
 mod pair_tests;
+#[cfg(test)]
+mod pairwise_tests;
 mod queues;
 #[cfg(test)]
 mod server_tests;

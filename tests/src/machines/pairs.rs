@@ -2,7 +2,7 @@
 //! of the few: most faults need two things to come together, few need three.
 
 /// One row: for each axis the number of its value, below [`VALUES`].
-pub(super) type Row<const AXES: usize> = [u8; AXES];
+pub(crate) type Row<const AXES: usize> = [u8; AXES];
 
 /// How far apart the searches begin: a prime, so that they begin everywhere.
 const STRIDE: usize = 7919;
@@ -41,7 +41,7 @@ impl<const AXES: usize> Met<AXES> {
 
 /// The numbers of rows of `possible` that have all its pairs which `given` has not, most useful ones first. The
 /// same rows give the same answer.
-pub(super) fn cover<const AXES: usize>(possible: &[Row<AXES>], given: &[Row<AXES>]) -> Vec<usize> {
+pub(crate) fn cover<const AXES: usize>(possible: &[Row<AXES>], given: &[Row<AXES>]) -> Vec<usize> {
     let mut met = Met::new();
     given.iter().for_each(|row| met.meet(row));
     let mut chosen = Vec::new();

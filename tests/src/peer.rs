@@ -4,13 +4,13 @@
 //! puts any bytes on the cable. What the guest answers is the guest's.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
-use smoltcp::socket::{icmp, tcp};
+use smoltcp::socket::{icmp, tcp, udp};
 use smoltcp::time::Instant as Moment;
 use smoltcp::wire::{EthernetAddress, Icmpv4Packet, Icmpv4Repr, IpAddress, IpCidr};
 
@@ -37,6 +37,10 @@ const FIRST_PORT: u16 = 10_000;
 /// A TCP connection to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connection(SocketHandle);
+
+/// A UDP port of this host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port(SocketHandle);
 
 /// A host at the other end of the guest's network cable.
 pub struct Peer {
@@ -163,6 +167,42 @@ impl Peer {
             .map_err(|error| anyhow!("cannot connect: {error}"))?;
         self.next_port = self.next_port.checked_add(1).context("no port is left")?;
         Ok(Connection(self.sockets.add(socket)))
+    }
+
+    /// Waits for one connection to this port.
+    pub fn listen(&mut self, port: u16) -> Result<Connection> {
+        let buffer = || tcp::SocketBuffer::new(vec![0; STREAM_BYTES]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        socket
+            .listen(port)
+            .map_err(|error| anyhow!("cannot listen: {error}"))?;
+        Ok(Connection(self.sockets.add(socket)))
+    }
+
+    /// Takes datagrams to this port.
+    pub fn bind(&mut self, port: u16) -> Result<Port> {
+        let buffer =
+            || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 16], vec![0; 16 * 1024]);
+        let mut socket = udp::Socket::new(buffer(), buffer());
+        socket
+            .bind(port)
+            .map_err(|error| anyhow!("cannot bind: {error}"))?;
+        Ok(Port(self.sockets.add(socket)))
+    }
+
+    /// The next datagram that came to a port, and where it came from.
+    pub fn receive_from(&mut self, port: Port) -> Option<(Vec<u8>, SocketAddr)> {
+        let socket = self.sockets.get_mut::<udp::Socket>(port.0);
+        let (bytes, from) = socket.recv().ok()?;
+        let (address, port) = (from.endpoint.addr, from.endpoint.port);
+        Some((bytes.to_vec(), SocketAddr::new(address.into(), port)))
+    }
+
+    /// Sends a datagram from a port.
+    pub fn send_to(&mut self, port: Port, to: SocketAddr, bytes: &[u8]) -> Result<()> {
+        let socket = self.sockets.get_mut::<udp::Socket>(port.0);
+        let sent = socket.send_slice(bytes, (IpAddress::from(to.ip()), to.port()));
+        sent.map_err(|error| anyhow!("cannot send a datagram: {error}"))
     }
 
     /// Whether a connection stands, and either side may still send.

@@ -18,7 +18,7 @@ const STRANGER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x66];
 const GUEST: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 /// Frames between two pages, and pages.
 const FRAMES: usize = 200;
-const PAGES: usize = 60;
+const PAGES: usize = 40;
 
 /// Numbers, the same in every run (Marsaglia's xorshift).
 struct Chance(u64);
@@ -190,7 +190,7 @@ fn page(peer: &mut Peer) -> Result<String> {
 #[test]
 fn hostile_wire_is_borne() {
     let what =
-        "pages are served while a stranger sends 12,000 malformed, forged and flooding frames";
+        "pages are served while a stranger sends 8,000 malformed, forged and flooding frames";
     case("hostile_wire_is_borne", what, || {
         let mut peer = Peer::new(HOST)?;
         let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?
@@ -226,8 +226,9 @@ fn hostile_wire_is_borne() {
                 "nothing was dropped as {reason}:\n{net}"
             );
         }
+        let once = |line: &str| line.split_whitespace().eq(["attachments", "1"]);
         ensure!(
-            net.contains("attachments  1"),
+            net.lines().any(once),
             "the driver was attached again:\n{net}"
         );
         let tasks = machine.console.command("ps")?;

@@ -213,34 +213,46 @@ impl Exchange {
                 None => Verdict::Stray,
             };
             let server = server.unwrap_or(self.first);
-            match verdict {
-                Verdict::Answer(answer) => {
-                    servers.preferred = server;
-                    return Some(answer);
-                }
-                Verdict::Stray => {
-                    self.strays += 1;
-                    servers.strays += 1;
-                    if self.strays == MAX_STRAYS {
-                        let server = self.server(servers).unwrap_or(self.first);
-                        self.open_stream(now, transports, servers, server);
-                    }
-                }
-                Verdict::Misspelled | Verdict::Truncated => {
-                    self.open_stream(now, transports, servers, server);
-                }
-                Verdict::NotUnderstood if self.plain & 1 << server == 0 => {
-                    self.plain |= 1 << server;
-                    if self.server(servers) == Some(server) {
-                        self.ask(now, transports, servers);
-                    }
-                }
-                Verdict::NotUnderstood | Verdict::Failed => {
-                    self.fail(now, transports, servers, server);
-                }
+            if let Verdict::Answer(answer) = verdict {
+                servers.preferred = server;
+                return Some(answer);
             }
+            self.mistrust(now, transports, servers, (server, &verdict));
         }
         None
+    }
+
+    /// Draws the consequences of a datagram that was no answer to be used.
+    fn mistrust(
+        &mut self,
+        now: Nanoseconds,
+        transports: &mut Transports<'_>,
+        servers: &mut Servers,
+        (server, verdict): (usize, &Verdict),
+    ) {
+        match verdict {
+            Verdict::Stray => {
+                self.strays += 1;
+                servers.strays += 1;
+                if self.strays == MAX_STRAYS {
+                    let server = self.server(servers).unwrap_or(self.first);
+                    self.open_stream(now, transports, servers, server);
+                }
+            }
+            Verdict::Misspelled | Verdict::Truncated => {
+                self.open_stream(now, transports, servers, server);
+            }
+            Verdict::NotUnderstood if self.plain & 1 << server == 0 => {
+                self.plain |= 1 << server;
+                if self.server(servers) == Some(server) {
+                    self.ask(now, transports, servers);
+                }
+            }
+            Verdict::NotUnderstood | Verdict::Failed => {
+                self.fail(now, transports, servers, server);
+            }
+            Verdict::Answer(_) => {}
+        }
     }
 
     /// The server that a datagram came from, if it was asked.

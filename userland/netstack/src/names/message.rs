@@ -22,7 +22,8 @@ pub(super) const DATAGRAM_BYTES: usize = 1232;
 /// Bytes of an answer that came over TCP that are looked at; more than the answer's records are not
 /// needed, and pointers lead no further.
 pub(super) const STREAM_BYTES: usize = 4096;
-/// Aliases from a name to its addresses, all answers taken together. Real ones have a handful.
+/// Aliases that are followed: those of one answer, and those that were asked for one after the other. Real
+/// names have a handful.
 pub(super) const MAX_LINKS: usize = 12;
 /// Records of a section that are looked at.
 const MAX_RECORDS: usize = 64;
@@ -112,11 +113,7 @@ pub(super) enum Verdict {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// It has these addresses.
-    Addresses {
-        list: Vec<IpAddr>,
-        links: usize,
-        seconds: u32,
-    },
+    Addresses { list: Vec<IpAddr>, seconds: u32 },
     /// It is another's name, which is to be asked for.
     Alias {
         target: Name,
@@ -235,11 +232,7 @@ impl Question {
         let (list, lives) = answers.addresses(name, self.kind);
         if !list.is_empty() && !absent {
             let seconds = seconds.min(lives);
-            return Some(Answer::Addresses {
-                list,
-                links,
-                seconds,
-            });
+            return Some(Answer::Addresses { list, seconds });
         }
         // Where not all answers were read it is not known where the next section begins.
         let whole = usize::from(packet.answer_record_count()) <= MAX_RECORDS;
@@ -446,11 +439,7 @@ mod tests {
         let other = record(b"\x01e\0", 1, 1, 5, &[192, 0, 2, 9]);
         let records: [&[u8]; 4] = [&address, &other, &again, &alias];
         let list = vec![IpAddr::from([192, 0, 2, 1])];
-        let wanted = Answer::Addresses {
-            list,
-            links: 2,
-            seconds: 40,
-        };
+        let wanted = Answer::Addresses { list, seconds: 40 };
         assert_eq!(judged(GOOD, [4, 0, 0], &records), Verdict::Answer(wanted));
         let target = name("d");
         let wanted = Answer::Alias {

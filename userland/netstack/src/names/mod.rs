@@ -2,8 +2,8 @@
 //!
 //! A search is for one name and has every client that waits for it; it asks for the addresses of both
 //! families, as far as they are of use. What is found stays in a cache as long as it holds. Names that
-//! never leave a host are answered here (RFC 6761). How a server is asked is [`exchange`]'s, what an answer
-//! means [`message`]'s.
+//! never leave a host are answered here (RFC 6761). How a server is asked is `exchange`'s, what an answer
+//! means `message`'s.
 
 mod cache;
 mod exchange;
@@ -149,9 +149,14 @@ impl Names {
     /// Says whom to ask, in the order of preference. Other servers than before may answer otherwise: what
     /// is known is forgotten.
     pub(crate) fn set_servers(&mut self, servers: &[IpAddr]) {
-        let servers = servers.get(..MAX_SERVERS).unwrap_or(servers);
-        if self.servers.list != servers {
-            self.servers.list = servers.to_vec();
+        let mut list: Vec<IpAddr> = Vec::new();
+        for server in servers {
+            if list.len() < MAX_SERVERS && !list.contains(server) {
+                list.push(*server);
+            }
+        }
+        if self.servers.list != list {
+            self.servers.list = list;
             self.servers.preferred = 0;
             self.servers_changed = true;
             self.cache.clear();
@@ -266,8 +271,10 @@ impl Names {
                     break;
                 };
                 let half = mem::replace(&mut search.halves[kind as usize], Half::Idle);
-                let half = self.proceed(now, transports, search, half, answer);
-                search.halves[kind as usize] = half;
+                if let Half::Asking(lookup) = half {
+                    let half = self.proceed(now, transports, search, lookup, answer);
+                    search.halves[kind as usize] = half;
+                }
             }
             search.note_found(now, kind);
         }
@@ -307,49 +314,32 @@ impl Names {
         now: Nanoseconds,
         transports: &mut Transports<'_>,
         search: &Search,
-        half: Half,
+        lookup: Lookup,
         answer: Result<Answer, NameError>,
     ) -> Half {
-        let Half::Asking(lookup) = half else {
-            return half;
-        };
-        let Lookup {
-            exchange,
-            links,
-            seconds,
-        } = lookup;
-        let kind = exchange.question().kind();
-        exchange.end(now, transports);
-        let (finding, lives) = match answer {
+        let kind = lookup.exchange.question().kind();
+        lookup.exchange.end(now, transports);
+        let (finding, seconds) = match answer {
             Ok(Answer::Alias {
                 target,
-                links: more,
-                seconds: lives,
-            }) => {
-                let links = links + more;
-                if links <= MAX_LINKS {
-                    let question = self.question(target, kind);
-                    return self.begin(now, transports, question, (links, seconds.min(lives)));
-                }
-                (Finding::Failed(NameError::ServerFailed), 0)
+                links,
+                seconds,
+            }) if lookup.links + links <= MAX_LINKS => {
+                let so_far = (lookup.links + links, lookup.seconds.min(seconds));
+                let question = self.question(target, kind);
+                return self.begin(now, transports, question, so_far);
             }
-            Ok(Answer::Addresses {
-                list,
-                seconds: lives,
-                ..
-            }) => (Finding::Addresses(list), lives),
-            Ok(Answer::NoAddress { seconds: lives }) => (Finding::NoAddress, lives),
-            Ok(Answer::NoSuchHost { seconds: lives }) => (Finding::NoSuchHost, lives),
+            Ok(Answer::Alias { .. }) => (Finding::Failed(NameError::ServerFailed), 0),
+            Ok(Answer::Addresses { list, seconds }) => (Finding::Addresses(list), seconds),
+            Ok(Answer::NoAddress { seconds }) => (Finding::NoAddress, seconds),
+            Ok(Answer::NoSuchHost { seconds }) => (Finding::NoSuchHost, seconds),
             Err(error) => (Finding::Failed(error), 0),
         };
-        let asker = search
-            .waiting
-            .iter()
-            .find_map(|query| self.waiting.get(*query));
-        if let Some(owner) = asker {
+        let mut waiting = search.waiting.iter();
+        if let Some(owner) = waiting.find_map(|query| self.waiting.get(*query)) {
             let key = (&search.name, kind);
-            self.cache
-                .insert(now, *owner, key, &finding, seconds.min(lives));
+            let seconds = lookup.seconds.min(seconds);
+            self.cache.insert(now, *owner, key, &finding, seconds);
         }
         Half::Found(finding)
     }

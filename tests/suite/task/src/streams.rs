@@ -62,7 +62,7 @@ impl Client {
     fn open() -> Outcome<Client> {
         let session = connect_to(SERVICE, network::NUMBER, after(PATIENCE))
             .map_err(|error| Failure::new(&alloc::format!("no session: {error}")))?;
-        let memory = Memory::create(packet_ring_bytes(EVENTS) as u64)?;
+        let memory = Memory::create(2 * packet_ring_bytes(EVENTS) as u64)?;
         let events = Mapping::shared(&memory)?;
         let (bell, lifeline) = (Notification::create()?, Endpoint::create()?);
         let line = lifeline.mint(1)?;
@@ -76,7 +76,7 @@ impl Client {
             session,
             events,
             doorbell: Notification::from_handle(doorbell),
-            bits,
+            bits: bits.touched | bits.all,
             _bell: bell,
             _lifeline: lifeline,
         })

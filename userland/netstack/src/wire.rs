@@ -2,7 +2,7 @@
 //!
 //! A [`Wire`] carries Ethernet frames: it copies each received one out of memory that others can write
 //! before anything looks into it, and lets the stack build sent ones in place. smoltcp sees IP packets
-//! only ([`Port`]); the header before each is [`crate::link`]'s. Who implements a wire is left to
+//! only (`Port`); the header before each is `link`'s. Who implements a wire is left to
 //! [`crate::packets`] (the driver's packet rings) and to the tests (a fake cable).
 
 use core::num::{NonZeroU16, NonZeroUsize};

@@ -2,8 +2,8 @@
 //!
 //! A search is for one name and has every client that waits for it; it asks for the addresses of both
 //! families, as far as they are of use. What is found stays in a cache as long as it holds. Names that
-//! never leave a host are answered here (RFC 6761). How a server is asked is [`exchange`]'s, what an answer
-//! means [`message`]'s.
+//! never leave a host are answered here (RFC 6761). How a server is asked is `exchange`'s, what an answer
+//! means `message`'s.
 
 mod cache;
 mod exchange;

@@ -299,13 +299,7 @@ impl Stack {
         owner: Owner,
         host: &str,
     ) -> Result<Asked, NameError> {
-        // Names are of hosts beyond the link.
-        let far = |address: &IpAddr| match address {
-            IpAddr::V4(_) => true,
-            IpAddr::V6(address) => !address.is_unicast_link_local(),
-        };
-        let own = self.addresses().map(|cidr| cidr.address);
-        let own: Vec<IpAddr> = own.filter(far).collect();
+        let own: Vec<IpAddr> = self.addresses().map(|cidr| cidr.address).collect();
         let asked = self.names.start(now, owner, host, &own);
         self.work_names(now);
         asked

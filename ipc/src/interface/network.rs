@@ -103,6 +103,8 @@ pub struct Drops {
     pub unclaimed: u64,
     /// Received: the beginning of a connection for which its listener, or the memory, had no room.
     pub refused_connections: u64,
+    /// Received: the reset of a connection that may have been anybody's. The peer is asked.
+    pub doubtful_resets: u64,
     /// Received: a datagram that claimed to be a name server's answer to a question that was not asked.
     pub stray_answers: u64,
     /// Received: a packet by which another host used an address of this one.
@@ -121,7 +123,7 @@ pub struct Drops {
 
 impl Drops {
     /// Each reason's name and number.
-    pub fn reasons(&self) -> [(&'static str, u64); 13] {
+    pub fn reasons(&self) -> [(&'static str, u64); 14] {
         [
             ("malformed", self.malformed),
             ("misdirected", self.misdirected),
@@ -129,6 +131,7 @@ impl Drops {
             ("fragments", self.fragments),
             ("unclaimed", self.unclaimed),
             ("refused connections", self.refused_connections),
+            ("doubtful resets", self.doubtful_resets),
             ("stray answers", self.stray_answers),
             ("conflicts", self.conflicts),
             ("datagrams", self.datagrams),

@@ -622,6 +622,7 @@ impl<S: System> Server<S> {
             fragments: stack.fragments,
             unclaimed: stack.unclaimed,
             refused_connections: refused.backlog + refused.limit,
+            doubtful_resets: refused.resets,
             stray_answers: self.stack.stray_answers(),
             conflicts: link.conflicts,
             datagrams: stack.dropped_datagrams,

@@ -10,7 +10,7 @@ use smoltcp::time::Duration;
 
 use super::ListenerId;
 use crate::client::Owner;
-use crate::peek::Flow;
+use crate::peek::{Flow, Segment};
 use crate::time::{Nanoseconds, SECOND};
 
 /// How long a connection may wait for its peer to complete the handshake. RFC 9293, section 3.8.3
@@ -136,6 +136,14 @@ pub(super) struct Connection {
     idle_timeout: Option<Nanoseconds>,
     /// The last segment closed the socket and was a reset.
     pub(super) reset_by_peer: bool,
+    /// The peer's first sequence number, and how many bytes after it were taken.
+    first: u32,
+    pub(super) taken: u32,
+    /// When the peer was last asked whether a reset is its own, and that it is to be asked now.
+    challenged: Nanoseconds,
+    challenges: bool,
+    /// How often an idle peer is probed.
+    probes: Option<Duration>,
     /// Sequence number after the last FIN seen from the peer.
     pub(super) peer_next: u32,
     /// State at the last look.
@@ -174,6 +182,11 @@ impl Connection {
             heard: 0,
             idle_timeout: None,
             reset_by_peer: false,
+            first: 0,
+            taken: 0,
+            challenged: 0,
+            challenges: false,
+            probes: None,
             peer_next: 0,
             last,
             end: None,
@@ -269,20 +282,70 @@ impl Connection {
         }
     }
 
+    /// Takes note of the peer's first sequence number, with the segment that brought the socket from one state
+    /// to another.
+    pub(super) fn note_first(&mut self, before: State, state: State, sequence: u32) {
+        if matches!(before, State::Listen | State::SynSent) && state != before {
+            self.first = sequence;
+        }
+    }
+
+    /// The sequence number that the peer uses next, if it has sent nothing that was lost.
+    fn receive_next(&self) -> u32 {
+        let socket = self.slot.socket();
+        let ended = matches!(
+            socket.state(),
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
+        );
+        self.first
+            .wrapping_add(1)
+            .wrapping_add(self.taken)
+            .wrapping_add(socket.recv_queue() as u32)
+            .wrapping_add(u32::from(ended))
+    }
+
+    /// Whether a segment is a reset that anybody may have sent, because it does not have the very number that
+    /// the peer uses next (RFC 9293, section 3.10.7.4; RFC 5961, section 3.2). smoltcp would take one from
+    /// anywhere in the window. The peer is asked, once a second at most: if the reset was its own, it answers with
+    /// another one, whose number is right.
+    pub(super) fn doubts(&mut self, now: Nanoseconds, segment: &Segment) -> bool {
+        if !segment.rst || !self.established || segment.sequence == self.receive_next() {
+            return false;
+        }
+        if now >= self.challenged.saturating_add(SECOND) {
+            self.challenged = now;
+            self.challenges = true;
+            // A probe asks; where something sent is not acknowledged yet, sending it again does.
+            let never_again = Duration::from_secs(86_400);
+            let interval = self.probes.unwrap_or(never_again);
+            self.slot.socket_mut().set_keep_alive(Some(interval));
+        }
+        true
+    }
+
+    /// The peer was asked.
+    pub(super) fn end_challenge(&mut self) {
+        if core::mem::take(&mut self.challenges) {
+            let probes = self.probes;
+            self.slot.socket_mut().set_keep_alive(probes);
+        }
+    }
+
     /// Chooses a property; false: not any more.
     pub(super) fn set_option(&mut self, now: Nanoseconds, option: Choice) -> bool {
         match option {
             Choice::NoDelay(on) => self.joins_short = !on,
             Choice::KeepAlive(None) => {
                 self.idle_timeout = None;
+                self.probes = None;
                 self.slot.socket_mut().set_keep_alive(None);
             }
             Choice::KeepAlive(Some((interval, probes))) => {
                 // What was said before the probes began is not held against the peer.
                 self.heard = now;
                 self.idle_timeout = Some(interval.saturating_mul(u64::from(probes) + 1));
-                let interval = Duration::from_micros(interval / 1_000);
-                self.slot.socket_mut().set_keep_alive(Some(interval));
+                self.probes = Some(Duration::from_micros(interval / 1_000));
+                self.slot.socket_mut().set_keep_alive(self.probes);
             }
             Choice::UserTimeout(time) => self.user_timeout = time,
             Choice::ConnectTimeout(_) if self.established => return false,

@@ -64,6 +64,8 @@ pub struct Refused {
     pub backlog: u64,
     /// SYNs that found their listener's owner at its limit.
     pub limit: u64,
+    /// Resets of connections that may have been anybody's.
+    pub resets: u64,
 }
 
 /// The table.
@@ -299,6 +301,7 @@ impl Table {
                 _ => break,
             }
         }
+        connection.taken = connection.taken.wrapping_add(total as u32);
         if total > 0 {
             // The window grew: the peer may have to be told.
             self.mark_dirty(id);
@@ -447,9 +450,15 @@ impl Table {
         let Some(connection) = self.connections.get_mut(id) else {
             return false;
         };
+        if connection.doubts(now, segment) {
+            self.refused.resets += 1;
+            self.mark_dirty(id);
+            return true;
+        }
         let before = connection.slot.socket().state();
         interface.poll_ingress_single(instant(now), port, &mut connection.slot.set);
         let state = connection.slot.socket().state();
+        connection.note_first(before, state, segment.sequence);
         connection.reset_by_peer |= segment.rst && state == State::Closed;
         if segment.fin {
             connection.peer_next = segment.end;
@@ -483,6 +492,7 @@ impl Table {
             };
             connection.dirty = false;
             let sent = dispatch(now, interface, port, connection);
+            connection.end_challenge();
             connection.note_silence(now, false);
             if sent == BURST || !port.wire.can_transmit() {
                 self.mark_dirty(id);

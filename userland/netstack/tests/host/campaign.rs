@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 
 use netstack::config::Config;
 use netstack::stack::Counters;
-use netstack::tcp::Phase;
+use netstack::tcp::{End, Phase};
 use netstack::time::SECOND;
 use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Packet, IpProtocol, Ipv4Packet,
@@ -573,4 +573,76 @@ fn a_flood_for_nobody_is_answered_by_less() {
         "{answers} in {seconds} s"
     );
     assert_eq!(pair.b.tcp().connections(), 1);
+}
+
+#[test]
+fn a_reset_counts_only_with_the_very_number_that_comes_next() {
+    let mut pair = Pair::with(config(1), config(2));
+    let listener = pair.listen(80, 16);
+    // With nothing sent, with bytes that were taken and some that were not, after the peer's end, and after
+    // both ends.
+    for (port, bytes, taken, ends, closes) in [
+        (2_000, 0, 0, false, false),
+        (2_001, 500, 0, false, false),
+        (2_002, 500, 200, false, false),
+        (2_003, 500, 500, true, false),
+        (2_004, 30, 10, true, false),
+        (2_005, 500, 500, false, true),
+    ] {
+        let (mut next, acknowledged) = handshake(&mut pair, port);
+        send(&pair, port, (next, acknowledged), 0x10, &[]);
+        moment(&mut pair);
+        let there = pair.b.tcp().accept(listener).expect("open");
+        send(&pair, port, (next, acknowledged), 0x18, &vec![7; bytes]);
+        next += bytes as u32;
+        moment(&mut pair);
+        let mut left = taken;
+        pair.b.tcp().receive(there, |piece| {
+            let count = piece.len().min(left);
+            left -= count;
+            count
+        });
+        assert_eq!(left, 0);
+        if ends {
+            send(&pair, port, (next, acknowledged), 0x11, &[]);
+            next += 1;
+        }
+        if closes {
+            pair.b.tcp().finish_sending(there);
+        }
+        pair.pass(SECOND / 10);
+        take(&pair);
+        let before = pair.b.tcp().refused().resets;
+        let mut asked = vec![];
+        for forged in [next + 1, next + 1_000, next.wrapping_sub(1), next + 60_000] {
+            send(&pair, port, (forged, acknowledged), 0x04, &[]);
+            asked.extend(moment(&mut pair));
+        }
+        assert_eq!(pair.b.tcp().phase(there), Some(Phase::Open), "port {port}");
+        assert_eq!(pair.b.tcp().refused().resets, before + 4);
+        // The peer is asked, or is still owed an answer: with the number that its reset has to have.
+        pair.until("the question", 3 * SECOND, |pair| {
+            asked.extend(take(pair));
+            !asked.is_empty()
+        });
+        let packet = Ipv4Packet::new_checked(&asked[0][14..]).expect("whole");
+        let segment = TcpPacket::new_checked(packet.payload()).expect("whole");
+        assert_eq!(
+            segment.ack_number(),
+            TcpSeqNumber(next as i32),
+            "port {port}"
+        );
+        send(&pair, port, (next, acknowledged), 0x04, &[]);
+        moment(&mut pair);
+        pair.b.tcp().receive(there, <[u8]>::len);
+        let phase = pair.b.tcp().phase(there);
+        assert_eq!(phase, Some(Phase::Ended(End::Reset)), "port {port}");
+        let now = pair.now;
+        pair.b.tcp().abort(now, there);
+        pair.pass(SECOND);
+    }
+    assert_eq!(
+        (pair.b.tcp().connections(), pair.b.ledger().bytes()),
+        (0, 0)
+    );
 }

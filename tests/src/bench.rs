@@ -66,7 +66,7 @@ pub fn command(options: &BenchOptions) -> Result<()> {
     let rows = wire::inside(|| {
         let mut rows = Vec::new();
         for series in &chosen {
-            rows.extend(measure(series, &systems, effort)?);
+            rows.extend(measure(series, &systems, effort));
         }
         Ok(rows)
     })?;
@@ -161,15 +161,29 @@ fn peer() -> Result<System> {
     })
 }
 
-/// Boots both guests and takes the figures.
-fn measure(series: &Series, systems: &[System; 2], effort: Effort) -> Result<Vec<Row>> {
-    let start = |system| Guest::start(system, series.hardware);
-    let mut guests = [start(&systems[0])?, start(&systems[1])?];
+/// Boots both guests and takes the figures. After one that fails both are booted anew.
+fn measure(series: &Series, systems: &[System; 2], effort: Effort) -> Vec<Row> {
+    let start = || -> Result<[Guest; 2]> {
+        let [own, linux] = systems;
+        let own = Guest::start(own, series.hardware)?;
+        Ok([own, Guest::start(linux, series.hardware)?])
+    };
+    let mut guests = start();
     let mut rows = Vec::new();
     for figure in &series.figures {
-        rows.push(beside(figure, &mut guests, effort));
+        let row = match &mut guests {
+            Ok(guests) => beside(figure, guests, effort),
+            Err(error) => Row::failed(figure, error),
+        };
+        say::progress(&row.line());
+        if guests.is_ok() && row.failure.is_some() {
+            // Two emulators run at a time: these have to end first.
+            drop(guests);
+            guests = start();
+        }
+        rows.push(row);
     }
-    Ok(rows)
+    rows
 }
 
 /// Takes one figure of both guests, in turns.
@@ -188,9 +202,8 @@ fn beside(figure: &Figure, guests: &mut [Guest; 2], effort: Effort) -> Row {
         }
         Ok(())
     };
-    if let Err(error) = take(&mut row) {
-        row.failure = Some(format!("{error:#}"));
+    match take(&mut row) {
+        Ok(()) => row,
+        Err(error) => Row::failed(figure, &error),
     }
-    say::progress(&row.line());
-    row
 }

@@ -115,6 +115,14 @@ impl Row {
         }
     }
 
+    /// Nothing, for this reason.
+    pub(super) fn failed(figure: &Figure, error: &anyhow::Error) -> Self {
+        Self {
+            failure: Some(format!("{error:#}")),
+            ..Self::new(figure)
+        }
+    }
+
     fn ratio(&self) -> Option<f64> {
         let [own, linux] = self.sides.each_ref().map(|side| side.rate(1.0));
         quotient(own?, linux?)

@@ -24,12 +24,15 @@ use crate::ping::{PingError, Pinged, Pings, Request};
 use crate::random::Random;
 use crate::sift::{Claim, Fault, sift};
 use crate::tcp::{ConnectError, ConnectionId, ListenError, ListenerId, Table};
-use crate::time::{Nanoseconds, instant, nanoseconds};
+use crate::time::{Nanoseconds, SECOND, instant, nanoseconds};
 use crate::udp::{UdpError, UdpId, UdpSockets};
 use crate::wire::{ETHERNET_HEADER_BYTES, Fate, Offloads, Port, Received, Wire};
 
 /// Frames that one poll takes from the wire before it lets others have their turn.
 const BATCH: usize = 64;
+
+/// Shortest time in which the same conflict is told again.
+const CONFLICT_INTERVAL: Nanoseconds = 60 * SECOND;
 
 /// What the card is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +88,9 @@ pub struct Stack {
     /// Where a received frame is copied to before anything looks into it.
     frame: Vec<u8>,
     datagrams_pending: bool,
+    /// The last address that another host was found to have, until that is told, and when it was.
+    conflict: Option<(IpAddr, Nanoseconds)>,
+    conflict_told: bool,
     random: Random,
 }
 
@@ -113,6 +119,8 @@ impl Stack {
             allowance: Allowance::new(now),
             frame: vec![0; MAX_PACKET_BYTES],
             datagrams_pending: true,
+            conflict: None,
+            conflict_told: true,
             random: Random::new(seed, "interface"),
         };
         stack.apply_settings(now);
@@ -218,6 +226,13 @@ impl Stack {
     /// Datagrams that claimed to be a name server's answer, and were none to what was asked.
     pub fn stray_answers(&self) -> u64 {
         self.names.strays()
+    }
+
+    /// An address of this host that another one has, too, if that is to be told: not more than once a
+    /// minute.
+    pub fn take_conflict(&mut self) -> Option<IpAddr> {
+        let told = core::mem::replace(&mut self.conflict_told, true);
+        self.conflict.map(|(address, _)| address).filter(|_| !told)
     }
 
     /// What the link layer dropped.
@@ -547,6 +562,13 @@ impl Stack {
         };
         if self.addresses.conflict(now, &mut port, address) {
             self.apply_settings(now);
+        }
+        let again = self.conflict.is_some_and(|(before, at)| {
+            before == address && now < at.saturating_add(CONFLICT_INTERVAL)
+        });
+        if !again {
+            self.conflict = Some((address, now));
+            self.conflict_told = false;
         }
     }
 

@@ -173,6 +173,7 @@ impl<S: System> Server<S> {
         for _ in 0..ROUNDS {
             let attached = matches!(self.driver, Driver::Attached(_));
             let more = attached && self.stack.poll(now, &mut self.packets);
+            self.tell_conflict();
             self.serve_changed();
             self.serve_datagrams();
             self.answer_ended(now);
@@ -216,6 +217,15 @@ impl<S: System> Server<S> {
         match &self.driver {
             Driver::Attached(attachment) if waits => Some((attachment.doorbell, attachment.bits)),
             _ => None,
+        }
+    }
+
+    /// Says that another host has an address of this one (RFC 5227, section 2.4).
+    fn tell_conflict(&mut self) {
+        if let Some(address) = self.stack.take_conflict() {
+            self.system.log(format_args!(
+                "another host has the address {address}, too: give one of them another one"
+            ));
         }
     }
 

@@ -470,6 +470,8 @@ fn an_address_that_someone_has_is_given_back_at_first_and_defended_later() {
     segment.asked.clear();
     segment.settle(&mut host);
     assert_eq!(addresses(&host), []);
+    assert_eq!(host.take_conflict(), Some(IpAddr::V4(LEASED)));
+    assert_eq!(host.take_conflict(), None, "told once");
     let [decline] = &segment.asked[..] else {
         panic!("{:?}", segment.asked);
     };
@@ -496,6 +498,7 @@ fn an_address_that_someone_has_is_given_back_at_first_and_defended_later() {
         segment.to_host.push_back(claim.clone());
     }
     segment.settle(&mut host);
+    assert_eq!(host.take_conflict(), Some(other));
     assert_eq!(addresses(&host), [(other, 32)]);
     assert_eq!(segment.take_asked(), []);
     assert_eq!(

@@ -112,7 +112,7 @@ impl Stack {
             addresses: Addresses::new(config, mac, now, seed),
             pings,
             names,
-            udp: UdpSockets::default(),
+            udp: UdpSockets::new(seed),
             tcp: Table::new(config.buffer_bytes, config.spare, seed),
             ledger: Ledger::new(config.limits),
             counters: Counters::default(),

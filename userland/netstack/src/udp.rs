@@ -10,6 +10,7 @@ use smoltcp::socket::udp;
 use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
 
 use crate::client::{Ledger, Owner, STACK};
+use crate::random::Random;
 use crate::sift::Claim;
 
 /// Datagrams that each queue of a socket holds.
@@ -71,12 +72,20 @@ struct Bound {
 }
 
 /// All UDP sockets.
-#[derive(Default)]
 pub struct UdpSockets {
     sockets: SlotMap<UdpId, Bound>,
+    random: Random,
 }
 
 impl UdpSockets {
+    /// No socket yet. From the seed follow the ports that are not chosen by anybody.
+    pub(crate) fn new(seed: u64) -> UdpSockets {
+        UdpSockets {
+            sockets: SlotMap::with_key(),
+            random: Random::new(seed, "udp"),
+        }
+    }
+
     /// Binds a socket to a port, or to a free one for port 0.
     pub(crate) fn bind(
         &mut self,
@@ -129,12 +138,16 @@ impl UdpSockets {
         }))
     }
 
-    fn free_port(&self, wanted: u16) -> Option<u16> {
+    /// The wanted port if it is free, or for 0 any that is, which nobody can foretell: much believes what
+    /// comes to the right port (RFC 6056, section 3.3.1).
+    fn free_port(&mut self, wanted: u16) -> Option<u16> {
         let taken = |port: u16| self.sockets.values().any(|bound| bound.port == port);
         if wanted != 0 {
             return (!taken(wanted)).then_some(wanted);
         }
-        (FIRST_DYNAMIC..=u16::MAX).find(|port| !taken(*port))
+        let first = self.random.port();
+        let mut ports = (first..=u16::MAX).chain(FIRST_DYNAMIC..first);
+        ports.find(|port| !taken(*port))
     }
 
     /// The socket that a packet is for.

@@ -84,6 +84,25 @@ fn datagrams_arrive_and_are_answered() {
 }
 
 #[test]
+fn a_port_that_nobody_chose_cannot_be_foretold() {
+    let mut pair = Pair::new();
+    let mut ports: Vec<u16> = (0..40)
+        .map(|_| {
+            let socket = pair.a.bind(CLIENT, 0).expect("one is free");
+            pair.a.udp().port(socket).expect("bound")
+        })
+        .collect();
+    assert!(ports.iter().all(|port| *port >= 49_152));
+    let steps = ports
+        .windows(2)
+        .filter(|pair| pair[0].abs_diff(pair[1]) < 100);
+    assert!(steps.count() < 10, "{ports:?}");
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 40);
+}
+
+#[test]
 fn a_datagram_socket_says_what_it_cannot_do() {
     let mut pair = Pair::new();
     let socket = pair.a.bind(CLIENT, 9).unwrap();

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use netstack::config::Config;
@@ -12,7 +12,10 @@ use netstack::tcp::{ConnectionId, ListenerId};
 use netstack::time::{Nanoseconds, SECOND};
 use netstack::udp::UdpId;
 
+use smoltcp::wire::{EthernetProtocol, Ipv4Packet, UdpPacket};
+
 use crate::common::{CLIENT, Chance, End, Lane, card};
+use crate::segment::{Segment, Server};
 
 /// Another client's badge.
 const OTHER: u64 = 8;
@@ -843,6 +846,54 @@ fn questions_are_limited_for_each_client_and_a_dead_clients_end() {
     world.step();
     assert_eq!(world.stack.next_resolved(world.now), None);
     world.settle();
+}
+
+/// The server that each question of the host went to, and the name's first letter.
+fn asked_of(segment: &Segment) -> Vec<(Ipv4Addr, char)> {
+    let asked = segment.frames(EthernetProtocol::Ipv4).filter_map(|frame| {
+        let packet = Ipv4Packet::new_checked(&frame[14..]).expect("whole");
+        let udp = UdpPacket::new_checked(packet.payload()).expect("whole");
+        let letter = udp.payload().get(13).copied().unwrap_or(0);
+        let letter = char::from(letter.to_ascii_lowercase());
+        (udp.dst_port() == 53).then_some((packet.dst_addr(), letter))
+    });
+    asked.collect()
+}
+
+#[test]
+fn questions_under_way_go_to_the_servers_of_the_next_lease() {
+    let mut server = Server::compute_engine();
+    // Renewed after ten seconds (RFC 2131, section 4.4.5).
+    server.set(51, &20u32.to_be_bytes());
+    server.set(6, &[10, 128, 0, 53]);
+    let (mut segment, mut host) = Segment::with_host(server);
+    let asked = host.resolve(segment.now, CLIENT, "early.example");
+    assert!(matches!(asked, Ok(Asked::Later(_))), "{asked:?}");
+    segment.run(&mut host, 5 * SECOND);
+    let asked = host.resolve(segment.now, CLIENT, "late.example");
+    assert!(matches!(asked, Ok(Asked::Later(_))), "{asked:?}");
+    segment.run(&mut host, SECOND);
+    let first = Ipv4Addr::new(10, 128, 0, 53);
+    let before = asked_of(&segment);
+    assert!(before.iter().all(|(server, _)| *server == first));
+    assert!(before.contains(&(first, 'e')) && before.contains(&(first, 'l')));
+    segment.server.set(6, &[10, 128, 0, 54]);
+    segment.sent.clear();
+    segment.run(&mut host, 5 * SECOND);
+    let next = Ipv4Addr::new(10, 128, 0, 54);
+    let after = asked_of(&segment);
+    assert!(after.contains(&(next, 'l')), "{after:?}");
+    // One that had been asked in vain by then is over.
+    let ended = host.next_resolved(segment.now).expect("ended");
+    assert_eq!(ended.answer, Err(NameError::TimedOut));
+    assert_eq!(host.next_resolved(segment.now), None);
+    // Without any server nothing is waited for.
+    segment.server.unset(6);
+    segment.run(&mut host, 11 * SECOND);
+    let ended = host.next_resolved(segment.now).expect("ended");
+    assert!(ended.answer.is_err());
+    let asked = host.resolve(segment.now, CLIENT, "late.example");
+    assert_eq!(asked, Err(NameError::NoServer));
 }
 
 #[test]

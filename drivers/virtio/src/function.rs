@@ -20,8 +20,8 @@ const TRANSITIONAL: u16 = 0x1000;
 const MODERN: u16 = 0x1040;
 /// Most vectors that are asked for: configuration, and a queue each way.
 const VECTORS: usize = 3;
-/// Bytes of the arena that a driver's queues are made of: enough for two queues of 4,096, whose rings
-/// take 27 pages each (VIRTIO 1.2, section 2.7).
+/// Bytes of the arena that a driver's queues are made of: enough for two queues of 4,096, which take 28
+/// pages each (VIRTIO 1.2, section 2.7).
 const ARENA_BYTES: u64 = 256 * 1024;
 
 /// Which bits of the driver's notification the device's interrupts set: one for each vector, that is

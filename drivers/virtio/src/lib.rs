@@ -33,6 +33,6 @@ pub use handshake::{fail, negotiate, negotiate_with, reset, start};
 pub use legacy::LegacyTransport;
 pub use mmio::MmioTransport;
 pub use modern::{ModernTransport, ModernWindows};
-pub use queue::{Queue, Used, queue_bytes};
+pub use queue::{Queue, Used};
 pub use transport::VirtioTransport;
 pub use virtio_drivers::transport::{InterruptStatus, Transport};

@@ -318,8 +318,15 @@ fn descriptors(context: &Context) -> Outcome {
                 ..good
             },
         );
+        // Nothing was asked for of what flags can ask for.
+        let flags = Descriptor { flags: lie, ..good };
         // The length of a buffer to receive into is the driver's to know.
-        for (to_send, bad) in [(true, offset), (true, length), (false, offset)] {
+        for (to_send, bad) in [
+            (true, offset),
+            (true, length),
+            (true, flags),
+            (false, offset),
+        ] {
             let before = stack.statistics()?.refused_descriptors;
             let ring = if to_send {
                 &mut stack.transmit

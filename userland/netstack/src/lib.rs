@@ -25,6 +25,7 @@ mod random;
 pub mod server;
 mod sift;
 mod slaac;
+mod sort;
 mod source;
 pub mod stack;
 pub mod task;

@@ -12,6 +12,7 @@ use crate::config::Cidr;
 use crate::link::Mac;
 use crate::ndp::{Prefix, RouterAdvertisement, solicited_node};
 use crate::random::Random;
+use crate::sort;
 use crate::time::{Nanoseconds, SECOND};
 
 /// Time in which nobody objects to an address (RFC 4861, section 10: RETRANS_TIMER; RFC 4862, section 5.1:
@@ -278,7 +279,7 @@ impl Autoconfiguration {
             .filter(|own| own.state != State::Duplicate)
             .map(|own| solicited_node(own.address))
             .collect();
-        groups.sort_unstable();
+        sort::by_key(&mut groups, |group| *group);
         groups.dedup();
         (!groups.is_empty()).then_some(Step::Report(groups))
     }

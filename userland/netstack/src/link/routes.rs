@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use crate::config::Cidr;
+use crate::sort;
 
 /// Routes kept at most; who adds more loses the last.
 const MAX_ROUTES: usize = 64;
@@ -50,8 +51,9 @@ impl Routes {
     pub(crate) fn replace(&mut self, routes: impl IntoIterator<Item = Route>) {
         self.routes.clear();
         self.routes.extend(routes.into_iter().take(MAX_ROUTES));
-        self.routes
-            .sort_by_key(|route| core::cmp::Reverse(route.to.prefix));
+        sort::by_key(&mut self.routes, |route| {
+            core::cmp::Reverse(route.to.prefix)
+        });
     }
 
     /// The neighbour that takes packets for an address.

@@ -1,6 +1,7 @@
 //! Which of a host's addresses to try first (RFC 6724): a few of its rules, those that this host's own
 //! addresses decide. Prefixes in common and the network's measured state are left out.
 
+use crate::sort;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv6Addr};
 
@@ -67,7 +68,7 @@ pub(super) fn families(own: &[IpAddr]) -> (bool, bool) {
 /// Sorts addresses, those to try first in front, and keeps `most` of them: where that leaves one
 /// family out, the last place is its own, so that whoever tries them all tries both.
 pub(super) fn arrange(addresses: &mut Vec<IpAddr>, own: &[IpAddr], most: usize) {
-    addresses.sort_by_key(|address| rank(*address, own));
+    sort::by_key(addresses, |address| rank(*address, own));
     let Some(first) = addresses.first().copied() else {
         return;
     };

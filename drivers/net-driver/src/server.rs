@@ -224,6 +224,18 @@ impl<D: Device, P: Platform> NetServer<D, P> {
             }
         }
     }
+
+    /// What the device is, for the network stack and for the log.
+    fn introduce(&mut self, device: &D, doorbell_bits: u64) -> Attached {
+        self.platform
+            .log(format_args!("attached: {}", Described(device)));
+        Attached {
+            mac: device.mac(),
+            mtu: device.mtu(),
+            features: device.features(),
+            doorbell_bits,
+        }
+    }
 }
 
 fn sum(one: Statistics, other: Statistics) -> Statistics {
@@ -284,15 +296,7 @@ impl<D: Device, P: Platform> NetDeviceServer for NetServer<D, P> {
             }
         };
         let (doorbell, doorbell_bits) = self.platform.doorbell();
-        let device = card.device();
-        self.platform
-            .log(format_args!("attached: {}", Described(device)));
-        let attached = Attached {
-            mac: device.mac(),
-            mtu: device.mtu(),
-            features: device.features(),
-            doorbell_bits,
-        };
+        let attached = self.introduce(card.device(), doorbell_bits);
         self.session = Some(Session {
             badge: caller.badge(),
             card,

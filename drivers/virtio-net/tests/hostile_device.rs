@@ -11,14 +11,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ipc::interface::net_device::{
     FLAG_CHECKSUM_VERIFIED, FLAG_MORE, Geometry, MAX_PACKET_BYTES, Statistics,
 };
-use ipc::ring::Descriptor;
+use ipc::ring::{Descriptor, SharedMemory};
 use net_driver::bench::{ENTRIES, HEADROOM, Shared, Stack};
 use net_driver::{Card, Device, Interrupt, Rings};
 use pci_function::dma::{self, test_memory};
 use pci_function::{Area, InterruptMode};
 use registers::{Ports, Registers};
 use virtio::fake::{FakeControl, FakeDevice, FakeHandle, FakeMmio, FakeWindow};
-use virtio::{AnyTransport, LegacyTransport, MmioTransport, ModernTransport, ModernWindows};
+use virtio::{
+    AnyTransport, LegacyTransport, MmioTransport, ModernTransport, ModernWindows, VirtioTransport,
+};
 use virtio_drivers::transport::DeviceType::Network;
 use virtio_net::{Idle, NetDevice, Settings};
 
@@ -373,13 +375,46 @@ fn geometry(noise: &mut Noise) -> Geometry {
     }
 }
 
+/// The pool, between two pages that nobody may write.
+struct Fenced {
+    whole: Area,
+    pool: Area,
+    fences: [Area; 2],
+}
+
+impl Fenced {
+    fn new(bytes: u64) -> Fenced {
+        let pages = (bytes as usize).div_ceil(4096);
+        let whole = dma::allocate(pages + 2).expect("the arena is large enough");
+        let part = |first: usize, pages: usize| {
+            let part = whole.part(first * 4096, pages * 4096);
+            part.expect("it is a part")
+        };
+        let fences = [part(0, 1), part(pages + 1, 1)];
+        fences.iter().for_each(|fence| fence.write(&[0xa5; 4096]));
+        Fenced {
+            whole,
+            pool: part(1, pages),
+            fences,
+        }
+    }
+
+    /// Gives the memory back, and looks at what lies around it.
+    fn end(self) {
+        for fence in &self.fences {
+            let mut bytes = [0; 4096];
+            fence.read(&mut bytes);
+            assert!(
+                bytes == [0xa5; 4096],
+                "nothing outside of the pool is written"
+            );
+        }
+        dma::release(self.whole);
+    }
+}
+
 /// Plays a device to the network stack through the driver.
-fn play<T: virtio::VirtioTransport>(
-    device: FakeHandle,
-    transport: T,
-    noise: &mut Noise,
-    sum: &mut Sum,
-) {
+fn play<T: VirtioTransport>(device: FakeHandle, transport: T, noise: &mut Noise, sum: &mut Sum) {
     let before = test_memory::taken();
     let geometry = geometry(noise);
     // Pairs of queues share out the buffers; here there may be more than those would do for.
@@ -388,71 +423,70 @@ fn play<T: virtio::VirtioTransport>(
         transport,
         settings: Settings::new(4),
     };
-    let net = match NetDevice::start(idle, geometry.features, buffers) {
-        Ok(net) => net,
-        Err(_) => {
-            sum.refused += 1;
-            assert_eq!(
-                test_memory::taken(),
-                before,
-                "a device that did not start keeps nothing"
-            );
-            return;
-        }
-    };
+    match NetDevice::start(idle, geometry.features, buffers) {
+        Ok(net) => serve(net, device, &geometry, noise, sum),
+        Err(_) => sum.refused += 1,
+    }
+    assert_eq!(test_memory::taken(), before, "all memory is given back");
+}
+
+/// A device that has started is served until it fails, or has had its turns and gave everything back.
+fn serve<T: VirtioTransport>(
+    net: NetDevice<T>,
+    device: FakeHandle,
+    geometry: &Geometry,
+    noise: &mut Noise,
+    sum: &mut Sum,
+) {
     sum.paired += u64::from(net.pairs() > 1);
-    let queues = 2 * net.pairs() as u16;
-    let pages = (geometry.pool_bytes as usize).div_ceil(4096);
-    let whole = dma::allocate(pages + 2).expect("the arena is large enough");
-    let pool = whole.part(4096, pages * 4096).expect("it is a part");
-    let fences =
-        [0, (pages + 1) * 4096].map(|offset| whole.part(offset, 4096).expect("it is a part"));
-    fences.iter().for_each(|fence| fence.write(&[0xa5; 4096]));
-    let memory = Shared::for_rings();
-    let rings = Rings::new(memory.clone(), ENTRIES).expect("it fits");
-    let Ok(mut card) = Card::new(net, rings, pool, &geometry) else {
-        panic!("the geometry is good")
-    };
-    let mut honest = Honest::new(memory, pool);
     let mut player = Player {
         device,
-        queues,
+        queues: 2 * net.pairs() as u16,
         held: Vec::new(),
         dirty: false,
     };
-    let failed = (0..STEPS).any(|_| {
+    let fenced = Fenced::new(geometry.pool_bytes);
+    let memory = Shared::for_rings();
+    let rings = Rings::new(memory.clone(), ENTRIES).expect("it fits");
+    let Ok(mut card) = Card::new(net, rings, fenced.pool, geometry) else {
+        panic!("the geometry is good")
+    };
+    let mut honest = Honest::new(memory, fenced.pool);
+    let served = has_its_turns(&mut card, &mut honest, &mut player, noise)
+        && settles(&mut card, &mut honest, &mut player);
+    sum.failed += u64::from(!served);
+    sum.served += u64::from(served);
+    sum.joined += honest.joined;
+    let counted = card.statistics();
+    check(&counted, &honest);
+    add(&mut sum.counted, counted);
+    card.detach().stop();
+    fenced.end();
+}
+
+/// The device does what it likes, and the stack what it may. False where the driver gives the device up.
+fn has_its_turns<D: Device, M: SharedMemory + Clone>(
+    card: &mut Card<D, M>,
+    honest: &mut Honest,
+    player: &mut Player,
+    noise: &mut Noise,
+) -> bool {
+    let pool = honest.pool;
+    (0..STEPS).all(|_| {
         honest.give(noise.below(6));
         honest.send(noise);
         player.act(noise, &pool);
         if noise.one_in(8) {
             card.interrupted(Interrupt::Line);
         }
-        let failed = card.run().is_err();
+        let goes_on = card.run().is_ok();
         honest.take();
-        failed
-    });
-    let failed = failed || !settles(&mut card, &mut honest, &mut player);
-    sum.failed += u64::from(failed);
-    sum.served += u64::from(!failed);
-    sum.joined += honest.joined;
-    let counted = card.statistics();
-    check(&counted, &honest);
-    add(&mut sum.counted, counted);
-    for fence in &fences {
-        let mut bytes = [0; 4096];
-        fence.read(&mut bytes);
-        assert_eq!(
-            bytes, [0xa5; 4096],
-            "nothing outside of the pool is written"
-        );
-    }
-    card.detach().stop();
-    dma::release(whole);
-    assert_eq!(test_memory::taken(), before, "all memory is given back");
+        goes_on
+    })
 }
 
 /// The device lies no more: everything comes back, or the driver finds what was a lie. False then.
-fn settles<D: Device, M: ipc::ring::SharedMemory + Clone>(
+fn settles<D: Device, M: SharedMemory + Clone>(
     card: &mut Card<D, M>,
     honest: &mut Honest,
     player: &mut Player,
@@ -590,6 +624,26 @@ impl Registers for Anything {
     fn write32(&self, _: usize, _: u32) {}
 }
 
+/// A transport over these registers.
+fn behind(registers: Anything, noise: &mut Noise) -> AnyTransport<Anything, Anything> {
+    let mode = noise.of(&[InterruptMode::Line, InterruptMode::Message { vectors: 3 }]);
+    match noise.one_in(2) {
+        true => AnyTransport::Legacy(LegacyTransport::new(registers, Network, mode)),
+        false => {
+            let windows = ModernWindows {
+                common: registers.clone(),
+                notify: registers.clone(),
+                notify_multiplier: noise.below(64) as u32,
+                isr: registers.clone(),
+                device: noise.one_in(2).then_some(registers),
+            };
+            AnyTransport::Modern(
+                ModernTransport::new(windows, Network, mode).expect("the windows are large enough"),
+            )
+        }
+    }
+}
+
 #[test]
 fn registers_that_read_as_anything_start_nothing_wrong() {
     let _alone = one_by_one();
@@ -599,23 +653,7 @@ fn registers_that_read_as_anything_start_nothing_wrong() {
         let noise = &mut Noise::new(number);
         let before = test_memory::taken();
         let registers = Anything(std::rc::Rc::new(Noise::new(number).into()));
-        let mode = noise.of(&[InterruptMode::Line, InterruptMode::Message { vectors: 3 }]);
-        let transport: AnyTransport<Anything, Anything> = match noise.one_in(2) {
-            true => AnyTransport::Legacy(LegacyTransport::new(registers, Network, mode)),
-            false => {
-                let windows = ModernWindows {
-                    common: registers.clone(),
-                    notify: registers.clone(),
-                    notify_multiplier: noise.below(64) as u32,
-                    isr: registers.clone(),
-                    device: noise.one_in(2).then_some(registers),
-                };
-                AnyTransport::Modern(
-                    ModernTransport::new(windows, Network, mode)
-                        .expect("the windows are large enough"),
-                )
-            }
-        };
+        let transport = behind(registers, noise);
         let idle = Idle {
             transport,
             settings: Settings::new(4),

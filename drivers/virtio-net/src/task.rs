@@ -50,12 +50,15 @@ fn settings(startup: &Startup<'_>) -> Settings {
 
 fn set_up(notification: Notification, settings: Settings) -> SetupError {
     let (bits, avoid) = (INTERRUPTS, settings.avoid);
+    // A pair has two, and several have a control queue.
+    let queues = 2 * settings.pairs + u16::from(settings.pairs > 1);
     let claimed = virtio::claim(
         DeviceType::Network,
         TRANSITIONAL,
         &notification,
         bits,
         avoid,
+        queues,
     );
     let error = match claimed {
         Ok(Some((function, transport))) => {

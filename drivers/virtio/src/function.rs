@@ -10,6 +10,7 @@ use virtio_drivers::transport::DeviceType;
 
 use crate::{
     AnyTransport, LegacyTransport, MmioTransport, ModernTransport, ModernWindows, VirtioError,
+    queue,
 };
 
 /// Vendor of virtio devices (VIRTIO 1.2, section 4.1.2).
@@ -20,9 +21,11 @@ const TRANSITIONAL: u16 = 0x1000;
 const MODERN: u16 = 0x1040;
 /// Most vectors that are asked for: configuration, and a queue each way.
 const VECTORS: usize = 3;
-/// Bytes of the arena that a driver's queues are made of: enough for two queues of 4,096, which take 28
-/// pages each (VIRTIO 1.2, section 2.7).
-const ARENA_BYTES: u64 = 256 * 1024;
+/// Bytes of the arena that a driver's queues are made of, at least: enough for two queues of 4,096, which
+/// take 28 pages each (VIRTIO 1.2, section 2.7).
+const LEAST_ARENA: u64 = 256 * 1024;
+/// Bytes of it at most, however many queues there are, and however large.
+const LARGEST_ARENA: u64 = 1024 * 1024;
 
 /// Which bits of the driver's notification the device's interrupts set: one for each vector, that is
 /// configuration, first queue, other queues. A line, or a single vector, sets the first.
@@ -65,6 +68,7 @@ pub type FunctionTransport = AnyTransport<PortWindow, MappedWindow>;
 /// and DMA memory for its queues. Bus mastering is still off. `None` where the machine has no such
 /// device.
 ///
+/// `queues` is how many the driver has a use for: there is memory for them, if they are not too large.
 /// `legacy` is the number of its transitional kind: 0 for network, 1 for block (VIRTIO 1.2,
 /// section 4.1.2.3).
 pub fn claim(
@@ -73,6 +77,7 @@ pub fn claim(
     notification: &Notification,
     bits: InterruptBits,
     avoid: Avoid,
+    queues: u16,
 ) -> Result<Option<(Function, FunctionTransport)>, SetupError> {
     let numbers = [MODERN + device_type as u16, TRANSITIONAL + legacy];
     let kinds = numbers.map(|number| Match {
@@ -84,8 +89,11 @@ pub fn claim(
         return Ok(None);
     };
     let legacy = avoid.modern && function.header().device < MODERN;
-    let transport = transport(&function, device_type, legacy)?;
-    Attached::arena(&function.pci(), ARENA_BYTES)?;
+    let mut transport = transport(&function, device_type, legacy)?;
+    let arena = queue::bytes_for(&mut transport, queues).clamp(LEAST_ARENA, LARGEST_ARENA);
+    // Less is enough for fewer queues.
+    Attached::arena(&function.pci(), arena)
+        .or_else(|_| Attached::arena(&function.pci(), LEAST_ARENA))?;
     Ok(Some((function, transport)))
 }
 

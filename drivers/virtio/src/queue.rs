@@ -118,6 +118,16 @@ const fn layout(size: usize, legacy: bool) -> (usize, usize, usize) {
     (available, used, end)
 }
 
+/// Bytes of memory for queues of a device, so many, were all as large as the larger of its first two: of
+/// the size that the device has where it fixes it (legacy), else of up to 256.
+pub(crate) fn bytes_for<T: VirtioTransport>(transport: &mut T, queues: u16) -> u64 {
+    let legacy = transport.requires_legacy_layout();
+    let most = if legacy { *SIZES.end() } else { CHOSEN_SIZE };
+    let largest = [0, 1].map(|number| transport.max_queue_size(number).min(most));
+    let size = largest[0].max(largest[1]) as usize;
+    layout(size, legacy).2 as u64 * u64::from(queues)
+}
+
 impl<C: Copy> Queue<C> {
     /// Opens a queue: of the size that the device has where it fixes it (legacy), else of up to 256.
     /// `events` says whether the event index was negotiated.
@@ -434,7 +444,7 @@ fn passes(event: u16, old: u16, new: u16) -> bool {
 mod tests {
     use super::{Area, Queue, VirtioError, passes};
     use crate::fake::{FakeDevice, FakeHandle};
-    use crate::{LegacyTransport, feature, negotiate, reset, start};
+    use crate::{LegacyTransport, ModernTransport, feature, negotiate, reset, start};
     use pci_function::InterruptMode;
     use pci_function::dma::{allocate, release};
     use virtio_drivers::transport::DeviceType;
@@ -477,6 +487,36 @@ mod tests {
             buffer.part(8, 5).unwrap().read(&mut bytes);
             assert_eq!(&bytes, b"hello");
             end(transport, queue, buffer);
+        }
+    }
+
+    #[test]
+    fn memory_for_queues_follows_their_size() {
+        for (legacy, sizes, pages) in [
+            (true, [256, 256], 3),
+            (true, [1024, 256], 8),
+            (true, [256, 4096], 28),
+            (true, [u16::MAX, 0], 28),
+            (false, [4096, 256], 2),
+        ] {
+            let fake = match legacy {
+                true => FakeDevice::legacy(0, &sizes),
+                false => FakeDevice::modern(0, &sizes),
+            };
+            let line = InterruptMode::Line;
+            let bytes = match legacy {
+                true => {
+                    let mut transport = LegacyTransport::new(fake, DeviceType::Network, line);
+                    super::bytes_for(&mut transport, 5)
+                }
+                false => {
+                    let windows = fake.windows();
+                    let kind = DeviceType::Network;
+                    let mut transport = ModernTransport::new(windows, kind, line).unwrap();
+                    super::bytes_for(&mut transport, 5)
+                }
+            };
+            assert_eq!(bytes, 5 * pages * 4096, "{sizes:?}");
         }
     }
 

@@ -243,3 +243,44 @@ pub fn attach<D: Device>(
     assert_eq!(doorbell, Handle(900));
     Ok((attached, Stack::new(rings)))
 }
+
+/// A generator of numbers that look random and are the same in every run (Marsaglia, "Xorshift
+/// RNGs", 2003). What it begins with is not 0.
+#[derive(Debug)]
+pub struct Noise(pub u64);
+
+impl Noise {
+    /// A sequence of its own for each number.
+    pub fn new(number: u64) -> Noise {
+        let mut noise = Noise((number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        (0..4).for_each(|_| noise.0 = noise.next());
+        noise
+    }
+
+    /// The next number.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "it is no iterator: it has no end"
+    )]
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `end`, which is not 0.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// True once in so many times.
+    pub fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+
+    /// One of these values, of which there is one at least.
+    pub fn of<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.below(values.len() as u64) as usize]
+    }
+}

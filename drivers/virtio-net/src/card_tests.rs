@@ -2,7 +2,7 @@
 
 use ipc::interface::net_device::{Geometry, RING_RECEIVE_FREE, RING_TRANSMIT, RING_TRANSMITTED};
 use ipc::ring::Descriptor;
-use net_driver::bench::{BUFFER_BYTES, BUFFERS, ENTRIES, GEOMETRY, HEADROOM, Shared};
+use net_driver::bench::{BUFFER_BYTES, BUFFERS, ENTRIES, GEOMETRY, HEADROOM, Noise, Shared};
 use net_driver::{Card, CardError, Rings};
 use pci_function::dma;
 use virtio::{VirtioTransport, feature};
@@ -409,23 +409,6 @@ fn geometry_out_of_range_is_refused() {
             Rings::new(Shared::for_rings(), entries).is_none(),
             "{entries}"
         );
-    }
-}
-
-/// A generator of numbers that look random and are the same in every run (Marsaglia, "Xorshift
-/// RNGs", 2003).
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
     }
 }
 

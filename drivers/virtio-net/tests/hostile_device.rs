@@ -12,7 +12,7 @@ use ipc::interface::net_device::{
     FLAG_CHECKSUM_VERIFIED, FLAG_MORE, Geometry, MAX_PACKET_BYTES, Statistics,
 };
 use ipc::ring::{Descriptor, SharedMemory};
-use net_driver::bench::{ENTRIES, HEADROOM, Shared, Stack};
+use net_driver::bench::{ENTRIES, HEADROOM, Noise, Shared, Stack};
 use net_driver::{Card, Device, Interrupt, Rings};
 use pci_function::dma::{self, test_memory};
 use pci_function::{Area, InterruptMode};
@@ -39,38 +39,6 @@ static ONE_BY_ONE: Mutex<()> = Mutex::new(());
 
 fn one_by_one() -> MutexGuard<'static, ()> {
     ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A generator of numbers that look random and are the same in every run (Marsaglia, "Xorshift
-/// RNGs", 2003).
-struct Noise(u64);
-
-impl Noise {
-    /// A sequence of its own for each number.
-    fn new(number: u64) -> Noise {
-        let mut noise = Noise((number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        (0..4).for_each(|_| noise.0 = noise.next());
-        noise
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-
-    fn of<T: Copy>(&mut self, values: &[T]) -> T {
-        values[self.below(values.len() as u64) as usize]
-    }
 }
 
 /// A device that was thought up: mostly such that it starts.

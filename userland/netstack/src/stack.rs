@@ -143,13 +143,7 @@ impl Stack {
                 self.apply_settings(now);
             }
         }
-        let mut port = Port {
-            wire,
-            link: &mut self.link,
-            packet: None,
-            mtu: self.mtu,
-            offloads: self.offloads,
-        };
+        let mut port = Port::new(wire, &mut self.link, None, (self.mtu, self.offloads));
         self.tcp
             .egress(now, &mut self.interface, &mut self.ledger, &mut port);
         received == BATCH || (self.tcp.has_output() && wire.can_transmit())
@@ -484,13 +478,12 @@ impl Stack {
         let Some(claim) = self.sift(packet) else {
             return;
         };
-        let mut port = Port {
+        let mut port = Port::new(
             wire,
-            link: &mut self.link,
-            packet: Some(packet),
-            mtu: self.mtu,
-            offloads: self.offloads,
-        };
+            &mut self.link,
+            Some(packet),
+            (self.mtu, self.offloads),
+        );
         if let Kind::Tcp(segment) = &kind
             && self.tcp.deliver(
                 now,
@@ -516,13 +509,12 @@ impl Stack {
             }
         }
         let before = socket.map(|id| self.udp.queued(&self.datagrams, id));
-        let mut port = Port {
+        let mut port = Port::new(
             wire,
-            link: &mut self.link,
-            packet: Some(packet),
-            mtu: self.mtu,
-            offloads: self.offloads,
-        };
+            &mut self.link,
+            Some(packet),
+            (self.mtu, self.offloads),
+        );
         let result =
             self.interface
                 .poll_ingress_single(instant(now), &mut port, &mut self.datagrams);
@@ -553,13 +545,7 @@ impl Stack {
     }
 
     fn conflict(&mut self, now: Nanoseconds, wire: &mut impl Wire, address: IpAddr) {
-        let mut port = Port {
-            wire,
-            link: &mut self.link,
-            packet: None,
-            mtu: self.mtu,
-            offloads: self.offloads,
-        };
+        let mut port = Port::new(wire, &mut self.link, None, (self.mtu, self.offloads));
         if self.addresses.conflict(now, &mut port, address) {
             self.apply_settings(now);
         }
@@ -573,13 +559,7 @@ impl Stack {
     }
 
     fn datagram_egress(&mut self, now: Nanoseconds, wire: &mut impl Wire) {
-        let mut port = Port {
-            wire,
-            link: &mut self.link,
-            packet: None,
-            mtu: self.mtu,
-            offloads: self.offloads,
-        };
+        let mut port = Port::new(wire, &mut self.link, None, (self.mtu, self.offloads));
         if self.addresses.poll(now, &mut port) {
             self.apply_settings(now);
         }
@@ -590,13 +570,7 @@ impl Stack {
         if !due && !self.datagrams_pending {
             return;
         }
-        let mut port = Port {
-            wire,
-            link: &mut self.link,
-            packet: None,
-            mtu: self.mtu,
-            offloads: self.offloads,
-        };
+        let mut port = Port::new(wire, &mut self.link, None, (self.mtu, self.offloads));
         // Each turn sends one packet of each socket; their queues are short.
         for _ in 0..BATCH {
             let result = self
@@ -637,19 +611,14 @@ impl Stack {
 
 fn make_interface(
     link: &mut Link,
-    (mtu, offloads): (usize, Offloads),
+    kind: (usize, Offloads),
     now: Nanoseconds,
     seed: u64,
 ) -> Interface {
     let mut settings = smoltcp::iface::Config::new(HardwareAddress::Ip);
     settings.random_seed = seed;
-    let mut port = Port {
-        wire: &mut Unplugged,
-        link,
-        packet: None,
-        mtu,
-        offloads,
-    };
+    let mut nothing = Unplugged;
+    let mut port = Port::new(&mut nothing, link, None, kind);
     Interface::new(settings, &mut port, instant(now))
 }
 

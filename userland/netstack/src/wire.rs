@@ -68,10 +68,28 @@ pub trait Wire {
 pub(crate) struct Port<'a, W: Wire> {
     pub(crate) wire: &'a mut W,
     pub(crate) link: &'a mut Link,
-    pub(crate) packet: Option<&'a [u8]>,
+    packet: Option<&'a [u8]>,
     /// Largest IP packet in bytes.
-    pub(crate) mtu: usize,
-    pub(crate) offloads: Offloads,
+    mtu: usize,
+    offloads: Offloads,
+}
+
+impl<'a, W: Wire> Port<'a, W> {
+    /// A port on a card that takes packets of so many bytes and does so much of the work.
+    pub(crate) fn new(
+        wire: &'a mut W,
+        link: &'a mut Link,
+        packet: Option<&'a [u8]>,
+        (mtu, offloads): (usize, Offloads),
+    ) -> Port<'a, W> {
+        Port {
+            wire,
+            link,
+            packet,
+            mtu,
+            offloads,
+        }
+    }
 }
 
 impl<W: Wire> Port<'_, W> {

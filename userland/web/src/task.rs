@@ -1,24 +1,20 @@
 //! The task: the server on the runtime library, and the way to the network stack. When the network
 //! stack's session ends, a new one is made, and the server begins anew.
 
-use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU32;
 use core::time::Duration;
 
 use ipc::client::{CallError, Refusal};
 use ipc::interface::network::{self, NetworkClient, NetworkError, Socket, StreamGeometry};
 use ipc::interface::supervisor::SupervisorClient;
-use ipc::ring::{
-    self, PacketConsumer, SharedMemory, StreamPair, packet_ring_bytes, stream_ring_bytes,
-};
+use ipc::ring::{self, PacketConsumer, StreamPair, packet_ring_bytes, stream_ring_bytes};
 use ipc::{Deadline, Error, Handle};
 use runtime::endpoint::{self, Endpoint, Event};
 use runtime::entry::Startup;
-use runtime::mapping::SharedMapping;
+use runtime::net::Rings;
 use runtime::service::{Session, connect_to};
-use runtime::{Kernel, Mapping, Memory, Notification, clock, handle, stop};
+use runtime::{Kernel, Notification, clock, handle, stop};
 
 use crate::connection::Nanoseconds;
 use crate::page::Snapshot;
@@ -95,8 +91,7 @@ impl Desk {
         let session = connect_to("netstack", network::NUMBER, clock::after(PATIENCE))
             .map_err(connect_error)?;
         self.lifeline += 1;
-        let events = Memory::create(2 * packet_ring_bytes(EVENTS) as u64).map_err(kernel)?;
-        let mapping = Mapping::shared(&events).map_err(kernel)?;
+        let events = Rings::new(2 * packet_ring_bytes(EVENTS)).map_err(kernel)?;
         let lifeline = endpoint::mint(self.endpoint.handle(), self.lifeline).map_err(kernel)?;
         let client = NetworkClient::new(Kernel, session.handle());
         let attached = client.attach(
@@ -111,9 +106,7 @@ impl Desk {
         handle::close(lifeline);
         let (bits, doorbell) = attached?;
         let listener = client.listen(clock::after(PATIENCE), port, BACKLOG)?;
-        let memory = Arc::new(events);
-        let consumer = PacketConsumer::new(Rings { memory, mapping }, 0, EVENTS)
-            .map_err(|_| CallError::Reply)?;
+        let consumer = PacketConsumer::new(events, 0, EVENTS).map_err(|_| CallError::Reply)?;
         let site = Site {
             session,
             listener,
@@ -174,31 +167,6 @@ fn connect_error<E>(error: CallError<E>) -> CallError<NetworkError> {
     }
 }
 
-/// Memory with its mapping, shared with the network stack.
-#[derive(Clone, Debug)]
-struct Rings {
-    memory: Arc<Memory>,
-    mapping: SharedMapping,
-}
-
-impl SharedMemory for Rings {
-    fn bytes(&self) -> usize {
-        self.mapping.bytes()
-    }
-
-    fn word(&self, index: usize) -> Option<&AtomicU32> {
-        self.mapping.word(index)
-    }
-
-    fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {
-        self.mapping.read(offset, into)
-    }
-
-    fn write(&self, offset: usize, from: &[u8]) -> Option<()> {
-        self.mapping.write(offset, from)
-    }
-}
-
 /// A session with the network stack.
 struct Site {
     session: Session,
@@ -235,12 +203,7 @@ impl Site {
                 return Ok(rings);
             }
         }
-        let memory = Memory::create(StreamPair::bytes_needed(RING_BYTES) as u64)?;
-        let mapping = Mapping::shared(&memory)?;
-        Ok(Rings {
-            memory: Arc::new(memory),
-            mapping,
-        })
+        Rings::new(StreamPair::bytes_needed(RING_BYTES))
     }
 }
 
@@ -259,7 +222,7 @@ impl Network for Site {
         let geometry = StreamGeometry {
             ring_bytes: RING_BYTES,
         };
-        let shared = rings.memory.handle();
+        let shared = rings.handle();
         match self
             .client()
             .accept(clock::after(PATIENCE), self.listener, geometry, shared)

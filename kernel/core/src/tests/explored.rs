@@ -321,6 +321,49 @@ fn signal_and_call_both_reach_a_bound_receiver() {
     });
 }
 
+/// A thread signals another by the call by which it then waits for the other's signal: each hears of the other
+/// once, whether the other waited already or not.
+#[test]
+fn signal_before_receiving_is_heard_and_answered() {
+    explore(2, |kernel, cast| {
+        let homes = [0; 2].map(|_| cast.home());
+        let bells = [0; 2]
+            .map(|_| Object::Notification(kernel.make_notification(&kernel.root_quota).unwrap()));
+        let log: Log<u64> = Log::default();
+        for (own, other) in [(0, 1), (1, 0)] {
+            let endpoint = Object::Endpoint(kernel.make_endpoint(&kernel.root_quota).unwrap());
+            let receive = give(kernel, homes[own], endpoint, Rights::RECEIVE).0;
+            kernel.drop_reference(endpoint);
+            let bind = give(kernel, homes[own], bells[own], Rights::ALL).0;
+            let ring = give(kernel, homes[own], bells[other], Rights::SIGNAL).0;
+            let (heard, mut step) = (Arc::clone(&log), 0);
+            cast.add(homes[own], 10, 1 << own, move |outcome| {
+                step += 1;
+                match (step, own) {
+                    (1, _) => Some(ask(O::NotificationBind, &[bind])),
+                    (2, 0) => Some(ask(O::Receive, &[receive, tag()])),
+                    (2, _) => Some(ask(O::SignalReceive, &[receive, tag(), ring, 2])),
+                    (3, _) => {
+                        let [_, found, bits, ..] = outcome.unwrap().unwrap();
+                        assert_eq!(Tag(found).label(), Label::SIGNAL);
+                        heard.lock().unwrap().push(bits);
+                        (own == 0).then(|| ask(O::Signal, &[ring, 1]))
+                    }
+                    _ => None,
+                }
+            });
+        }
+        for bell in bells {
+            kernel.drop_reference(bell);
+        }
+        Box::new(move || {
+            let mut heard = log.lock().unwrap().clone();
+            heard.sort_unstable();
+            assert_eq!(heard, [1, 2]);
+        })
+    });
+}
+
 #[test]
 fn end_of_an_endpoint_ends_every_wait_for_it_once() {
     explore(3, |kernel, cast| {

@@ -81,6 +81,8 @@ pub struct Packets<M> {
     holders: Vec<Holder>,
     pieces: Pieces,
     extents: Extents,
+    /// Bytes of the longest frame that is sent: asked for with each.
+    longest: usize,
     /// Where a frame is built. One copy, of a frame that the cache still has, goes from here into the
     /// pool: memory that another task can write is never handed to code that takes it for its own.
     scratch: Vec<u8>,
@@ -111,6 +113,7 @@ impl<M: SharedMemory + Clone> Packets<M> {
             holders: vec![Holder::Stack; most],
             pieces: Pieces::default(),
             extents: Extents::new(shape.receive_bytes(), shape.transmit_bytes, most),
+            longest: shape.longest_sent(),
             scratch: vec![0; shape.longest_sent()],
             counters: Counters::default(),
             unusable: false,
@@ -323,11 +326,10 @@ impl<M: SharedMemory + Clone> Packets<M> {
 
     /// Whether the longest frame has a place.
     fn has_room(&mut self) -> bool {
-        let longest = self.shape.longest_sent();
-        if !self.extents.has_room(longest) {
+        if !self.extents.has_room(self.longest) {
             self.collect_transmitted();
         }
-        !self.unusable && self.extents.has_room(longest)
+        !self.unusable && self.extents.has_room(self.longest)
     }
 
     /// Copies a frame into the pool and hands it to the driver; false: there was no place.

@@ -15,8 +15,10 @@ pub struct Rings {
 }
 
 impl Rings {
-    /// Memory of this size, a multiple of 4,096, full of zeros.
-    pub(super) fn new(bytes: usize) -> Result<Rings, Error> {
+    /// Memory of this size, rounded up to whole pages, full of zeros.
+    ///
+    /// Errors: those of [`Memory::create`] and [`Mapping::shared`].
+    pub fn new(bytes: usize) -> Result<Rings, Error> {
         let memory = Memory::create(bytes as u64)?;
         let mapping = Mapping::shared(&memory)?;
         Ok(Rings {
@@ -26,7 +28,7 @@ impl Rings {
     }
 
     /// The memory's handle.
-    pub(super) fn handle(&self) -> Handle {
+    pub fn handle(&self) -> Handle {
         self.memory.handle()
     }
 }

@@ -36,6 +36,19 @@ impl From<RingError> for Lost {
     }
 }
 
+/// How long to wait for memory when no connection is open that would give some back.
+const SHORTAGE: Nanoseconds = 100_000_000;
+
+/// What taking a connection came to.
+pub enum Accept<M> {
+    /// A connection, with two empty rings of [`RING_BYTES`]; whether more wait.
+    Taken(Socket, M, bool),
+    /// None waits: an event tells of the next.
+    Nobody,
+    /// One may wait, and there is no memory for it: no event will tell of it again.
+    Shortage,
+}
+
 /// The network stack's session and the supervisor's.
 pub trait Network {
     /// Memory shared with the network stack.
@@ -44,9 +57,8 @@ pub trait Network {
     /// Nanoseconds of the monotonic clock.
     fn now(&self) -> Nanoseconds;
 
-    /// Takes a connection from the listener, with two empty rings of [`RING_BYTES`], and tells whether more
-    /// wait; `None`: none waits.
-    fn accept(&mut self) -> Result<Option<(Socket, Self::Memory, bool)>, Lost>;
+    /// Takes a connection from the listener.
+    fn accept(&mut self) -> Result<Accept<Self::Memory>, Lost>;
 
     /// Closes a connection and takes its rings back.
     fn close(&mut self, socket: Socket, memory: Self::Memory) -> Result<(), Lost>;
@@ -77,6 +89,8 @@ pub struct Server<N: Network> {
     clients: BTreeMap<Socket, Client<N::Memory>>,
     /// The listener may have connections for which there was no room.
     waiting: bool,
+    /// There was no memory for them: until when they are left waiting, unless one ends before.
+    shortage: Option<Nanoseconds>,
     /// No new connection and no further request is taken.
     stopping: bool,
     requests: u64,
@@ -114,6 +128,7 @@ impl<N: Network> Server<N> {
             events,
             clients: BTreeMap::new(),
             waiting: true,
+            shortage: None,
             stopping: false,
             requests: 0,
             piece: vec![0; PIECE],
@@ -156,7 +171,7 @@ impl<N: Network> Server<N> {
             for socket in sockets {
                 more |= self.serve(socket, &mut kick)?;
             }
-            let room_again = self.waiting && self.clients.len() < MAX_CONNECTIONS;
+            let room_again = self.may_accept();
             if kick {
                 self.network.ring();
                 kick = false;
@@ -191,13 +206,28 @@ impl<N: Network> Server<N> {
         Ok(any)
     }
 
+    fn may_accept(&self) -> bool {
+        self.waiting && self.shortage.is_none() && self.clients.len() < MAX_CONNECTIONS
+    }
+
     fn accept_all(&mut self) -> Result<(), Lost> {
-        while self.waiting && self.clients.len() < MAX_CONNECTIONS {
-            let Some((socket, memory, more)) = self.network.accept()? else {
-                self.waiting = false;
-                return Ok(());
+        let now = self.network.now();
+        self.shortage = self.shortage.filter(|until| now < *until);
+        while self.may_accept() {
+            let (socket, memory) = match self.network.accept()? {
+                Accept::Taken(socket, memory, more) => {
+                    self.waiting = more;
+                    (socket, memory)
+                }
+                Accept::Nobody => {
+                    self.waiting = false;
+                    return Ok(());
+                }
+                Accept::Shortage => {
+                    self.shortage = Some(now + SHORTAGE);
+                    return Ok(());
+                }
             };
-            self.waiting = more;
             let (outgoing, incoming) = StreamPair::maker(memory.clone(), RING_BYTES)?;
             let conversation = Connection::new(self.network.now());
             let client = Client {
@@ -213,10 +243,11 @@ impl<N: Network> Server<N> {
     }
 
     fn drop_client(&mut self, socket: Socket) -> Result<(), Lost> {
-        match self.clients.remove(&socket) {
-            Some(client) => self.network.close(socket, client.memory),
-            None => Ok(()),
-        }
+        let Some(client) = self.clients.remove(&socket) else {
+            return Ok(());
+        };
+        self.shortage = None;
+        self.network.close(socket, client.memory)
     }
 
     /// Lets a connection do what it can; true: it can do more at once.
@@ -255,7 +286,9 @@ impl<N: Network> Server<N> {
             .clients
             .values()
             .map(|client| client.conversation.deadline());
-        deadlines.min().unwrap_or(ipc::message::NEVER)
+        let shortage = self.shortage.filter(|_| self.waiting);
+        let first = deadlines.chain(shortage).min();
+        first.unwrap_or(ipc::message::NEVER)
     }
 }
 

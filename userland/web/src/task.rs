@@ -18,7 +18,7 @@ use runtime::{Kernel, Notification, clock, handle, stop};
 
 use crate::connection::Nanoseconds;
 use crate::page::Snapshot;
-use crate::server::{Lost, MAX_CONNECTIONS, Network, RING_BYTES, Server};
+use crate::server::{Accept, Lost, MAX_CONNECTIONS, Network, RING_BYTES, Server};
 
 /// Port where the arguments name none.
 const PORT: u16 = 80;
@@ -214,10 +214,10 @@ impl Network for Site {
         clock::now()
     }
 
-    fn accept(&mut self) -> Result<Option<(Socket, Rings, bool)>, Lost> {
+    fn accept(&mut self) -> Result<Accept<Rings>, Lost> {
         let Ok(rings) = self.rings() else {
             // Without memory for another connection those that are open go on.
-            return Ok(None);
+            return Ok(Accept::Shortage);
         };
         let geometry = StreamGeometry {
             ring_bytes: RING_BYTES,
@@ -227,10 +227,16 @@ impl Network for Site {
             .client()
             .accept(clock::after(PATIENCE), self.listener, geometry, shared)
         {
-            Ok(accepted) => Ok(Some((accepted.socket, rings, accepted.waiting > 0))),
-            Err(CallError::Service(_)) => {
+            Ok(accepted) => {
+                let more = accepted.waiting > 0;
+                Ok(Accept::Taken(accepted.socket, rings, more))
+            }
+            Err(CallError::Service(error)) => {
                 self.spare.push(rings);
-                Ok(None)
+                Ok(match error {
+                    NetworkError::WouldBlock => Accept::Nobody,
+                    _ => Accept::Shortage,
+                })
             }
             Err(_) => Err(Lost),
         }

@@ -14,7 +14,7 @@ use ipc::ring::{
 use web::connection::IDLE;
 use web::page::Snapshot;
 use web::pattern;
-use web::server::{Lost, MAX_CONNECTIONS, Network, RING_BYTES, Server};
+use web::server::{Accept, Lost, MAX_CONNECTIONS, Network, RING_BYTES, Server};
 
 const LISTENER: Socket = Socket(1);
 const EVENTS: u32 = 64;
@@ -67,6 +67,10 @@ struct Stack {
     rings: usize,
     idle: usize,
     gone: bool,
+    /// There is no memory for another connection.
+    shortage: bool,
+    /// How often a connection was to be taken.
+    asked: usize,
 }
 
 struct FakeNetwork(Rc<RefCell<Stack>>);
@@ -78,15 +82,20 @@ impl Network for FakeNetwork {
         self.0.borrow().now
     }
 
-    fn accept(&mut self) -> Result<Option<(Socket, Shared, bool)>, Lost> {
+    fn accept(&mut self) -> Result<Accept<Shared>, Lost> {
         let mut stack = self.0.borrow_mut();
+        stack.asked += 1;
         if stack.gone {
-            Err(Lost)
-        } else {
-            let first = stack.waiting.pop_front();
-            let more = !stack.waiting.is_empty();
-            Ok(first.map(|(socket, memory)| (socket, memory, more)))
+            return Err(Lost);
         }
+        if stack.shortage {
+            return Ok(Accept::Shortage);
+        }
+        let first = stack.waiting.pop_front();
+        let more = !stack.waiting.is_empty();
+        Ok(first.map_or(Accept::Nobody, |(socket, memory)| {
+            Accept::Taken(socket, memory, more)
+        }))
     }
 
     fn close(&mut self, socket: Socket, _: Shared) -> Result<(), Lost> {
@@ -257,6 +266,39 @@ fn more_connections_than_there_is_room_for_wait_their_turn() {
     assert_eq!(world.server.connections(), MAX_CONNECTIONS);
     assert_eq!(world.stack.borrow().waiting.len(), 2);
     assert_eq!(world.stack.borrow().closed, [gone.socket]);
+}
+
+/// No event tells of those that wait already, so the server must think of them itself.
+#[test]
+fn connections_without_memory_are_taken_when_one_ends_or_in_time() {
+    let mut world = World::new();
+    let first = world.dial();
+    world.run();
+    world.stack.borrow_mut().shortage = true;
+    let (second, third) = (world.dial(), world.dial());
+    let wake = world.run();
+    let asked = world.stack.borrow().asked;
+    world.run();
+    assert_eq!(world.stack.borrow().asked, asked, "not again and again");
+    assert_eq!(world.server.connections(), 1);
+    assert!(wake < IDLE);
+    world.stack.borrow_mut().shortage = false;
+    world.tell(first.socket, READY_ERROR);
+    world.run();
+    assert_eq!(world.server.connections(), 2);
+    for socket in [second.socket, third.socket] {
+        world.tell(socket, READY_ERROR);
+    }
+    world.run();
+    world.stack.borrow_mut().shortage = true;
+    world.dial();
+    let wake = world.run();
+    world.stack.borrow_mut().shortage = false;
+    world.run();
+    assert_eq!(world.server.connections(), 0);
+    world.stack.borrow_mut().now = wake;
+    world.run();
+    assert_eq!(world.server.connections(), 1);
 }
 
 #[test]

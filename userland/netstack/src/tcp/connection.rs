@@ -37,6 +37,14 @@ pub enum End {
     Aborted,
 }
 
+/// What an application is told of an end.
+impl End {
+    /// Whether both sides got all they should.
+    pub fn is_orderly(self) -> bool {
+        self == End::Finished
+    }
+}
+
 /// A property of a connection that its application may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {

@@ -3,12 +3,14 @@
 
 mod application;
 mod connection;
+mod flows;
 mod listener;
 mod opening;
 mod reply;
 mod segments;
 mod table;
 mod time_wait;
+mod timers;
 
 use slotmap::new_key_type;
 

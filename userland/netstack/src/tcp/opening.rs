@@ -89,7 +89,7 @@ impl Table {
             let local = SocketAddr::new(address, self.next_port);
             self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_DYNAMIC);
             let flow = Flow { local, remote };
-            if !self.flows.contains_key(&flow) && !self.time_wait.holds(&flow) {
+            if self.flows.get(&flow).is_none() && !self.time_wait.holds(&flow) {
                 return Some(flow);
             }
         }

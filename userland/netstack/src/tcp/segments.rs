@@ -32,7 +32,7 @@ impl Table {
         segment: &Segment,
     ) -> bool {
         let id = match self.flows.get(&segment.flow) {
-            Some(id) => *id,
+            Some(id) => id,
             None => match self.admit(now, ledger, port, segment) {
                 Admission::New(id) => id,
                 Admission::Handled => return true,
@@ -83,29 +83,25 @@ impl Table {
                 continue;
             };
             connection.dirty = false;
-            let sent = dispatch(now, interface, port, connection);
+            let (sent, due) = dispatch(now, interface, port, connection);
             connection.end_challenge();
             connection.note_silence(now, false);
-            if sent == BURST || !port.wire.can_transmit() {
+            let more = due.is_some_and(|due| due <= now);
+            if more && (sent == BURST || !port.wire.can_transmit()) {
                 self.mark_dirty(id);
             }
             self.settle(now, ledger, id);
-            self.set_timer(now, interface, id);
+            self.set_timer(now, id, due);
         }
     }
 
     /// Puts every connection whose time has come into the queue of those to look at.
     pub(crate) fn expire(&mut self, now: Nanoseconds, ledger: &mut Ledger) {
         self.time_wait.expire(now);
-        while let Some((moment, id)) = self.timers.first().copied() {
-            if moment > now {
-                return;
-            }
-            self.timers.pop_first();
+        while let Some(id) = self.timers.next_due(now) {
             let Some(connection) = self.connections.get_mut(id) else {
                 continue;
             };
-            connection.timer = None;
             if connection.drop_at.is_some_and(|drop_at| drop_at <= now) {
                 self.remove(now, ledger, id);
                 continue;
@@ -122,10 +118,10 @@ impl Table {
         }
     }
 
-    /// When [`Table::expire`] or [`Table::egress`] next has something to do; `now` or earlier: at once.
+    /// When [`Table::expire`] is to be called; `now` or earlier: at once. It may find nothing to do then.
     pub(crate) fn deadline(&self) -> Option<Nanoseconds> {
-        let timer = self.timers.first().map(|(moment, _)| *moment);
-        timer.into_iter().chain(self.time_wait.deadline()).min()
+        let deadlines = [self.timers.deadline(), self.time_wait.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Whether connections wait for room on the wire.
@@ -138,6 +134,9 @@ impl Table {
     pub(crate) fn addresses_changed(&mut self) {
         let all: Vec<ConnectionId> = self.connections.keys().collect();
         for id in all {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.readdressed = true;
+            }
             self.mark_dirty(id);
             self.mark_changed(id);
         }
@@ -176,52 +175,57 @@ impl Table {
         }
     }
 
-    fn set_timer(&mut self, now: Nanoseconds, interface: &mut Interface, id: ConnectionId) {
+    /// Sees to it that a connection is looked at again in time; its socket is due at `due`.
+    fn set_timer(&mut self, now: Nanoseconds, id: ConnectionId, due: Option<Nanoseconds>) {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        if let Some(moment) = connection.timer.take() {
-            self.timers.remove(&(moment, id));
-        }
-        let mut next = connection
-            .drop_at
-            .into_iter()
-            .chain(connection.silent_until())
-            .min();
-        // One that is dirty has its turn when there is room on the wire, not at a time; in TIME-WAIT
-        // smoltcp's timer would throw away what the application has not read yet.
-        if !connection.dirty && connection.slot.socket().state() != State::TimeWait {
-            let poll_at = interface.poll_at(instant(now), &connection.slot.set);
-            // Not before the clock has moved: a socket that asks for what it does not get must not
-            // keep the CPU busy.
-            let poll_at = poll_at.map(|moment| nanoseconds(moment).max(now + TICK));
-            next = poll_at.into_iter().chain(next).min();
-        }
-        connection.timer = next;
-        self.timers.extend(next.map(|moment| (moment, id)));
+        // One that is dirty has its turn when there is room on the wire, not at a time. Else not before the
+        // clock has moved: a socket that asks for what it does not get must not keep the CPU busy.
+        let due = due.filter(|_| !connection.dirty);
+        let due = due.map(|due| due.max(now + TICK));
+        let deadlines = [due, connection.drop_at, connection.silent_until()];
+        let next = deadlines.into_iter().flatten().min();
+        self.timers.set(id, next);
     }
 }
 
-/// Sends up to [`BURST`] segments of one connection and tells how many.
+/// Sends up to [`BURST`] segments of one connection. Tells how many, and when its socket is due again if
+/// nothing arrives; `now` or earlier: it has more to send.
 fn dispatch<W: Wire>(
     now: Nanoseconds,
     interface: &mut Interface,
     port: &mut Port<'_, W>,
     connection: &mut Connection,
-) -> usize {
+) -> (usize, Option<Nanoseconds>) {
     connection.feed_tail();
+    // smoltcp's timer would throw away what the application has not read yet.
     if connection.slot.socket().state() == State::TimeWait {
-        return 0;
+        return (0, None);
     }
     connection.before_sending();
     let mut sent = 0;
-    while sent < BURST
-        && interface.poll_egress(instant(now), port, &mut connection.slot.set) != PollResult::None
-    {
-        sent += 1;
-    }
+    let mut polls = core::mem::take(&mut connection.readdressed);
+    let due = loop {
+        // To ask costs less than to have smoltcp find nothing to send.
+        let due = interface.poll_at(instant(now), &connection.slot.set);
+        let due = due.map(nanoseconds);
+        polls |= due.is_some_and(|due| due <= now);
+        if !polls || sent == BURST {
+            break due;
+        }
+        polls = false;
+        match interface.poll_egress(instant(now), port, &mut connection.slot.set) {
+            PollResult::SocketStateChanged => sent += 1,
+            // Nothing went out, but a timer may have been set anew, or the socket closed.
+            PollResult::None => {
+                let due = interface.poll_at(instant(now), &connection.slot.set);
+                break due.map(nanoseconds);
+            }
+        }
+    };
     if sent > 0 {
         connection.has_sent();
     }
-    sent
+    (sent, due)
 }

@@ -4,18 +4,21 @@
 //! and what its application does with it [`super::application`]'s; who may open how many is asked of the
 //! [`Ledger`].
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use slotmap::SlotMap;
 use smoltcp::socket::tcp::State;
 
 use super::connection::{Connection, Phase, Slot};
+use super::flows::Flows;
 use super::listener::Listener;
 use super::time_wait::TimeWait;
+use super::timers::Timers;
 use super::{ConnectionId, ListenerId};
 use crate::client::{Ledger, Owner};
 use crate::peek::Flow;
+use crate::random::Random;
 use crate::time::Nanoseconds;
 
 /// First port that connections of this host use (RFC 6335, section 6: dynamic ports).
@@ -36,11 +39,11 @@ pub struct Refused {
 pub struct Table {
     pub(super) connections: SlotMap<ConnectionId, Connection>,
     pub(super) listeners: SlotMap<ListenerId, Listener>,
-    pub(super) flows: BTreeMap<Flow, ConnectionId>,
+    pub(super) flows: Flows<ConnectionId>,
     pub(super) time_wait: TimeWait,
     pub(super) dirty: VecDeque<ConnectionId>,
     pub(super) changed: VecDeque<ConnectionId>,
-    pub(super) timers: BTreeSet<(Nanoseconds, ConnectionId)>,
+    pub(super) timers: Timers,
     pub(super) spare: Vec<Slot>,
     pub(super) most_spare: usize,
     pub(super) buffer_bytes: usize,
@@ -51,16 +54,17 @@ pub struct Table {
 impl Table {
     /// An empty table whose connections have two buffers of `buffer_bytes` each, and which keeps up to
     /// `most_spare` sockets for use again. `seed` chooses the first dynamic port (RFC 6056: not always
-    /// the same after each boot).
+    /// the same after each boot) and where a connection is kept, so that no peer can.
     pub fn new(buffer_bytes: usize, most_spare: usize, seed: u64) -> Table {
+        let mut random = Random::new(seed, "flows");
         Table {
             connections: SlotMap::with_key(),
             listeners: SlotMap::with_key(),
-            flows: BTreeMap::new(),
-            time_wait: TimeWait::default(),
+            flows: Flows::new(&mut random),
+            time_wait: TimeWait::new(&mut random),
             dirty: VecDeque::new(),
             changed: VecDeque::new(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             spare: Vec::new(),
             most_spare,
             buffer_bytes,
@@ -154,7 +158,7 @@ impl Table {
     pub(super) fn insert(&mut self, connection: Connection) -> ConnectionId {
         let flow = connection.flow;
         let id = self.connections.insert(connection);
-        self.flows.insert(flow, id);
+        self.flows.insert(&flow, id);
         id
     }
 
@@ -173,9 +177,7 @@ impl Table {
                 listener.opening -= 1;
             }
         }
-        if let Some(moment) = connection.timer {
-            self.timers.remove(&(moment, id));
-        }
+        self.timers.remove(id);
         if connection.slot.socket().state() == State::TimeWait {
             self.time_wait
                 .insert(now, connection.flow, connection.peer_next);

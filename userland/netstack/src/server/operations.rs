@@ -371,19 +371,19 @@ impl<S: System> NetworkServer for Server<S> {
             .ok_or(NetworkError::NoSuchSocket)?
         {
             Endpoint::Listener { id, .. } => {
-                self.listeners.remove(&id);
+                self.listeners.remove(id);
                 self.stack.close_listener(now, id);
             }
             Endpoint::Stream(stream) => {
                 let connection = stream.connection;
-                self.streams.remove(&connection);
+                self.streams.remove(connection);
                 match stream.into_tail() {
                     Some(tail) => self.stack.close(now, connection, tail),
                     None => self.stack.tcp().abort(now, connection),
                 }
             }
             Endpoint::Datagram(datagrams) => {
-                self.datagrams.remove(&datagrams.id);
+                self.datagrams.remove(datagrams.id);
                 self.stack.close_udp(datagrams.id);
             }
         }
@@ -524,7 +524,7 @@ impl<S: System> NetworkServer for Server<S> {
         if let Some(events) = &mut session.events {
             events.forget(socket);
         }
-        self.streams.remove(&connection);
+        self.streams.remove(connection);
         self.stack.tcp().abort(now, connection);
         Ok(())
     }

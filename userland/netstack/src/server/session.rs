@@ -26,8 +26,10 @@ pub(super) struct Events<M> {
     pub(super) bell: Handle,
     pub(super) bits: u64,
     pub(super) lifeline: Handle,
-    /// What found no room in the ring yet, joined by socket.
-    pending: BTreeMap<Socket, u32>,
+    /// What is not in the ring yet, joined by socket and sorted by it.
+    pending: Vec<(Socket, u32)>,
+    /// It is known that there is something to flush.
+    posted: bool,
 }
 
 impl<M: SharedMemory + Clone> Events<M> {
@@ -49,7 +51,8 @@ impl<M: SharedMemory + Clone> Events<M> {
             bell,
             bits,
             lifeline,
-            pending: BTreeMap::new(),
+            pending: Vec::new(),
+            posted: false,
         })
     }
 
@@ -63,34 +66,50 @@ impl<M: SharedMemory + Clone> Events<M> {
             .map(|descriptor| Socket(descriptor.offset)))
     }
 
-    pub(super) fn post(&mut self, socket: Socket, ready: u32) {
-        if ready != 0 {
-            *self.pending.entry(socket).or_default() |= ready;
+    /// Writes down an event; true: it is not known yet that there is something to flush.
+    #[must_use]
+    pub(super) fn post(&mut self, socket: Socket, ready: u32) -> bool {
+        if ready == 0 {
+            return false;
         }
+        match self.place(socket) {
+            Ok(place) => self.pending[place].1 |= ready,
+            Err(place) => self.pending.insert(place, (socket, ready)),
+        }
+        !core::mem::replace(&mut self.posted, true)
+    }
+
+    /// Whether there is still something to flush.
+    pub(super) fn is_posted(&self) -> bool {
+        self.posted
     }
 
     pub(super) fn forget(&mut self, socket: Socket) {
-        self.pending.remove(&socket);
+        if let Ok(place) = self.place(socket) {
+            self.pending.remove(place);
+        }
+    }
+
+    /// Where a socket's event is, or belongs.
+    fn place(&self, socket: Socket) -> Result<usize, usize> {
+        self.pending.binary_search_by_key(&socket, |event| event.0)
     }
 
     /// Puts into the ring what there is room for; true: the client sleeps and is to be woken.
     ///
     /// Errors: Corrupted; the client loses its session.
     pub(super) fn flush(&mut self) -> Result<bool, RingError> {
-        while let Some((socket, ready)) = self.pending.first_key_value() {
-            let event = Event {
-                socket: *socket,
-                ready: *ready,
-            };
-            if !self.ring.push(event.into())? {
+        let mut told = 0;
+        while let Some((socket, ready)) = self.pending.get(told).copied() {
+            if self.ring.push(Event { socket, ready }.into())? {
+                told += 1;
+            } else if self.ring.sleep(1)? {
                 // The client tells by its doorbell when it has taken some.
-                if self.ring.sleep(1)? {
-                    break;
-                }
-                continue;
+                break;
             }
-            self.pending.pop_first();
         }
+        self.pending.drain(..told);
+        self.posted = !self.pending.is_empty();
         self.ring.must_wake()
     }
 }
@@ -135,10 +154,12 @@ impl<M: SharedMemory + Clone> Session<M> {
             .collect()
     }
 
-    pub(super) fn post(&mut self, socket: Socket, ready: u32) {
-        if let Some(events) = &mut self.events {
-            events.post(socket, ready);
-        }
+    /// Has the client told of an event; true: the session is to be flushed, which nobody knows yet.
+    #[must_use]
+    pub(super) fn post(&mut self, socket: Socket, ready: u32) -> bool {
+        self.events
+            .as_mut()
+            .is_some_and(|events| events.post(socket, ready))
     }
 }
 

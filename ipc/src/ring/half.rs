@@ -133,6 +133,12 @@ impl<M: SharedMemory, const PRODUCER: bool> Half<M, PRODUCER> {
         self.memory.words(self.base).ok_or(RingError::Geometry)
     }
 
+    /// What is not ready as last seen: of the capacity, of which it is never more.
+    #[inline(always)]
+    const fn unready(&self) -> u32 {
+        self.capacity.wrapping_sub(self.ready)
+    }
+
     /// How much is ready as last seen, less what is staged.
     #[inline(always)]
     pub(super) const fn unstaged(&self) -> u32 {
@@ -175,7 +181,9 @@ impl<M: SharedMemory, const PRODUCER: bool> Half<M, PRODUCER> {
             }
             false => peer.wrapping_sub(self.count),
         };
-        if (ready > self.capacity) | (ready < self.ready) {
+        // It may only grow, and by no more than fits: less is, modulo 2^32, more than fits, too.
+        let (more, fits) = (ready.wrapping_sub(self.ready), self.unready());
+        if more > fits {
             return Err(RingError::Corrupted);
         }
         self.ready = ready;
@@ -258,8 +266,8 @@ impl<M: SharedMemory, const PRODUCER: bool> Half<M, PRODUCER> {
         if wanted == 0 {
             return Ok(false);
         }
-        let for_peer = self.capacity - self.refresh()?;
-        if !self.closed && for_peer < wanted.min(self.capacity) {
+        self.refresh()?;
+        if !self.closed && self.unready() < wanted.min(self.capacity) {
             return Ok(false);
         }
         self.header()?[Self::PEER_WANTED].store(0, Ordering::Relaxed);

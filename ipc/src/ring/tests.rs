@@ -489,6 +489,14 @@ fn an_announcement_stands_until_it_is_answered_and_is_not_for_another_number() {
 }
 
 #[test]
+fn an_announcement_that_only_the_peer_wrote_is_no_reason_not_to_look() {
+    let (memory, mut producer, mut consumer) = packets(16);
+    memory.0[CONSUMER_WANTED].store(1, Ordering::Relaxed);
+    producer.push(numbered(0)).unwrap();
+    assert_eq!(consumer.sleep(1), Ok(false), "there is an entry");
+}
+
+#[test]
 fn who_moved_nothing_has_nobody_to_wake_and_who_moved_later_has() {
     let (_, mut producer, mut consumer) = packets(16);
     producer.push(numbered(0)).unwrap();

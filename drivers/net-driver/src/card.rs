@@ -309,7 +309,7 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
         let held = self.device.held(Direction::Receive);
         // With half a queue of buffers there is time: the next packet brings us here.
         let capacity = self.device.capacity(Direction::Receive);
-        if self.device.has_room(Direction::Receive) && held < capacity / 2 {
+        if held < capacity / 2 && self.device.has_room(Direction::Receive) {
             again |= !self.rings.free.sleep(1)?;
         }
         let room = self.device.has_room(Direction::Transmit);

@@ -357,10 +357,12 @@ impl<M: SharedMemory + Clone> Packets<M> {
 
     /// Whether the longest frame has a place.
     fn has_room(&mut self) -> bool {
-        if !self.extents.has_room(self.longest) {
+        let mut room = self.extents.has_room(self.longest);
+        if !room {
             self.collect_transmitted();
+            room = self.extents.has_room(self.longest);
         }
-        !self.unusable && self.extents.has_room(self.longest)
+        room & !self.unusable
     }
 
     /// Copies a frame into the pool and hands it to the driver; false: there was no place.

@@ -2,6 +2,7 @@
 
 use ipc::ring::Descriptor;
 use net_driver::bench::{BUFFER_BYTES, ENTRIES, Noise};
+use net_driver::{Device, Direction};
 use virtio::VirtioTransport;
 
 use crate::bench::{Bench, legacy, mmio, modern};
@@ -127,6 +128,8 @@ impl<T: VirtioTransport> Schedule<T> {
         assert_eq!(self.got, self.arrived, "packets lie in queue or ring");
         let free = self.bench.stack.transmit.free();
         assert_eq!(free, Ok(ENTRIES), "packets to send lie in the ring");
+        let held = self.bench.card.device().held(Direction::Receive);
+        assert!(held > 0, "free buffers lie in the ring");
     }
 }
 

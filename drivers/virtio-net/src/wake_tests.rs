@@ -22,8 +22,9 @@ struct Schedule<T: VirtioTransport> {
 }
 
 impl<T: VirtioTransport> Schedule<T> {
-    fn new(mut bench: Bench<T>) -> Schedule<T> {
-        bench.stack.give(0..ENTRIES / 2);
+    /// There are so many buffers to receive into.
+    fn new(mut bench: Bench<T>, buffers: u32) -> Schedule<T> {
+        bench.stack.give(0..buffers);
         Schedule {
             bench,
             driver_woken: true,
@@ -134,9 +135,10 @@ impl<T: VirtioTransport> Schedule<T> {
 }
 
 fn nothing_is_left_lying<T: VirtioTransport>(make: impl Fn() -> Bench<T>) {
-    for number in 0..10 {
-        let mut noise = Noise::new(number);
-        let mut schedule = Schedule::new(make());
+    // Fewer than the device's queue takes, and more.
+    for buffers in (1..34).step_by(3) {
+        let mut noise = Noise::new(buffers.into());
+        let mut schedule = Schedule::new(make(), buffers);
         for _ in 0..200 {
             for _ in 0..noise.below(60) {
                 schedule.step(&mut noise);

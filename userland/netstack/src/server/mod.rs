@@ -175,17 +175,17 @@ impl<S: System> Server<S> {
         let now = self.system.now();
         for _ in 0..ROUNDS {
             let attached = matches!(self.driver, Driver::Attached(_));
-            let more = attached && self.stack.poll(now, &mut self.packets);
+            let received = attached && self.stack.receive(now, &mut self.packets);
             self.tell_conflict();
             self.serve_changed();
             self.serve_datagrams();
             self.answer_ended(now);
-            // What the clients' bytes made to send goes out in this round.
-            let more = more | (attached && self.stack.poll(now, &mut self.packets));
+            // What the clients' bytes made to send goes out with what was received is answered by.
+            let more = attached && self.stack.send(now, &mut self.packets);
             self.serve_changed();
             self.flush_events();
             self.look_at_driver();
-            if !more && self.may_sleep() {
+            if !received && !more && self.may_sleep() {
                 return self.deadline(now);
             }
         }

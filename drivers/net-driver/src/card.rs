@@ -14,27 +14,22 @@
 //! an error of the party that wrote it, or a counted drop.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{Ordering, fence};
-
 use ipc::interface::net_device::{
     FEATURE_JOINED_RECEIVE, FLAG_CHECKSUM_VERIFIED, FLAG_MORE, Geometry, MAX_PACKET_BYTES,
-    RING_RECEIVE_FREE, RING_RECEIVED, RING_TRANSMIT, RING_TRANSMITTED, RINGS, Statistics,
+    Statistics,
 };
-use ipc::ring::{
-    Descriptor, PacketConsumer, PacketProducer, Pool, RingError, SharedMemory, packet_ring_bytes,
-};
+use ipc::ring::{Descriptor, Pool, RingError, SharedMemory};
 use pci_function::Area;
 
 use crate::device::{Device, Direction, Fault, Interrupt, Received};
 use crate::ethernet;
+use crate::rings::Rings;
 use crate::sending::{Refusal, Sending};
 
 /// Largest headroom that the interface allows.
 const LARGEST_HEADROOM: u32 = 64;
 /// Sizes of a buffer that the interface allows.
 const BUFFER_BYTES: core::ops::RangeInclusive<u32> = 2_048..=65_536;
-/// Entries of a ring that the interface allows.
-const RING_ENTRIES: core::ops::RangeInclusive<u32> = 16..=4_096;
 /// Packets moved in one direction before the other gets its turn.
 const BATCH: usize = 64;
 /// Rounds before the server looks at its calls.
@@ -66,71 +61,6 @@ pub struct Pump {
     pub again: bool,
     /// Buffers sent are with the device without an interrupt being asked for: run again in a while.
     pub reclaim: bool,
-}
-
-/// The driver's ends of the rings.
-pub struct Rings<M: SharedMemory> {
-    free: PacketConsumer<M>,
-    received: PacketProducer<M>,
-    transmit: PacketConsumer<M>,
-    transmitted: PacketProducer<M>,
-}
-
-impl<M: SharedMemory + Clone> Rings<M> {
-    /// The rings in this memory, one after another; `None` where the number of entries is out of
-    /// range, or the memory too small.
-    pub fn new(memory: M, entries: u32) -> Option<Rings<M>> {
-        if !RING_ENTRIES.contains(&entries) {
-            return None;
-        }
-        let bytes = packet_ring_bytes(entries);
-        let at = |ring: usize| (memory.clone(), ring * bytes);
-        let consumer = |ring| {
-            let (memory, offset) = at(ring);
-            PacketConsumer::new(memory, offset, entries).ok()
-        };
-        let producer = |ring| {
-            let (memory, offset) = at(ring);
-            PacketProducer::new(memory, offset, entries).ok()
-        };
-        const { assert!(RINGS == 4) }
-        Some(Rings {
-            free: consumer(RING_RECEIVE_FREE)?,
-            received: producer(RING_RECEIVED)?,
-            transmit: consumer(RING_TRANSMIT)?,
-            transmitted: producer(RING_TRANSMITTED)?,
-        })
-    }
-}
-
-impl<M: SharedMemory> Rings<M> {
-    /// Looks at what the stack has moved, in each ring once. What comes later is heard of by the wishes
-    /// that end a run.
-    fn look(&mut self) -> Result<(), RingError> {
-        self.free.look()?;
-        self.received.look()?;
-        self.transmit.look()?;
-        self.transmitted.look()
-    }
-
-    /// Tells the stack of all that was put in and taken out.
-    fn publish(&mut self) -> Result<(), RingError> {
-        self.free.publish()?;
-        self.received.publish()?;
-        self.transmit.publish()?;
-        self.transmitted.publish()
-    }
-
-    /// Whether the stack sleeps on what it was told of.
-    fn must_wake(&mut self) -> Result<bool, RingError> {
-        // For all four rings: what was put in and taken out is seen, or the wish to hear of it.
-        fence(Ordering::SeqCst);
-        let received = self.received.must_wake_fenced()?;
-        let transmitted = self.transmitted.must_wake_fenced()?;
-        let free = self.free.must_wake_fenced()?;
-        let transmit = self.transmit.must_wake_fenced()?;
-        Ok(received | transmitted | free | transmit)
-    }
 }
 
 /// A received packet that the device has not yet returned all buffers of, or that has no room in the
@@ -295,8 +225,8 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
     /// Asks device and stack to tell of what comes from now on; true if something came before they
     /// could hear that.
     ///
-    /// What the round has seen of the rings is enough to say which wishes there are: who has seen no room
-    /// announces that, and looks again then, and so does who waits for entries.
+    /// What the round has seen of the rings is enough to say which wishes there are: who has seen no
+    /// room announces that, and looks again then, and so does who waits for entries.
     fn must_look_again(&mut self) -> Result<bool, RingError> {
         let mut again = false;
         // Received packets are of use only while the stack takes them; it tells when it does.

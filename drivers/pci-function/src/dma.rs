@@ -91,7 +91,8 @@ impl Area {
     /// Where `length` bytes at `offset` are; `None` where they do not lie in the area.
     #[inline(always)]
     fn place(&self, offset: usize, length: usize) -> Option<NonNull<u8>> {
-        // One comparison: queues ask this several times a packet. No area is as long as a sum that saturates.
+        // One comparison: queues ask this several times a packet. No area is as long as a sum that
+        // saturates.
         let inside = offset.saturating_add(length) <= self.length;
         // SAFETY: the offset is inside the range, or its end, by the check.
         inside.then(|| unsafe { self.start.add(offset) })

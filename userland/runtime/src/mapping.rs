@@ -262,7 +262,7 @@ impl SharedMemory for Permanent {
     }
 
     fn words<const N: usize>(&self, first: usize) -> Option<&[AtomicU32; N]> {
-        let start = core::ptr::with_exposed_provenance::<AtomicU32>(self.start as usize);
+        let start = core::ptr::with_exposed_provenance_mut::<AtomicU32>(self.start as usize);
         let words = start.wrapping_add(first);
         // SAFETY: all of the words lie in the range, by the check; it is mapped for ever and aligned, by
         // the promise of `new`. Atomic words may be written by others at any time, and any bit pattern

@@ -299,7 +299,7 @@ impl Worker<'_> {
             register.set(value);
         }
         let now = self.world.kernel.platform.time.load(Ordering::Relaxed);
-        // For ever often enough for the fast path, which takes no deadline.
+        // For ever often enough for the fast path, which takes a deadline only after an earlier one.
         r.r12.set(match self.random.below(40) {
             0..10 => NEVER,
             10 => self.wild(),

@@ -9,8 +9,8 @@ use core::time::Duration;
 use ipc::Handle;
 use ipc::client::CallError;
 use ipc::interface::network::{
-    self, NetworkClient, NetworkError, READY_ERROR, READY_RECEIVE, READY_SEND, Socket, SocketState,
-    StreamGeometry,
+    self, NetworkClient, NetworkError, READY_ERROR, READY_RECEIVE, READY_SEND, RingPair, Socket,
+    SocketState, StreamGeometry,
 };
 use ipc::ring::{
     FIELDS, Field, SharedMemory, StreamConsumer, StreamPair, StreamProducer, packet_ring_bytes,
@@ -98,14 +98,19 @@ impl Client {
         let geometry = StreamGeometry {
             ring_bytes: CAPACITY,
         };
+        let pair = self
+            .stub()
+            .share(after(PATIENCE), geometry, memory.handle())
+            .map_err(refused)?;
         let socket = self
             .stub()
-            .connect(after(PATIENCE), peer, geometry, memory.handle())
+            .connect(after(PATIENCE), peer, pair)
             .map_err(refused)?;
         let (outgoing, incoming) = StreamPair::maker(mapping.clone(), CAPACITY)
             .map_err(|error| Failure::new(&alloc::format!("{error}")))?;
         Ok(Connection {
             socket,
+            pair,
             mapping,
             outgoing,
             incoming,
@@ -143,17 +148,22 @@ impl Client {
                 .map_err(|error| Failure::new(&alloc::format!("{error}")))?;
         }
         ensure_equal!(back.as_slice(), WORDS, "the echo");
-        self.close(connection.socket)
+        self.close(&connection)
     }
 
-    fn close(&self, socket: Socket) -> Outcome {
-        self.stub().close(after(PATIENCE), socket).map_err(refused)
+    fn close(&self, connection: &Connection) -> Outcome {
+        let stub = self.stub();
+        stub.close(after(PATIENCE), connection.socket)
+            .map_err(refused)?;
+        stub.unshare(after(PATIENCE), connection.pair)
+            .map_err(refused)
     }
 }
 
 /// A connection to the echo server.
 struct Connection {
     socket: Socket,
+    pair: RingPair,
     mapping: SharedMapping,
     outgoing: StreamProducer<SharedMapping>,
     incoming: StreamConsumer<SharedMapping>,
@@ -241,7 +251,7 @@ fn lie_in_stream(
             .status(after(PATIENCE), socket)
             .map_err(refused)?;
     }
-    client.close(socket)
+    client.close(&connection)
 }
 
 /// Each word of the event ring gets each lie, while events come. Where the count cannot be, the

@@ -1,33 +1,40 @@
-//! A client's session: its sockets, and the ring of events through which it hears of them.
+//! A client's session: its sockets and the rings that they use, the ring of events through which it hears of
+//! them, and the ring of notices through which it tells of them.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use ipc::badge::Client;
-use ipc::interface::network::{DoorbellBits, Event, Socket};
+use ipc::interface::network::{DoorbellBits, Event, Notice, READY_ACCEPTED, RingPair, Socket};
 use ipc::ring::{PacketConsumer, PacketProducer, RingError, SharedMemory, packet_ring_bytes};
 use ipc::{Handle, message};
 
 use super::datagrams::Datagrams;
+use super::rings::Pairs;
 use super::stream::Stream;
 use crate::tcp::ListenerId;
 
 /// A socket as the session holds it.
 pub(super) enum Endpoint<M> {
-    Listener { id: ListenerId, port: u16 },
+    Listener {
+        id: ListenerId,
+        port: u16,
+        /// The pairs of rings for its next connections.
+        offers: VecDeque<RingPair>,
+    },
     Stream(Stream<M>),
     Datagram(Datagrams<M>),
 }
 
-/// The ring of events with that of touched sockets, and how the client is woken.
+/// The ring of events with that of notices, and how the client is woken.
 pub(super) struct Events<M> {
     ring: PacketProducer<M>,
-    touched: PacketConsumer<M>,
+    notices: PacketConsumer<M>,
     pub(super) bell: Handle,
     pub(super) bits: u64,
     pub(super) lifeline: Handle,
     /// What found no room in the ring yet, joined by socket.
-    pending: BTreeMap<Socket, u32>,
+    pending: BTreeMap<Socket, Event>,
 }
 
 impl<M: SharedMemory + Clone> Events<M> {
@@ -42,10 +49,10 @@ impl<M: SharedMemory + Clone> Events<M> {
         lifeline: Handle,
     ) -> Result<Events<M>, RingError> {
         let ring = PacketProducer::new(memory.clone(), 0, entries)?;
-        let touched = PacketConsumer::new(memory, packet_ring_bytes(entries), entries)?;
+        let notices = PacketConsumer::new(memory, packet_ring_bytes(entries), entries)?;
         Ok(Events {
             ring,
-            touched,
+            notices,
             bell,
             bits,
             lifeline,
@@ -53,20 +60,20 @@ impl<M: SharedMemory + Clone> Events<M> {
         })
     }
 
-    /// The next socket that the client has touched.
+    /// The next notice of the client's.
     ///
-    /// Errors: Corrupted; the client loses its session.
-    pub(super) fn next_touched(&mut self) -> Result<Option<Socket>, RingError> {
-        Ok(self
-            .touched
-            .pop()?
-            .map(|descriptor| Socket(descriptor.offset)))
+    /// Errors: Corrupted, by the ring or the notice; the client loses its session.
+    pub(super) fn next_notice(&mut self) -> Result<Option<Notice>, RingError> {
+        self.notices.pop()?.map(Notice::try_from).transpose()
     }
 
-    pub(super) fn post(&mut self, socket: Socket, ready: u32) {
-        if ready != 0 {
-            *self.pending.entry(socket).or_default() |= ready;
-        }
+    /// What is to be told of a socket.
+    fn pending(&mut self, socket: Socket) -> &mut Event {
+        self.pending.entry(socket).or_insert(Event {
+            socket,
+            ready: 0,
+            rings: None,
+        })
     }
 
     pub(super) fn forget(&mut self, socket: Socket) {
@@ -77,12 +84,8 @@ impl<M: SharedMemory + Clone> Events<M> {
     ///
     /// Errors: Corrupted; the client loses its session.
     pub(super) fn flush(&mut self) -> Result<bool, RingError> {
-        while let Some((socket, ready)) = self.pending.first_key_value() {
-            let event = Event {
-                socket: *socket,
-                ready: *ready,
-            };
-            if !self.ring.push(event.into())? {
+        while let Some((_, event)) = self.pending.first_key_value() {
+            if !self.ring.push((*event).into())? {
                 // The client tells by its doorbell when it has taken some.
                 if self.ring.sleep(1)? {
                     break;
@@ -100,6 +103,7 @@ pub(super) struct Session<M> {
     pub(super) client: Client,
     pub(super) events: Option<Events<M>>,
     pub(super) sockets: BTreeMap<Socket, Endpoint<M>>,
+    pub(super) rings: Pairs<M>,
     next: u32,
     /// The bits that the client signals on the server's bell.
     pub(super) doorbell_bits: DoorbellBits,
@@ -111,6 +115,7 @@ impl<M: SharedMemory + Clone> Session<M> {
             client,
             events: None,
             sockets: BTreeMap::new(),
+            rings: Pairs::new(),
             next: 1,
             doorbell_bits,
         }
@@ -135,9 +140,20 @@ impl<M: SharedMemory + Clone> Session<M> {
             .collect()
     }
 
+    /// Tells that these bits came to hold for a socket.
     pub(super) fn post(&mut self, socket: Socket, ready: u32) {
+        if ready != 0
+            && let Some(events) = &mut self.events
+        {
+            events.pending(socket).ready |= ready;
+        }
+    }
+
+    /// Tells that a connection was accepted into a pair of rings.
+    pub(super) fn post_accepted(&mut self, socket: Socket, rings: RingPair) {
+        self.post(socket, READY_ACCEPTED);
         if let Some(events) = &mut self.events {
-            events.post(socket, ready);
+            events.pending(socket).rings = Some(rings);
         }
     }
 }

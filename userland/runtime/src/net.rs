@@ -15,6 +15,7 @@ mod offers;
 mod pool;
 mod rings;
 mod stream;
+mod supply;
 
 use crate::clock::after;
 use crate::endpoint::{self, Endpoint};
@@ -44,6 +45,7 @@ pub use offers::Offers;
 pub use pool::{Pair, Pool};
 pub use rings::Rings;
 pub use stream::Stream;
+pub use supply::{Supplier, Supply};
 
 /// Entries of the event ring.
 const EVENTS: u32 = 128;
@@ -264,20 +266,32 @@ impl Network {
             });
             return self.accepted(event).map(|new| Some(Wake::Accepted(new)));
         }
-        let mut offers = self.offers.borrow_mut();
-        let offers = offers
-            .iter_mut()
-            .find(|offers| offers.listener() == event.socket);
-        match offers {
-            Some(offers) if event.ready & READY_ACCEPT != 0 => {
-                let mut pool = self.pool.borrow_mut();
-                offers.grow(&pool);
-                // Where there is no memory for another pair, one that a connection leaves is offered.
-                let _ = offers.fill(&mut pool, after(PATIENCE), usize::MAX);
-                Ok(None)
+        let starved = event.ready & READY_ACCEPT != 0 && self.offer_more(event.socket)?;
+        Ok((!starved).then_some(Wake::Socket(event)))
+    }
+
+    /// Offers a listener more, for a connection came that found nothing; where there is no memory for that,
+    /// what others are offered beyond the first is for it. False: it is not offered anything at all.
+    fn offer_more(&self, listener: Socket) -> Result<bool, NetError> {
+        let mut all = self.offers.borrow_mut();
+        let Some(place) = all.iter().position(|offers| offers.listener() == listener) else {
+            return Ok(false);
+        };
+        let (before, rest) = all.split_at_mut(place);
+        let Some((starved, behind)) = rest.split_first_mut() else {
+            return Ok(false);
+        };
+        let mut pool = self.pool.borrow_mut();
+        starved.grow(&pool);
+        let _ = starved.fill(&mut pool, after(PATIENCE), usize::MAX);
+        if starved.is_empty() {
+            for others in before.iter_mut().chain(behind) {
+                others.shrink(&mut pool, after(PATIENCE))?;
             }
-            _ => Ok(Some(Wake::Socket(event))),
+            // Where that does not suffice, a pair that a connection leaves is offered.
+            let _ = starved.fill(&mut pool, after(PATIENCE), usize::MAX);
         }
+        Ok(true)
     }
 
     /// The connection that an event tells of; another pair takes the place of the one that it has.

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ipc::interface::network::{
@@ -271,13 +272,25 @@ fn a_pair_is_named_by_one_socket_at_a_time_and_taken_back_by_nobody_else() {
 fn a_client_shares_a_pair_for_each_connection_that_it_may_have_and_its_death_frees_them() {
     let mut world = World::new();
     let (mut app, _other) = (world.app(5, ALL), world.app(6, ALL));
-    let shared = (0..).map_while(|_| world.share(5).ok()).count();
-    assert_eq!(shared, MOST_PAIRS);
+    let shared: Vec<Shared> = (0..)
+        .map_while(|_| world.share(5).ok().map(|(_, memory)| memory))
+        .collect();
+    assert_eq!(shared.len(), MOST_PAIRS);
+    let mapped = || {
+        let held = shared
+            .iter()
+            .filter(|memory| Arc::strong_count(&memory.0) > 1);
+        held.count()
+    };
+    assert_eq!(mapped(), MOST_PAIRS);
     assert_eq!(world.share(5).err(), Some(NetworkError::Exhausted));
     assert!(world.share(6).is_ok(), "another one has room");
     let listener = world.listen(&app, 80);
     world.offer(&mut app, listener, RingPair(0));
     world.offer(&mut app, listener, RingPair(1));
+    let last = RingPair(MOST_PAIRS as u32 - 1);
+    let unshared = world.call(5, |server, caller| server.unshare(caller, last));
+    assert_eq!((unshared, mapped()), (Ok(()), MOST_PAIRS - 1));
     let there = world.dial(80);
     world.told(&mut app);
     world.server.badge_closed(5);
@@ -286,6 +299,7 @@ fn a_client_shares_a_pair_for_each_connection_that_it_may_have_and_its_death_fre
     });
     let ledger = world.server.stack().ledger();
     assert_eq!((ledger.rings(), ledger.sockets(5)), (1, 0));
+    assert_eq!(mapped(), 0);
 }
 
 #[test]

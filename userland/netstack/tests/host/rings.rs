@@ -269,6 +269,27 @@ fn a_pair_is_named_by_one_socket_at_a_time_and_taken_back_by_nobody_else() {
 }
 
 #[test]
+fn offers_are_taken_in_their_order_and_those_taken_back_have_none() {
+    let mut world = World::new();
+    let mut app = world.app(5, ALL);
+    let listener = world.listen(&app, 80);
+    let pairs: Vec<RingPair> = (0..3).map(|_| world.share(5).expect("shared").0).collect();
+    for pair in &pairs {
+        world.offer(&mut app, listener, *pair);
+    }
+    let first = pairs[0];
+    let unshared = world.call(5, |server, caller| server.unshare(caller, first));
+    assert_eq!(unshared, Ok(()));
+    assert_eq!(world.share(5).expect("shared").0, first, "the same number");
+    world.offer(&mut app, listener, first);
+    let taken = [(); 3].map(|()| {
+        world.dial(80);
+        world.told(&mut app).1
+    });
+    assert_eq!(taken, [pairs[1], pairs[2], first]);
+}
+
+#[test]
 fn a_client_shares_a_pair_for_each_connection_that_it_may_have_and_its_death_frees_them() {
     let mut world = World::new();
     let (mut app, _other) = (world.app(5, ALL), world.app(6, ALL));

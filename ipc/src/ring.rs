@@ -2,9 +2,10 @@
 //! ([`stream`]), a ring of datagrams ([`datagram`]) and a ring of packet descriptors ([`packet`]).
 //!
 //! The memory is hostile: the peer may write anything anywhere in it at any time. So each side
-//! trusts only its private copies: it never reads back what it wrote itself, takes each of the
-//! peer's words by one load, and checks it against its own copy before use. What does not fit is
-//! [`RingError::Corrupted`]; what fits but is a lie changes which bytes are passed, never where.
+//! trusts only its private copies: it never reads back what it wrote itself (but for its `wanted`,
+//! which the peer clears), takes each of the peer's words by one load, and checks it against its own
+//! copy before use. What does not fit is [`RingError::Corrupted`]; what fits but is a lie changes which
+//! bytes are passed, never where.
 //!
 //! # Layout
 //!
@@ -17,7 +18,7 @@
 //! A side that finds nothing to do announces how much it waits for, in its `wanted` word, looks once
 //! more, and only then waits for a signal. A side that has moved its count looks at the other's
 //! `wanted`, clears it if enough has come together, and signals. The signal itself is the caller's
-//! business: the rings say when ([`stream::StreamProducer::must_wake`] and its like).
+//! business: the rings say when ([`stream::StreamHalf::must_wake`] and its like).
 //!
 //! No wake-up is lost: each side stores one word, executes a sequentially consistent fence, and
 //! loads the other's word. The fences are totally ordered; whichever comes second sees the store
@@ -41,9 +42,9 @@ pub mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use datagram::{DatagramConsumer, DatagramPair, DatagramProducer};
-pub use packet::{Descriptor, PacketConsumer, PacketProducer, Pool, packet_ring_bytes};
-pub use stream::{StreamConsumer, StreamPair, StreamProducer, stream_ring_bytes};
+pub use datagram::{DatagramConsumer, DatagramHalf, DatagramPair, DatagramProducer};
+pub use packet::{Descriptor, PacketConsumer, PacketHalf, PacketProducer, Pool, packet_ring_bytes};
+pub use stream::{StreamConsumer, StreamHalf, StreamPair, StreamProducer, stream_ring_bytes};
 
 /// Size of a ring's header in bytes: one cache line for each side's words.
 pub const HEADER_BYTES: usize = 128;
@@ -125,14 +126,14 @@ pub trait SharedMemory {
     /// Size in bytes.
     fn bytes(&self) -> usize;
 
-    /// The 32-bit word with this number, from the start of the memory; `None` beyond its end.
-    fn word(&self, index: usize) -> Option<&AtomicU32>;
+    /// 32-bit words one after another, from the one with this number on, counted from the start of the
+    /// memory; `None` where they do not all lie in it.
+    fn words<const N: usize>(&self, first: usize) -> Option<&[AtomicU32; N]>;
 
-    /// Four words one after another, from this one on: an entry of a packet ring. `None` where they do
-    /// not all lie in the memory.
-    fn words(&self, first: usize) -> Option<[&AtomicU32; 4]> {
-        let word = |ahead: usize| self.word(first.checked_add(ahead)?);
-        Some([word(0)?, word(1)?, word(2)?, word(3)?])
+    /// The 32-bit word with this number; `None` beyond the memory's end.
+    fn word(&self, index: usize) -> Option<&AtomicU32> {
+        let [word] = self.words(index)?;
+        Some(word)
     }
 
     /// Copies bytes out, from `offset` on; `None`, and nothing copied, beyond the memory's end.
@@ -148,11 +149,7 @@ impl<M: SharedMemory + ?Sized> SharedMemory for &M {
         (**self).bytes()
     }
 
-    fn word(&self, index: usize) -> Option<&AtomicU32> {
-        (**self).word(index)
-    }
-
-    fn words(&self, first: usize) -> Option<[&AtomicU32; 4]> {
+    fn words<const N: usize>(&self, first: usize) -> Option<&[AtomicU32; N]> {
         (**self).words(first)
     }
 

@@ -48,8 +48,45 @@ pub fn install(what: &str, packages: &[&str]) -> Result<()> {
             "going on with the package lists that are here: {error}"
         ));
     }
-    let install = ["install", "--yes", "--no-install-recommends", "--no-remove"];
+    let install = ["install", "--yes", "--no-install-recommends"];
+    let Err(error) = apt(
+        &prefix,
+        &[&install[..], &["--no-remove"], packages].concat(),
+    ) else {
+        return Ok(());
+    };
+    let mut plan = command(&prefix, &[&["--simulate"][..], &install, packages].concat());
+    let plan = process::output(&mut plan, APT_LIMIT).unwrap_or_default();
+    let removed = removed(&plan);
+    if removed.is_empty() {
+        return Err(error);
+    }
+    let list = removed.join(" ");
+    if !removed.iter().all(|name| is_kin(name, packages)) {
+        bail!("{what} is missing, and with it {list} would be removed; if you agree: {mend}");
+    }
+    say::progress(&format!(
+        "{list} of another version does not go with {}: it gives way",
+        packages.join(" ")
+    ));
     apt(&prefix, &[&install, packages].concat())
+}
+
+/// The packages that apt-get would remove, by what it prints when it simulates.
+fn removed(plan: &str) -> Vec<&str> {
+    plan.lines()
+        .filter_map(|line| line.strip_prefix("Remv ")?.split_whitespace().next())
+        .collect()
+}
+
+/// Whether a package is one of the same program's as one of `packages`: Debian's names begin with the
+/// program's. Only such may be removed without asking, as a version from elsewhere is when the program's other
+/// packages come from Debian 12.
+fn is_kin(name: &str, packages: &[&str]) -> bool {
+    let program = |name: &str| name.split('-').next().map(str::to_owned);
+    packages
+        .iter()
+        .any(|package| program(package) == program(name))
 }
 
 /// The words to put before `apt-get`; `None` where it is absent or may not be used.
@@ -73,6 +110,13 @@ fn privilege() -> Option<Vec<&'static str>> {
 }
 
 fn apt(prefix: &[&str], arguments: &[&str]) -> Result<()> {
+    let mut command = command(prefix, arguments);
+    // apt-get's own talk belongs beside the tool's: standard output is for results.
+    command.stdout(std::io::stderr());
+    process::run(&mut command, APT_LIMIT)
+}
+
+fn command(prefix: &[&str], arguments: &[&str]) -> Command {
     let mut words: Vec<&str> = prefix.iter().map(|word| word.trim()).collect();
     if !words.is_empty() {
         words.push("DEBIAN_FRONTEND=noninteractive");
@@ -84,7 +128,25 @@ fn apt(prefix: &[&str], arguments: &[&str]) -> Result<()> {
         .map_or(("apt-get", &[][..]), |(p, r)| (*p, r));
     let mut command = Command::new(program);
     command.args(rest).env("DEBIAN_FRONTEND", "noninteractive");
-    // apt-get's own talk belongs beside the tool's: standard output is for results.
-    command.stdout(std::io::stderr());
-    process::run(&mut command, APT_LIMIT)
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_be_removed_is_read_from_the_simulation() {
+        let plan = "Reading package lists...\nRemv qemu-utils [1:10.0.2]\n\
+                    Inst seabios (1.16.2-1 Debian:12.15/oldstable [all])\nRemv grub-pc [2.06] []\n";
+        assert_eq!(removed(plan), ["qemu-utils", "grub-pc"]);
+        assert_eq!(removed("Inst seabios (1.16.2-1)\n"), [""; 0]);
+    }
+
+    #[test]
+    fn only_packages_of_the_same_program_give_way() {
+        assert!(is_kin("qemu-utils", &["ovmf", "qemu-system-x86"]));
+        assert!(!is_kin("grub-pc", &["qemu-system-x86"]));
+        assert!(!is_kin("qemuctl", &["qemu-system-x86"]));
+    }
 }

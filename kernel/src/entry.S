@@ -54,9 +54,12 @@ syscall_entry:
     call [short_calls + rax * 8]
 long_call:
     add rsp, 8                              // not to come back to
-1:  mov r11, gs:[{REGISTERS_END}]
+1:  cmp rax, {SIGNAL_RECEIVE}
+    je 2f
+    mov r11, gs:[{REGISTERS_END}]
     mov [r11 - {END} + {RAX}], rax
     call {slow_system_call}
+2:  call {signal_receive}
     ud2
 
 // The functions of the system calls with the lowest numbers.
@@ -69,6 +72,8 @@ short_calls:
     .quad {call}
     .elseif number == {REPLY_RECEIVE}
     .quad {reply_receive}
+    .elseif number == {RECEIVE}
+    .quad {receive}
     .elseif number == {SIGNAL}
     .quad {signal}
     .elseif number == {WAIT}

@@ -11,7 +11,7 @@ use crate::exit::{
 };
 use crate::{kernel, percpu};
 use ipc::{Handle, Operation};
-use kernel_core::fast::{self, Fast, Signalled};
+use kernel_core::fast::{self, Before, Fast, Signalled};
 use kernel_core::notification::Signals;
 use kernel_core::sync::Guard;
 use kernel_core::thread::{Thread, WaitRef};
@@ -48,7 +48,8 @@ pub(crate) extern "C" fn reply_receive(a: u64, b: u64, c: u64, f: u64, d: u64, e
     }
 }
 
-/// A ReplyReceive that is not a short one, but perhaps the answer to a fault.
+/// A ReplyReceive that is not a short one, but perhaps the answer to a fault, or of a server with a bound
+/// notification.
 #[inline(never)]
 fn resume_or_slow(a: u64, b: u64) -> ! {
     let thread = percpu::thread();
@@ -56,8 +57,44 @@ fn resume_or_slow(a: u64, b: u64) -> ! {
     thread.registers.rsi.set(b);
     match kernel::get().fast_resume(percpu::core(), thread) {
         Some(done) => go_on(thread, done),
+        None => reply_or_slow(),
+    }
+}
+
+#[inline(never)]
+fn reply_or_slow() -> ! {
+    match kernel::get().fast_reply(percpu::core(), percpu::thread()) {
+        Some(before) => wait_for_message(before),
         None => saved_system_call(Operation::ReplyReceive),
     }
+}
+
+/// Receive.
+pub(crate) extern "C" fn receive(a: u64, b: u64) -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    thread.registers.rdi.set(a);
+    thread.registers.rsi.set(b);
+    match kernel::get().fast_receive(cpu, thread) {
+        Some(before) => wait_for_message(before),
+        None => saved_system_call(Operation::Receive),
+    }
+}
+
+/// SignalReceive.
+pub(crate) extern "C" fn signal_receive(a: u64, b: u64, c: u64, f: u64, d: u64, e: u64) -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    fast::put(thread, [a, b, c, d, e, f]);
+    match kernel::get().fast_signal_receive(cpu, thread) {
+        Some(before) => wait_for_message(before),
+        None => saved_system_call(Operation::SignalReceive),
+    }
+}
+
+/// The Receive that an operation ends with.
+#[inline(never)]
+fn wait_for_message(before: Before) -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    go_on(thread, kernel::get().fast_await(cpu, thread, before))
 }
 
 /// HandleInspect.
@@ -79,6 +116,7 @@ pub(crate) extern "C" fn signal(a: u64, b: u64) -> ! {
         Some(Signalled::Nobody) => return_to(thread, fast::NO_RESULTS),
         Some(Signalled::Up(signals, waiter, terms)) => signal_up(a, b, signals, waiter, terms),
         Some(Signalled::Down(signals, waiter, terms)) => signal_down(a, b, signals, waiter, terms),
+        Some(Signalled::Receiver(signals)) => signal_receiver(a, b, signals),
         None => slow_signal(a, b),
     }
 }
@@ -98,6 +136,16 @@ fn signal_up(a: u64, b: u64, signals: Guard<'static, Signals>, waiter: WaitRef, 
 fn signal_down(a: u64, b: u64, signals: Guard<'static, Signals>, waiter: WaitRef, terms: u32) -> ! {
     let (cpu, thread) = (percpu::core(), percpu::thread());
     match kernel::get().signal_down(cpu, thread, b, signals, waiter, terms) {
+        Some(done) => go_on(thread, done),
+        None => slow_signal(a, b),
+    }
+}
+
+/// Signal, to a thread that waits in Receive.
+#[inline(never)]
+fn signal_receiver(a: u64, b: u64, signals: Guard<'static, Signals>) -> ! {
+    let (cpu, thread) = (percpu::core(), percpu::thread());
+    match kernel::get().signal_receiver(cpu, thread, b, signals) {
         Some(done) => go_on(thread, done),
         None => slow_signal(a, b),
     }
@@ -150,7 +198,19 @@ fn go_on(thread: &'static Thread, done: Fast) -> ! {
         Fast::QueueComplete(next) => queue_complete_and_leave(next),
         Fast::Leaves([a, b, c, d, e, f]) => finish_and_leave(a, b, c, d, e, f, None),
         Fast::Wakes(woken, [a, b, c, d, e, f]) => finish_and_leave(a, b, c, d, e, f, Some(woken)),
+        Fast::Waits => enter_ring_3(resume(percpu::this())),
+        Fast::Receives(woken) => slow_receive(woken),
     }
+}
+
+/// The slow way of a Receive whose arguments are saved, after making a thread ready.
+#[cold]
+#[inline(never)]
+fn slow_receive(woken: Option<&'static Thread>) -> ! {
+    if let Some(woken) = woken {
+        kernel::get().wake(percpu::core(), woken);
+    }
+    saved_system_call(Operation::Receive)
 }
 
 /// A system call that is not a short one, whose number is saved.

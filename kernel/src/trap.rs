@@ -57,9 +57,17 @@ fn go_on_from_trap(done: Fast) -> ! {
             percpu::set_thread(next);
             deliver_to(next, results)
         }
+        Fast::Resumes(next) => {
+            percpu::set_thread(next);
+            enter_ring_3(&next.registers)
+        }
         Fast::Queue(next, [a, b, c, d, e, f]) => queue_and_leave(a, b, c, d, e, f, next),
         Fast::Wakes(woken, _) => wake_and_leave(woken),
-        Fast::Resumes(_) | Fast::QueueComplete(_) | Fast::Returns(_) | Fast::Leaves(_) => {
+        Fast::QueueComplete(_)
+        | Fast::Returns(_)
+        | Fast::Leaves(_)
+        | Fast::Waits
+        | Fast::Receives(_) => {
             unreachable!("the end of a system call, not of an interrupt or a fault")
         }
     }

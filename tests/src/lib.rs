@@ -8,6 +8,7 @@ pub mod case;
 pub mod cloud;
 pub mod console;
 pub mod counts;
+pub mod crowd;
 pub mod driver;
 pub mod features;
 pub mod gdb;

@@ -229,12 +229,15 @@ impl Machine {
         Ok(self.child.try_wait()?.is_none())
     }
 
+    /// Where the guest's port is on the host.
+    pub fn address(&self) -> Result<SocketAddr> {
+        let address = self.address;
+        address.context("this machine was started without `forward`")
+    }
+
     /// `http://ADDRESS` of the guest's port.
     pub fn url(&self, path: &str) -> Result<String> {
-        let address = self
-            .address
-            .context("this machine was started without `forward`")?;
-        Ok(format!("http://{address}{path}"))
+        Ok(format!("http://{}{path}", self.address()?))
     }
 }
 

@@ -3,10 +3,12 @@
 use anyhow::{Result, ensure};
 use iso::cli::Machine as Model;
 use tests::images::{Kind, image};
-use tests::{Machine, Setup, case, http, shell};
+use tests::{Machine, Setup, case, crowd, http, shell};
 
 /// MiB.
 const LEAST: u32 = 24;
+/// Clients at a time: more than fit.
+const CROWD: usize = 60;
 
 /// The page, a download, more connections at a time than fit at once, and the death of those whose
 /// memory another task still holds when they are made again.
@@ -18,14 +20,10 @@ fn serves(model: Model) -> Result<()> {
     let page = http::get(&http::client(), &machine.url("/")?)?;
     ensure!(page.contains("Uzura"), "{page}");
     download(&machine, 4 << 20)?;
-    std::thread::scope(|scope| {
-        let downloads: Vec<_> = (0..60)
-            .map(|_| scope.spawn(|| download(&machine, 1 << 17)))
-            .collect();
-        downloads
-            .into_iter()
-            .try_for_each(|download| download.join().expect("a client does not panic"))
-    })?;
+    let bytes = 1 << 17;
+    let crowd = crowd::download(machine.address()?, &format!("/bytes/{bytes}"), CROWD)?;
+    let expected = http::expected(bytes);
+    ensure!(crowd.iter().all(|got| *got == expected), "{crowd:?}");
     for task in ["netstack", "virtio-net", "pci"] {
         machine.console.send_line(&format!("kill {task}"))?;
         let died = format!("{task} died (killed)");

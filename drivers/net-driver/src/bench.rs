@@ -53,12 +53,8 @@ impl SharedMemory for Shared {
     fn bytes(&self) -> usize {
         self.0.len() * 4
     }
-    fn word(&self, index: usize) -> Option<&AtomicU32> {
-        self.0.get(index)
-    }
-    fn words(&self, first: usize) -> Option<[&AtomicU32; 4]> {
-        let words: &[AtomicU32; 4] = self.0.get(first..)?.first_chunk()?;
-        Some(words.each_ref())
+    fn words<const N: usize>(&self, first: usize) -> Option<&[AtomicU32; N]> {
+        self.0.get(first..)?.first_chunk()
     }
     fn read(&self, _: usize, _: &mut [u8]) -> Option<()> {
         unreachable!("packet rings are accessed by words")

@@ -14,27 +14,22 @@
 //! an error of the party that wrote it, or a counted drop.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{Ordering, fence};
-
 use ipc::interface::net_device::{
     FEATURE_JOINED_RECEIVE, FLAG_CHECKSUM_VERIFIED, FLAG_MORE, Geometry, MAX_PACKET_BYTES,
-    RING_RECEIVE_FREE, RING_RECEIVED, RING_TRANSMIT, RING_TRANSMITTED, RINGS, Statistics,
+    Statistics,
 };
-use ipc::ring::{
-    Descriptor, PacketConsumer, PacketProducer, Pool, RingError, SharedMemory, packet_ring_bytes,
-};
+use ipc::ring::{Descriptor, Pool, RingError, SharedMemory};
 use pci_function::Area;
 
 use crate::device::{Device, Direction, Fault, Interrupt, Received};
 use crate::ethernet;
+use crate::rings::Rings;
 use crate::sending::{Refusal, Sending};
 
 /// Largest headroom that the interface allows.
 const LARGEST_HEADROOM: u32 = 64;
 /// Sizes of a buffer that the interface allows.
 const BUFFER_BYTES: core::ops::RangeInclusive<u32> = 2_048..=65_536;
-/// Entries of a ring that the interface allows.
-const RING_ENTRIES: core::ops::RangeInclusive<u32> = 16..=4_096;
 /// Packets moved in one direction before the other gets its turn.
 const BATCH: usize = 64;
 /// Rounds before the server looks at its calls.
@@ -66,41 +61,6 @@ pub struct Pump {
     pub again: bool,
     /// Buffers sent are with the device without an interrupt being asked for: run again in a while.
     pub reclaim: bool,
-}
-
-/// The driver's ends of the rings.
-pub struct Rings<M: SharedMemory> {
-    free: PacketConsumer<M>,
-    received: PacketProducer<M>,
-    transmit: PacketConsumer<M>,
-    transmitted: PacketProducer<M>,
-}
-
-impl<M: SharedMemory + Clone> Rings<M> {
-    /// The rings in this memory, one after another; `None` where the number of entries is out of
-    /// range, or the memory too small.
-    pub fn new(memory: M, entries: u32) -> Option<Rings<M>> {
-        if !RING_ENTRIES.contains(&entries) {
-            return None;
-        }
-        let bytes = packet_ring_bytes(entries);
-        let at = |ring: usize| (memory.clone(), ring * bytes);
-        let consumer = |ring| {
-            let (memory, offset) = at(ring);
-            PacketConsumer::new(memory, offset, entries).ok()
-        };
-        let producer = |ring| {
-            let (memory, offset) = at(ring);
-            PacketProducer::new(memory, offset, entries).ok()
-        };
-        const { assert!(RINGS == 4) }
-        Some(Rings {
-            free: consumer(RING_RECEIVE_FREE)?,
-            received: producer(RING_RECEIVED)?,
-            transmit: consumer(RING_TRANSMIT)?,
-            transmitted: producer(RING_TRANSMITTED)?,
-        })
-    }
 }
 
 /// A received packet that the device has not yet returned all buffers of, or that has no room in the
@@ -233,11 +193,11 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
         let mut again = true;
         for _ in 0..MOST_ROUNDS {
             self.device.disarm();
-            // Room comes before what needs it.
-            let mut more = self.take_sent()?;
-            more |= self.take_received()?;
-            more |= self.give_free()?;
-            more |= self.send_packets()?;
+            self.rings.look()?;
+            let moved = self.move_packets();
+            // What was moved is told, and so as it was counted, even if the device broke a rule then.
+            self.rings.publish()?;
+            let more = moved?;
             self.statistics.kicks += self.device.notify();
             if !more && !self.must_look_again()? {
                 again = false;
@@ -247,30 +207,31 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
         let starves = !again && self.device.held(Direction::Receive) == 0;
         self.statistics.starved += u64::from(starves);
         Ok(Pump {
-            signal: self.must_signal()?,
+            signal: self.rings.must_wake()?,
             again,
             reclaim: !again && self.device.held(Direction::Transmit) > 0,
         })
     }
 
-    /// Whether the network stack sleeps on what it was given.
-    fn must_signal(&mut self) -> Result<bool, RingError> {
-        // For all four rings: what was put in and taken out is seen, or the wish to hear of it.
-        fence(Ordering::SeqCst);
-        let received = self.rings.received.must_wake_fenced()?;
-        let transmitted = self.rings.transmitted.must_wake_fenced()?;
-        let free = self.rings.free.must_wake_fenced()?;
-        let transmit = self.rings.transmit.must_wake_fenced()?;
-        Ok(received || transmitted || free || transmit)
+    /// Moves what there is in either direction, of each kind up to so many. True: there may be more.
+    fn move_packets(&mut self) -> Result<bool, CardError<D::Error>> {
+        // Room comes before what needs it.
+        let sent = self.take_sent()?;
+        let received = self.take_received()?;
+        let free = self.give_free()?;
+        Ok(sent | received | free | self.send_packets()?)
     }
 
     /// Asks device and stack to tell of what comes from now on; true if something came before they
     /// could hear that.
+    ///
+    /// What the round has seen of the rings is enough to say which wishes there are: who has seen no
+    /// room announces that, and looks again then, and so does who waits for entries.
     fn must_look_again(&mut self) -> Result<bool, RingError> {
         let mut again = false;
         // Received packets are of use only while the stack takes them; it tells when it does.
         let wanted = self.arriving.parts.len().max(1) as u32;
-        again |= if self.rings.received.free()? < wanted {
+        again |= if self.rings.received.ready() < wanted {
             !self.rings.received.sleep(wanted)?
         } else {
             self.device.arm(Direction::Receive, 1)
@@ -278,7 +239,7 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
         let held = self.device.held(Direction::Receive);
         // With half a queue of buffers there is time: the next packet brings us here.
         let capacity = self.device.capacity(Direction::Receive);
-        if self.device.has_room(Direction::Receive) && held < capacity / 2 {
+        if held < capacity / 2 && self.device.has_room(Direction::Receive) {
             again |= !self.rings.free.sleep(1)?;
         }
         let room = self.device.has_room(Direction::Transmit);
@@ -287,10 +248,9 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
         }
         // Without room, or with much of the stack's memory in the device, completions are news.
         let held = self.device.held(Direction::Transmit);
-        let places = self.rings.transmitted.free()?;
         if !room || self.sending.is_crowded(held, self.in_flight) {
             let wanted = (held / 2).max(1) as u16;
-            again |= match places {
+            again |= match self.rings.transmitted.ready() {
                 0 => !self.rings.transmitted.sleep(1)?,
                 _ => self.device.arm(Direction::Transmit, wanted),
             };
@@ -301,11 +261,8 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
     /// Packets that the device has received go to the stack. True: there may be more, as of the others.
     fn take_received(&mut self) -> Result<bool, CardError<D::Error>> {
         for _ in 0..BATCH {
-            let room = match self.arriving.waits() {
-                false => self.rings.received.has_room(1)?,
-                true => self.deliver()? && self.rings.received.has_room(1)?,
-            };
-            if !room {
+            let delivered = !self.arriving.waits() || self.deliver()?;
+            if !delivered || self.rings.received.ready() == 0 {
                 return Ok(false);
             }
             let taken = self.device.take_received(&self.memory);
@@ -321,7 +278,7 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
                 {
                     let packet = part(received.buffer.offset, length, &received);
                     self.count_received(length);
-                    self.rings.received.push(packet)?;
+                    self.rings.received.put(packet)?;
                 }
                 _ => self.gather(received)?,
             }
@@ -336,12 +293,14 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
 
     /// Hands a packet of several buffers on; false where the ring has no room for it.
     fn deliver(&mut self) -> Result<bool, RingError> {
-        let delivered = self.rings.received.push_all(&self.arriving.parts)?;
-        if delivered {
-            self.count_received(self.arriving.bytes);
-            self.arriving.parts.clear();
+        if (self.rings.received.ready() as usize) < self.arriving.parts.len() {
+            return Ok(false);
         }
-        Ok(delivered)
+        for part in self.arriving.parts.drain(..) {
+            self.rings.received.put(part)?;
+        }
+        self.count_received(self.arriving.bytes);
+        Ok(true)
     }
 
     /// Takes a buffer for what it is: part of a packet, the end of one, or good for the next.
@@ -396,7 +355,8 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
 
     /// Free buffers go to the device.
     fn give_free(&mut self) -> Result<bool, CardError<D::Error>> {
-        for _ in 0..BATCH {
+        let most = self.spare.len() + self.rings.free.ready() as usize;
+        for _ in 0..most.min(BATCH) {
             if !self.device.has_room(Direction::Receive) {
                 return Ok(false);
             }
@@ -404,7 +364,7 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
                 self.give(offset)?;
                 continue;
             }
-            let Some(descriptor) = self.rings.free.pop()? else {
+            let Some(descriptor) = self.rings.free.take()? else {
                 return Ok(false);
             };
             match self.pool.buffer(descriptor) {
@@ -415,7 +375,7 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
                 }
             }
         }
-        Ok(true)
+        Ok(most >= BATCH)
     }
 
     /// Gives the device the buffer whose packet begins at this offset of the pool.
@@ -436,12 +396,14 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
 
     /// Packets to send go to the device.
     fn send_packets(&mut self) -> Result<bool, CardError<D::Error>> {
-        for _ in 0..BATCH {
-            // A descriptor that is refused needs room to come back.
-            if !self.device.has_room(Direction::Transmit) || !self.rings.transmitted.has_room(1)? {
+        // A descriptor that is refused needs room to come back.
+        let most = self.rings.transmit.ready();
+        let most = most.min(self.rings.transmitted.ready()) as usize;
+        for _ in 0..most.min(BATCH) {
+            if !self.device.has_room(Direction::Transmit) {
                 return Ok(false);
             }
-            let Some(packet) = self.rings.transmit.pop()? else {
+            let Some(packet) = self.rings.transmit.take()? else {
                 return Ok(false);
             };
             match self.sending.check(packet, &self.memory) {
@@ -454,11 +416,11 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
                 }
                 Err(refusal) => {
                     self.count_refused(refusal);
-                    self.rings.transmitted.push(packet)?;
+                    self.rings.transmitted.put(packet)?;
                 }
             }
         }
-        Ok(true)
+        Ok(most >= BATCH)
     }
 
     fn count_refused(&mut self, refusal: Refusal) {
@@ -472,18 +434,16 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
 
     /// Packets that the device has sent: their memory goes back to the stack.
     fn take_sent(&mut self) -> Result<bool, CardError<D::Error>> {
-        for _ in 0..BATCH {
-            if !self.rings.transmitted.has_room(1)? {
-                return Ok(false);
-            }
+        let most = self.rings.transmitted.ready() as usize;
+        for _ in 0..most.min(BATCH) {
             let taken = self.device.take_sent();
             let Some(packet) = taken.map_err(CardError::Device)? else {
                 return Ok(false);
             };
             self.in_flight -= u64::from(packet.length);
-            self.rings.transmitted.push(packet)?;
+            self.rings.transmitted.put(packet)?;
         }
-        Ok(true)
+        Ok(most >= BATCH)
     }
 }
 

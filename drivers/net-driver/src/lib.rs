@@ -13,11 +13,13 @@ pub mod bench;
 mod card;
 mod device;
 pub mod ethernet;
+mod rings;
 mod sending;
 mod server;
 mod task;
 
-pub use card::{Card, CardError, Pump, Rings};
+pub use card::{Card, CardError, Pump};
 pub use device::{Device, Direction, Fault, Interrupt, Received};
+pub use rings::Rings;
 pub use server::{NetServer, Platform};
 pub use task::{INTERRUPTS, serve_card};

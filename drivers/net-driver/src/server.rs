@@ -12,8 +12,9 @@ use ipc::server::Caller;
 use ipc::{Error, Handle};
 use pci_function::Area;
 
-use crate::card::{self, Card, Pump, Rings};
+use crate::card::{self, Card, Pump};
 use crate::device::{Device, Interrupt};
+use crate::rings::Rings;
 
 /// What the service asks of the system: the task has the real one, the tests a fake.
 pub trait Platform {

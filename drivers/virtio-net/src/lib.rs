@@ -26,6 +26,8 @@ mod queues;
 mod server_tests;
 mod settings;
 mod task;
+#[cfg(test)]
+mod wake_tests;
 
 pub use device::{Idle, NetDevice};
 pub use settings::Settings;

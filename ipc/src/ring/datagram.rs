@@ -9,7 +9,7 @@
 use super::half::Half;
 use super::packet::sleep;
 use super::stream::stream_ring_bytes;
-use super::{RingError, SharedMemory, Writer};
+use super::{RingError, SharedMemory};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Size of what stands before the bytes of a datagram.
@@ -56,21 +56,37 @@ fn read_header(header: &[u8; RECORD_HEADER_BYTES]) -> Option<(SocketAddr, u32)> 
     (length <= LONGEST).then_some((address, length))
 }
 
-/// The side that puts datagrams in.
+/// One side of a ring of datagrams: what both do alike.
 #[derive(Debug)]
-pub struct DatagramProducer<M> {
-    half: Half<M>,
+pub struct DatagramHalf<M, const PRODUCER: bool> {
+    half: Half<M, PRODUCER>,
 }
 
-impl<M: SharedMemory> DatagramProducer<M> {
-    /// The producer of the empty ring at `offset` (a multiple of 64) of the memory. `capacity` is in
+/// The side that puts datagrams in.
+pub type DatagramProducer<M> = DatagramHalf<M, true>;
+
+/// The side that takes datagrams out.
+pub type DatagramConsumer<M> = DatagramHalf<M, false>;
+
+impl<M: SharedMemory, const PRODUCER: bool> DatagramHalf<M, PRODUCER> {
+    /// This side of the empty ring at `offset` (a multiple of 64) of the memory. `capacity` is in
     /// bytes, a power of two.
     ///
     /// Errors: Geometry.
     pub fn new(memory: M, offset: usize, capacity: u32) -> Result<Self, RingError> {
-        Half::new(memory, offset, capacity, 1, Writer::Producer).map(|half| Self { half })
+        Half::new(memory, offset, capacity, 1).map(|half| Self { half })
     }
 
+    /// Whether the peer sleeps and is now to be signalled. Once true, it is false until the peer sleeps
+    /// again.
+    ///
+    /// Errors: Corrupted, as for all operations from here on.
+    pub fn must_wake(&mut self) -> Result<bool, RingError> {
+        self.half.must_wake()
+    }
+}
+
+impl<M: SharedMemory> DatagramProducer<M> {
     /// Whether a datagram of this length fits the empty ring.
     pub fn fits(&self, length: usize) -> bool {
         u32::try_from(length)
@@ -78,9 +94,9 @@ impl<M: SharedMemory> DatagramProducer<M> {
     }
 
     /// Puts a datagram in; false, and nothing, when there is no room for it. Whoever has put in all
-    /// it has then asks [`DatagramProducer::must_wake`].
+    /// it has then asks [`DatagramHalf::must_wake`].
     ///
-    /// Errors: Corrupted, as for all operations from here on.
+    /// Errors: Corrupted.
     pub fn push(&mut self, address: SocketAddr, bytes: &[u8]) -> Result<bool, RingError> {
         if !self.fits(bytes.len()) {
             return Ok(false);
@@ -94,12 +110,6 @@ impl<M: SharedMemory> DatagramProducer<M> {
         self.half.write_bytes(RECORD_HEADER_BYTES as u32, bytes)?;
         self.half.advance(record)?;
         Ok(true)
-    }
-
-    /// Whether the consumer sleeps and is now to be signalled. Once true, it is false until the
-    /// consumer sleeps again.
-    pub fn must_wake(&mut self) -> Result<bool, RingError> {
-        self.half.must_wake()
     }
 
     /// Announces that this side waits for room for a datagram of `length` bytes. False: do not wait,
@@ -116,24 +126,10 @@ impl<M: SharedMemory> DatagramProducer<M> {
     }
 }
 
-/// The side that takes datagrams out.
-#[derive(Debug)]
-pub struct DatagramConsumer<M> {
-    half: Half<M>,
-}
-
 impl<M: SharedMemory> DatagramConsumer<M> {
-    /// The consumer of the empty ring at `offset` (a multiple of 64) of the memory. `capacity` is in
-    /// bytes, a power of two.
-    ///
-    /// Errors: Geometry.
-    pub fn new(memory: M, offset: usize, capacity: u32) -> Result<Self, RingError> {
-        Half::new(memory, offset, capacity, 1, Writer::Consumer).map(|half| Self { half })
-    }
-
     /// Bytes that can be taken, headers included.
     ///
-    /// Errors: Corrupted, as for all operations from here on.
+    /// Errors: Corrupted.
     pub fn available(&mut self) -> Result<usize, RingError> {
         Ok(self.half.refresh()? as usize)
     }
@@ -173,12 +169,6 @@ impl<M: SharedMemory> DatagramConsumer<M> {
         self.half.read_bytes(RECORD_HEADER_BYTES as u32, into)?;
         self.half.advance(record)?;
         Ok(count)
-    }
-
-    /// Whether the producer sleeps and is now to be signalled. Once true, it is false until the
-    /// producer sleeps again.
-    pub fn must_wake(&mut self) -> Result<bool, RingError> {
-        self.half.must_wake()
     }
 
     /// Announces that this side waits for a datagram. False: do not wait, look again.

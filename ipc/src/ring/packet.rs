@@ -2,9 +2,9 @@
 //! carries three words an entry and does not know what they mean; [`Pool`] checks those of packets.
 
 use super::half::Half;
-use super::{HEADER_BYTES, RingError, SharedMemory, Writer};
+use super::{HEADER_BYTES, RingError, SharedMemory};
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 /// Size of an entry in bytes.
 pub const ENTRY_BYTES: usize = 16;
@@ -56,168 +56,152 @@ impl Pool {
     }
 }
 
+/// Words of an entry.
+const ENTRY_WORDS: usize = ENTRY_BYTES / 4;
+
 /// Announces a wait. Rings of packets and of datagrams are not closed, they end with the session or the
 /// socket that they belong to; a peer that says otherwise would keep this side from ever sleeping.
-pub(super) fn sleep<M: SharedMemory>(half: &mut Half<M>, wanted: u32) -> Result<bool, RingError> {
+pub(super) fn sleep<M: SharedMemory, const PRODUCER: bool>(
+    half: &mut Half<M, PRODUCER>,
+    wanted: u32,
+) -> Result<bool, RingError> {
     if half.is_peer_closed()? {
         return Err(RingError::Corrupted);
     }
     half.sleep(wanted)
 }
 
-/// The words of the entry this far ahead.
-#[inline(always)]
-fn entry<M: SharedMemory>(half: &Half<M>, ahead: u32) -> Result<[&AtomicU32; 4], RingError> {
-    let first = (half.body() + half.slot(ahead) * ENTRY_BYTES) / 4;
-    half.memory().words(first).ok_or(RingError::Geometry)
-}
-
-/// The side that puts entries in.
+/// One side of a ring of packets: what both do alike.
+///
+/// Who moves many entries takes few looks: one [`PacketHalf::look`], then [`PacketProducer::put`] or
+/// [`PacketConsumer::take`] for each, as many as there were then, and one [`PacketHalf::publish`], which
+/// tells the peer of all of them. That comes before the side sleeps, or asks whether the other does.
 #[derive(Debug)]
-pub struct PacketProducer<M> {
-    half: Half<M>,
+pub struct PacketHalf<M, const PRODUCER: bool> {
+    half: Half<M, PRODUCER>,
 }
 
-impl<M: SharedMemory> PacketProducer<M> {
-    /// The producer of the empty ring at `offset` (a multiple of 64) of the memory. `entries` is a
-    /// power of two.
+/// The side that puts entries in. What is ready for it is room.
+pub type PacketProducer<M> = PacketHalf<M, true>;
+
+/// The side that takes entries out.
+pub type PacketConsumer<M> = PacketHalf<M, false>;
+
+impl<M: SharedMemory, const PRODUCER: bool> PacketHalf<M, PRODUCER> {
+    /// This side of the empty ring at `offset` (a multiple of 64) of the memory. `entries` is a power
+    /// of two.
     ///
     /// Errors: Geometry.
     pub fn new(memory: M, offset: usize, entries: u32) -> Result<Self, RingError> {
-        Half::new(memory, offset, entries, ENTRY_BYTES, Writer::Producer).map(|half| Self { half })
+        Half::new(memory, offset, entries, ENTRY_BYTES).map(|half| Self { half })
     }
 
-    /// Room in entries.
+    /// Looks at the peer's count.
     ///
     /// Errors: Corrupted, as for all operations from here on.
+    #[inline]
+    pub fn look(&mut self) -> Result<(), RingError> {
+        self.half.refresh().map(drop)
+    }
+
+    /// Entries that were ready when that was last looked at, to be put in or taken now.
+    #[inline]
+    pub fn ready(&self) -> u32 {
+        self.half.unstaged()
+    }
+
+    /// Tells the peer of all that was put in or taken out since it was last told. Whoever has done all
+    /// that there is to do then asks [`PacketHalf::must_wake`].
+    #[inline]
+    pub fn publish(&mut self) -> Result<(), RingError> {
+        self.half.publish()
+    }
+
+    /// Whether the peer sleeps and is now to be signalled. Once true, it is false until the peer sleeps
+    /// again.
+    pub fn must_wake(&mut self) -> Result<bool, RingError> {
+        self.half.must_wake()
+    }
+
+    /// The same for who looks at several rings and has executed one sequentially consistent fence for
+    /// all of them since it last told the peer of entries.
+    pub fn must_wake_fenced(&mut self) -> Result<bool, RingError> {
+        self.half.must_wake_fenced()
+    }
+
+    /// Announces that this side waits until `wanted` entries are ready; 1 to the capacity. False: do
+    /// not wait, look again.
+    pub fn sleep(&mut self, wanted: u32) -> Result<bool, RingError> {
+        sleep(&mut self.half, wanted)
+    }
+
+    /// Ends what [`PacketHalf::sleep`] announced.
+    pub fn wake(&mut self) -> Result<(), RingError> {
+        self.half.wake()
+    }
+}
+
+impl<M: SharedMemory> PacketProducer<M> {
+    /// Room in entries, after a look.
+    ///
+    /// Errors: Corrupted.
     pub fn free(&mut self) -> Result<u32, RingError> {
         self.half.refresh()
     }
 
-    /// Whether so many entries have room; looks at the consumer's count only where what was seen of it
-    /// before does not suffice.
-    pub fn has_room(&mut self, entries: u32) -> Result<bool, RingError> {
-        Ok(self.half.ready(entries)? >= entries)
-    }
-
-    /// Puts an entry in; false when the ring is full. Whoever has put in all it has then asks
-    /// [`PacketProducer::must_wake`].
+    /// Puts an entry in that the consumer sees after [`PacketHalf::publish`]; false where there was no
+    /// room when that was last looked at.
     #[inline]
-    pub fn push(&mut self, descriptor: Descriptor) -> Result<bool, RingError> {
-        if self.half.ready(1)? == 0 {
+    pub fn put(&mut self, descriptor: Descriptor) -> Result<bool, RingError> {
+        let Some([offset, length, flags, _]) = self.half.stage::<ENTRY_WORDS>()? else {
             return Ok(false);
-        }
-        self.write(0, descriptor)?;
-        self.half.advance(1)?;
-        Ok(true)
-    }
-
-    /// Puts entries in, which the consumer sees at once; false, and none, when there is no room for all.
-    pub fn push_all(&mut self, descriptors: &[Descriptor]) -> Result<bool, RingError> {
-        let count = u32::try_from(descriptors.len()).unwrap_or(u32::MAX);
-        if !self.has_room(count)? {
-            return Ok(false);
-        }
-        for (ahead, descriptor) in (0..count).zip(descriptors) {
-            self.write(ahead, *descriptor)?;
-        }
-        self.half.advance(count)?;
-        Ok(true)
-    }
-
-    /// Writes the entry this far ahead.
-    #[inline(always)]
-    fn write(&self, ahead: u32, descriptor: Descriptor) -> Result<(), RingError> {
-        let [offset, length, flags, _] = entry(&self.half, ahead)?;
+        };
         offset.store(descriptor.offset, Ordering::Relaxed);
         length.store(descriptor.length, Ordering::Relaxed);
         flags.store(descriptor.flags, Ordering::Relaxed);
-        Ok(())
+        Ok(true)
     }
 
-    /// Whether the consumer sleeps and is now to be signalled. Once true, it is false until the
-    /// consumer sleeps again.
-    pub fn must_wake(&mut self) -> Result<bool, RingError> {
-        self.half.must_wake()
+    /// Puts an entry in, which the consumer sees at once; false when the ring is full.
+    #[inline]
+    pub fn push(&mut self, descriptor: Descriptor) -> Result<bool, RingError> {
+        if self.ready() == 0 {
+            self.look()?;
+        }
+        let is_in = self.put(descriptor)?;
+        self.publish()?;
+        Ok(is_in)
     }
-
-    /// The same for who looks at several rings and has executed one sequentially consistent fence for
-    /// all of them since it last put in or took out.
-    pub fn must_wake_fenced(&mut self) -> Result<bool, RingError> {
-        self.half.must_wake_fenced()
-    }
-
-    /// Announces that this side waits until `wanted` entries are free; 1 to the capacity. False: do
-    /// not wait, look again.
-    pub fn sleep(&mut self, wanted: u32) -> Result<bool, RingError> {
-        sleep(&mut self.half, wanted)
-    }
-
-    /// Ends what [`PacketProducer::sleep`] announced.
-    pub fn wake(&mut self) -> Result<(), RingError> {
-        self.half.wake()
-    }
-}
-
-/// The side that takes entries out.
-#[derive(Debug)]
-pub struct PacketConsumer<M> {
-    half: Half<M>,
 }
 
 impl<M: SharedMemory> PacketConsumer<M> {
-    /// The consumer of the empty ring at `offset` (a multiple of 64) of the memory. `entries` is a
-    /// power of two.
+    /// Entries that can be taken, after a look.
     ///
-    /// Errors: Geometry.
-    pub fn new(memory: M, offset: usize, entries: u32) -> Result<Self, RingError> {
-        Half::new(memory, offset, entries, ENTRY_BYTES, Writer::Consumer).map(|half| Self { half })
-    }
-
-    /// Entries that can be taken.
-    ///
-    /// Errors: Corrupted, as for all operations from here on.
+    /// Errors: Corrupted.
     pub fn available(&mut self) -> Result<u32, RingError> {
         self.half.refresh()
     }
 
-    /// Takes an entry; `None` when the ring is empty. Each word was loaded once. Whoever has taken
-    /// all it wants then asks [`PacketConsumer::must_wake`].
+    /// Takes an entry, whose place the producer gets back with [`PacketHalf::publish`]; `None` where
+    /// there was none when that was last looked at. Each word is loaded once.
     #[inline]
-    pub fn pop(&mut self) -> Result<Option<Descriptor>, RingError> {
-        if self.half.ready(1)? == 0 {
-            return Ok(None);
-        }
-        let [offset, length, flags, _] = entry(&self.half, 0)?;
-        let descriptor = Descriptor {
+    pub fn take(&mut self) -> Result<Option<Descriptor>, RingError> {
+        let entry = self.half.stage::<ENTRY_WORDS>()?;
+        Ok(entry.map(|[offset, length, flags, _]| Descriptor {
             offset: offset.load(Ordering::Relaxed),
             length: length.load(Ordering::Relaxed),
             flags: flags.load(Ordering::Relaxed),
-        };
-        self.half.advance(1)?;
-        Ok(Some(descriptor))
+        }))
     }
 
-    /// Whether the producer sleeps and is now to be signalled. Once true, it is false until the
-    /// producer sleeps again.
-    pub fn must_wake(&mut self) -> Result<bool, RingError> {
-        self.half.must_wake()
-    }
-
-    /// The same for who looks at several rings and has executed one sequentially consistent fence for
-    /// all of them since it last put in or took out.
-    pub fn must_wake_fenced(&mut self) -> Result<bool, RingError> {
-        self.half.must_wake_fenced()
-    }
-
-    /// Announces that this side waits until `wanted` entries are there; 1 to the capacity. False: do
-    /// not wait, look again.
-    pub fn sleep(&mut self, wanted: u32) -> Result<bool, RingError> {
-        sleep(&mut self.half, wanted)
-    }
-
-    /// Ends what [`PacketConsumer::sleep`] announced.
-    pub fn wake(&mut self) -> Result<(), RingError> {
-        self.half.wake()
+    /// Takes an entry and gives its place back at once; `None` when the ring is empty.
+    #[inline]
+    pub fn pop(&mut self) -> Result<Option<Descriptor>, RingError> {
+        if self.ready() == 0 {
+            self.look()?;
+        }
+        let entry = self.take()?;
+        self.publish()?;
+        Ok(entry)
     }
 }

@@ -1,37 +1,69 @@
 //! The ring of bytes: a pipe between two tasks.
 
 use super::half::Half;
-use super::{HEADER_BYTES, RingError, SharedMemory, Writer};
+use super::{HEADER_BYTES, RingError, SharedMemory};
 
 /// Size in bytes of a stream ring of this capacity.
 pub const fn stream_ring_bytes(capacity: u32) -> usize {
     HEADER_BYTES + capacity as usize
 }
 
-/// The side that writes bytes.
+/// One side of a ring of bytes: what both do alike.
 #[derive(Debug)]
-pub struct StreamProducer<M> {
-    pub(super) half: Half<M>,
+pub struct StreamHalf<M, const PRODUCER: bool> {
+    pub(super) half: Half<M, PRODUCER>,
 }
 
-impl<M: SharedMemory> StreamProducer<M> {
-    /// The producer of the empty ring at `offset` (a multiple of 64) of the memory. `capacity` is in
+/// The side that writes bytes. What it waits for is room.
+pub type StreamProducer<M> = StreamHalf<M, true>;
+
+/// The side that reads bytes.
+pub type StreamConsumer<M> = StreamHalf<M, false>;
+
+impl<M: SharedMemory, const PRODUCER: bool> StreamHalf<M, PRODUCER> {
+    /// This side of the empty ring at `offset` (a multiple of 64) of the memory. `capacity` is in
     /// bytes, a power of two.
     ///
     /// Errors: Geometry.
     pub fn new(memory: M, offset: usize, capacity: u32) -> Result<Self, RingError> {
-        Half::new(memory, offset, capacity, 1, Writer::Producer).map(|half| Self { half })
+        Half::new(memory, offset, capacity, 1).map(|half| Self { half })
     }
 
-    /// Room in bytes.
+    /// Whether the peer sleeps and is now to be signalled. Once true, it is false until the peer sleeps
+    /// again.
     ///
     /// Errors: Corrupted, as for all operations from here on.
+    pub fn must_wake(&mut self) -> Result<bool, RingError> {
+        self.half.must_wake()
+    }
+
+    /// Announces that this side waits until `wanted` bytes are there, or have room; 1 to the capacity.
+    /// False: do not wait, look again.
+    pub fn sleep(&mut self, wanted: usize) -> Result<bool, RingError> {
+        self.half.sleep(u32::try_from(wanted).unwrap_or(u32::MAX))
+    }
+
+    /// Ends what [`StreamHalf::sleep`] announced.
+    pub fn wake(&mut self) -> Result<(), RingError> {
+        self.half.wake()
+    }
+
+    /// Says that no byte will follow, or be taken any more. Ask [`StreamHalf::must_wake`] afterwards.
+    pub fn close(&mut self) -> Result<(), RingError> {
+        self.half.close()
+    }
+}
+
+impl<M: SharedMemory> StreamProducer<M> {
+    /// Room in bytes.
+    ///
+    /// Errors: Corrupted.
     pub fn free(&mut self) -> Result<usize, RingError> {
         Ok(self.half.refresh()? as usize)
     }
 
     /// Puts in as many of the bytes as there is room for and returns their number. Whoever has put
-    /// in all it has then asks [`StreamProducer::must_wake`].
+    /// in all it has then asks [`StreamHalf::must_wake`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<usize, RingError> {
         let enough = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let count = self.half.ready(enough)?.min(enough);
@@ -41,58 +73,22 @@ impl<M: SharedMemory> StreamProducer<M> {
         Ok(count as usize)
     }
 
-    /// Whether the consumer sleeps and is now to be signalled. Once true, it is false until the
-    /// consumer sleeps again.
-    pub fn must_wake(&mut self) -> Result<bool, RingError> {
-        self.half.must_wake()
-    }
-
-    /// Announces that this side waits until `wanted` bytes are free; 1 to the capacity. False: do
-    /// not wait, look again.
-    pub fn sleep(&mut self, wanted: usize) -> Result<bool, RingError> {
-        self.half.sleep(u32::try_from(wanted).unwrap_or(u32::MAX))
-    }
-
-    /// Ends what [`StreamProducer::sleep`] announced.
-    pub fn wake(&mut self) -> Result<(), RingError> {
-        self.half.wake()
-    }
-
-    /// Says that no byte will follow. Ask [`StreamProducer::must_wake`] afterwards.
-    pub fn close(&mut self) -> Result<(), RingError> {
-        self.half.close()
-    }
-
     /// Whether the consumer takes nothing more.
     pub fn is_peer_closed(&self) -> Result<bool, RingError> {
         self.half.is_peer_closed()
     }
 }
 
-/// The side that reads bytes.
-#[derive(Debug)]
-pub struct StreamConsumer<M> {
-    pub(super) half: Half<M>,
-}
-
 impl<M: SharedMemory> StreamConsumer<M> {
-    /// The consumer of the empty ring at `offset` (a multiple of 64) of the memory. `capacity` is in
-    /// bytes, a power of two.
-    ///
-    /// Errors: Geometry.
-    pub fn new(memory: M, offset: usize, capacity: u32) -> Result<Self, RingError> {
-        Half::new(memory, offset, capacity, 1, Writer::Consumer).map(|half| Self { half })
-    }
-
     /// Bytes that can be read.
     ///
-    /// Errors: Corrupted, as for all operations from here on.
+    /// Errors: Corrupted.
     pub fn available(&mut self) -> Result<usize, RingError> {
         Ok(self.half.refresh()? as usize)
     }
 
     /// Takes as many bytes as there are and fit `into`, and returns their number. Ask
-    /// [`StreamConsumer::must_wake`] afterwards.
+    /// [`StreamHalf::must_wake`] afterwards.
     pub fn read(&mut self, into: &mut [u8]) -> Result<usize, RingError> {
         let count = self.peek(into)?;
         self.skip(count)?;
@@ -111,28 +107,6 @@ impl<M: SharedMemory> StreamConsumer<M> {
     /// Takes bytes that were peeked at. Corrupted where there are not as many.
     pub fn skip(&mut self, count: usize) -> Result<(), RingError> {
         self.half.advance(u32::try_from(count).unwrap_or(u32::MAX))
-    }
-
-    /// Whether the producer sleeps and is now to be signalled. Once true, it is false until the
-    /// producer sleeps again.
-    pub fn must_wake(&mut self) -> Result<bool, RingError> {
-        self.half.must_wake()
-    }
-
-    /// Announces that this side waits until `wanted` bytes are there; 1 to the capacity. False: do
-    /// not wait, look again.
-    pub fn sleep(&mut self, wanted: usize) -> Result<bool, RingError> {
-        self.half.sleep(u32::try_from(wanted).unwrap_or(u32::MAX))
-    }
-
-    /// Ends what [`StreamConsumer::sleep`] announced.
-    pub fn wake(&mut self) -> Result<(), RingError> {
-        self.half.wake()
-    }
-
-    /// Says that no byte will be taken any more. Ask [`StreamConsumer::must_wake`] afterwards.
-    pub fn close(&mut self) -> Result<(), RingError> {
-        self.half.close()
     }
 
     /// Whether the producer has closed and everything it put in was taken.

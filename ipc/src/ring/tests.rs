@@ -2,9 +2,9 @@
 //! a peer that writes what it likes into every field.
 
 use super::{
-    DatagramConsumer, DatagramProducer, Descriptor, FIELDS, Field, HEADER_BYTES, PacketConsumer,
-    PacketProducer, Pool, RingError, SharedMemory, StreamConsumer, StreamPair, StreamProducer,
-    Writer, packet_ring_bytes, reset, stream_ring_bytes,
+    CONSUMER_WANTED, DatagramConsumer, DatagramProducer, Descriptor, FIELDS, Field, HEADER_BYTES,
+    PUT, PacketConsumer, PacketProducer, Pool, RingError, SharedMemory, StreamConsumer, StreamPair,
+    StreamProducer, TAKEN, Writer, packet_ring_bytes, reset, stream_ring_bytes,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ impl SharedMemory for Array {
         self.0.len() * 4
     }
 
-    fn word(&self, index: usize) -> Option<&AtomicU32> {
-        self.0.get(index)
+    fn words<const N: usize>(&self, first: usize) -> Option<&[AtomicU32; N]> {
+        self.0.get(first..)?.first_chunk()
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {
@@ -354,6 +354,159 @@ fn two_threads_pass_a_stream_without_losing_a_byte_or_a_wake_up() {
     }
     writer.join().unwrap();
     assert_eq!(got, TOTAL);
+}
+
+/// An entry with this number.
+fn numbered(number: u32) -> Descriptor {
+    Descriptor {
+        offset: number,
+        length: number.rotate_left(7),
+        flags: !number,
+    }
+}
+
+#[test]
+fn two_threads_pass_batches_of_packets_without_losing_one_or_a_wake_up() {
+    const TOTAL: u32 = 300_000;
+    let (_, mut producer, mut consumer) = packets(16);
+    let consumer_bell = Arc::new(Bell(AtomicBool::new(false), std::thread::current()));
+    let signal = consumer_bell.clone();
+    let (send, receive) = std::sync::mpsc::channel::<Arc<Bell>>();
+    let writer = std::thread::spawn(move || {
+        let bell = Arc::new(Bell(AtomicBool::new(false), std::thread::current()));
+        send.send(bell.clone()).unwrap();
+        let mut sent = 0;
+        while sent < TOTAL {
+            producer.look().unwrap();
+            let most = (sent % 7 + 1).min(TOTAL - sent).min(producer.ready());
+            for _ in 0..most {
+                assert_eq!(producer.put(numbered(sent)), Ok(true));
+                sent += 1;
+            }
+            producer.publish().unwrap();
+            if producer.must_wake().unwrap() {
+                signal.ring();
+            }
+            // No announcement is withdrawn: the next may find it standing, or find it cleared too late.
+            if most == 0 && producer.sleep(1 + sent % 8).unwrap() {
+                wait(&bell.0);
+            }
+        }
+    });
+    let producer_bell = receive.recv().unwrap();
+    let mut got = 0;
+    while got < TOTAL {
+        consumer.look().unwrap();
+        for _ in 0..consumer.ready().min(1 + got % 5) {
+            assert_eq!(consumer.take(), Ok(Some(numbered(got))));
+            got += 1;
+        }
+        consumer.publish().unwrap();
+        if consumer.must_wake().unwrap() {
+            producer_bell.ring();
+        }
+        if got < TOTAL && consumer.ready() == 0 && consumer.sleep(1).unwrap() {
+            wait(&consumer_bell.0);
+        }
+    }
+    writer.join().unwrap();
+}
+
+#[test]
+fn what_is_put_in_or_taken_is_the_peers_only_when_it_is_told() {
+    let (_, mut producer, mut consumer) = packets(16);
+    for number in 0..16 {
+        assert_eq!(producer.put(numbered(number)), Ok(true));
+    }
+    assert_eq!(
+        (producer.put(numbered(16)), producer.ready()),
+        (Ok(false), 0)
+    );
+    assert_eq!(consumer.available(), Ok(0), "not told yet");
+    producer.publish().unwrap();
+    assert_eq!(consumer.take(), Ok(None), "not looked yet");
+    consumer.look().unwrap();
+    for number in 0..5 {
+        assert_eq!(consumer.take(), Ok(Some(numbered(number))));
+    }
+    assert_eq!((consumer.ready(), producer.free()), (11, Ok(0)));
+    consumer.publish().unwrap();
+    assert_eq!(producer.free(), Ok(5));
+    assert_eq!(consumer.pop(), Ok(Some(numbered(5))));
+}
+
+#[test]
+fn room_that_was_not_told_of_cannot_be_claimed_nor_entries_taken() {
+    let (memory, mut producer, mut consumer) = packets(16);
+    producer.put(numbered(0)).unwrap();
+    memory.0[TAKEN].store(1, Ordering::Relaxed);
+    assert_eq!(producer.look(), Err(RingError::Corrupted));
+    producer.publish().unwrap();
+    memory.0[TAKEN].store(0, Ordering::Relaxed);
+    consumer.look().unwrap();
+    consumer.take().unwrap();
+    memory.0[PUT].store(17, Ordering::Relaxed);
+    assert_eq!(consumer.look(), Err(RingError::Corrupted));
+}
+
+#[test]
+fn an_announcement_that_was_cleared_late_is_made_again() {
+    let (memory, mut producer, mut consumer) = packets(16);
+    assert_eq!(consumer.sleep(1), Ok(true));
+    // The producer has read the announcement, and not cleared it yet, when the consumer takes the entry.
+    producer.push(numbered(0)).unwrap();
+    assert_eq!(consumer.pop(), Ok(Some(numbered(0))));
+    assert_eq!(consumer.sleep(1), Ok(true), "it stands");
+    memory.0[CONSUMER_WANTED].store(0, Ordering::Relaxed);
+    // It signals, and the consumer finds nothing and sleeps again.
+    consumer.look().unwrap();
+    assert_eq!((consumer.ready(), consumer.sleep(1)), (0, Ok(true)));
+    producer.push(numbered(1)).unwrap();
+    assert_eq!(producer.must_wake(), Ok(true));
+}
+
+#[test]
+fn an_announcement_stands_until_it_is_answered_and_is_not_for_another_number() {
+    let (memory, mut producer, mut consumer) = packets(16);
+    let announced = |memory: &Array| memory.0[CONSUMER_WANTED].load(Ordering::Relaxed);
+    assert_eq!((consumer.sleep(3), announced(&memory)), (Ok(true), 3));
+    producer.push(numbered(0)).unwrap();
+    assert_eq!(producer.must_wake(), Ok(false), "one of three");
+    assert_eq!(consumer.sleep(3), Ok(true));
+    consumer.look().unwrap();
+    assert_eq!(consumer.sleep(2), Ok(true));
+    assert_eq!(announced(&memory), 2);
+    producer.push(numbered(1)).unwrap();
+    assert_eq!(producer.must_wake(), Ok(true));
+    producer.push(numbered(2)).unwrap();
+    assert_eq!(producer.must_wake(), Ok(false), "once");
+    assert_eq!((consumer.sleep(3), announced(&memory)), (Ok(false), 0));
+    // What was seen already is not waited for, announced or not.
+    assert_eq!(consumer.sleep(4), Ok(true));
+    producer.push(numbered(3)).unwrap();
+    consumer.look().unwrap();
+    assert_eq!((consumer.sleep(4), announced(&memory)), (Ok(false), 0));
+}
+
+#[test]
+fn an_announcement_that_only_the_peer_wrote_is_no_reason_not_to_look() {
+    let (memory, mut producer, mut consumer) = packets(16);
+    memory.0[CONSUMER_WANTED].store(1, Ordering::Relaxed);
+    producer.push(numbered(0)).unwrap();
+    assert_eq!(consumer.sleep(1), Ok(false), "there is an entry");
+}
+
+#[test]
+fn who_moved_nothing_has_nobody_to_wake_and_who_moved_later_has() {
+    let (_, mut producer, mut consumer) = packets(16);
+    producer.push(numbered(0)).unwrap();
+    assert_eq!(producer.must_wake(), Ok(false), "nobody sleeps");
+    // The second look of whoever announces now sees the entry: the producer owes no signal.
+    assert_eq!(consumer.sleep(1), Ok(false));
+    assert_eq!(consumer.sleep(2), Ok(true));
+    assert_eq!(producer.must_wake(), Ok(false));
+    producer.push(numbered(1)).unwrap();
+    assert_eq!(producer.must_wake(), Ok(true));
 }
 
 /// What a hostile peer might write.

@@ -4,16 +4,20 @@
 //! left out that cannot be the case here; whatever could be is looked at first, and then nothing is
 //! changed and the slow path goes through all of it.
 //!
-//! What is done is in the parts: `call`, `signal`, `trap`. Here is what they have in common: what can become of
+//! What is done is in the parts: `call`, `signal`, `receive`, `trap`. Here is what they have in common: what can become of
 //! an entry, the claim of a thread that is to run at once, and the switch to it.
+//!
+//! A wait with a deadline is short where the timers know of an earlier one of the same thread: see `armed`.
 //!
 //! A call and a reply: the endpoint's lock and one claim are the only locked instructions, the address
 //! space the only control register. The run queue is looked at without its lock: see `take_over`.
 
 mod call;
+mod receive;
 mod signal;
 mod trap;
 
+pub use receive::Before;
 pub use signal::Signalled;
 
 use crate::cpu::Cpu;
@@ -53,6 +57,11 @@ pub enum Fast {
     Leaves(Arguments),
     /// The same, but for making ready this thread, whose registers are complete.
     Wakes(&'static Thread, Arguments),
+    /// It is done but for the way out, and the thread waits.
+    Waits,
+    /// Of an operation that ends with a Receive that is left, for the slow path; first this thread, whose
+    /// registers are complete, is to be made ready. The receiver's registers hold the arguments.
+    Receives(Option<&'static Thread>),
 }
 
 /// Each of these functions is a system call of this CPU's thread, whose registers hold the deadline and
@@ -88,8 +97,21 @@ impl<P: Platform> Kernel<P> {
                 let short = self.fast_reply_receive(cpu, thread, handle, arguments[1]);
                 short.or_else(|| {
                     put(thread, arguments);
-                    self.fast_resume(cpu, thread)
+                    let answered = self.fast_resume(cpu, thread);
+                    let replied =
+                        || Some(self.fast_await(cpu, thread, self.fast_reply(cpu, thread)?));
+                    answered.or_else(replied)
                 })
+            }
+            Operation::Receive => {
+                put(thread, arguments);
+                let before = self.fast_receive(cpu, thread)?;
+                Some(self.fast_await(cpu, thread, before))
+            }
+            Operation::SignalReceive => {
+                put(thread, arguments);
+                let before = self.fast_signal_receive(cpu, thread)?;
+                Some(self.fast_await(cpu, thread, before))
             }
             Operation::Signal => {
                 let (handle, bits) = (Handle(arguments[0]), arguments[1]);
@@ -100,6 +122,9 @@ impl<P: Platform> Kernel<P> {
                     }
                     Signalled::Down(signals, waiter, terms) => {
                         self.signal_down(cpu, thread, bits, signals, waiter, terms)
+                    }
+                    Signalled::Receiver(signals) => {
+                        self.signal_receiver(cpu, thread, bits, signals)
                     }
                 }
             }
@@ -129,12 +154,12 @@ impl<P: Platform> Kernel<P> {
     }
 
     /// Takes this CPU from one thread, which keeps nothing on it, and gives it to another, which is
-    /// active.
+    /// active, or to nobody yet.
     #[inline(always)]
-    fn change(&self, cpu: &Cpu, from: &'static Thread, to: &'static Thread) {
+    fn change(&self, cpu: &Cpu, from: &'static Thread, to: Option<&'static Thread>) {
         self.charge(cpu, from);
         self.platform.save_bases(&from.registers);
-        cpu.current.set(Some(to));
+        cpu.current.set(to);
     }
 
     /// Lets a claimed thread run, in its turn, whose system call ends with these results.
@@ -222,7 +247,20 @@ fn urgency_here(cpu: &Cpu, terms: u32) -> Option<u32> {
     Thread::urgency_at_home(terms, cpu.fast_terms.load(Ordering::Relaxed))
 }
 
+/// The deadline of the wait that a thread's system call asks for, if the timers need not be told of it: there is
+/// none, or an entry for an earlier one stands for it, on this CPU, where nobody takes it out meanwhile.
+#[inline(always)]
+fn armed(cpu: &Cpu, thread: &Thread) -> Option<u64> {
+    let deadline = thread.registers.r12.get();
+    if deadline != NEVER && !thread.timer.stand_for(cpu.index, deadline) {
+        cold_path();
+        return None;
+    }
+    Some(deadline)
+}
+
 /// Whether a thread that was taken runs at once.
+#[derive(Clone, Copy)]
 enum Turn {
     /// It does.
     Now,

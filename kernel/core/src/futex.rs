@@ -49,7 +49,7 @@ impl<P: Platform> Kernel<P> {
         let generation = thread.next_generation();
         thread.futex.store(address, Ordering::Relaxed);
         self.detach(cpu, thread);
-        self.arm(cpu, thread, deadline, generation);
+        self.arm(cpu, thread, deadline);
         sleepers.push_back(thread);
         thread.publish_as(Wait::Futex, generation);
         drop(sleepers);

@@ -360,7 +360,7 @@ impl<P: Platform> Kernel<P> {
             self.quarantined.fetch_add(pages, Ordering::Relaxed);
             queues.quarantine.push_back(memory);
         } else {
-            queues.emptying.push_back(memory);
+            queues.empty(memory);
             self.reclaim.note();
         }
     }
@@ -483,7 +483,7 @@ impl<P: Platform> Kernel<P> {
         let mut queues = self.reclaim.memories.lock();
         self.dma_epoch.fetch_add(1, Ordering::AcqRel);
         while let Some(memory) = queues.quarantine.pop_front() {
-            queues.emptying.push_back(memory);
+            queues.empty(memory);
             self.reclaim.note();
         }
         self.quarantined.swap(0, Ordering::Relaxed)

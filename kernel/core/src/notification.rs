@@ -82,14 +82,30 @@ impl Signals {
         self.waiter.is_some() | self.bound.is_some() | self.over
     }
 
-    /// Whether the bound thread waits in Receive.
+    /// Whether the bound thread has waited in Receive and no signal has ended that.
     #[inline(always)]
     pub(crate) fn is_watched(&self) -> bool {
         self.bound_wait.is_some()
     }
 
+    /// The wait of the bound thread in Receive, if these bits end it. Not one that has ended otherwise, nor
+    /// one that somebody has claimed: who gives that back looks here afterwards.
+    #[inline(always)]
+    pub(crate) fn receiver(&self, bits: u64) -> Option<WaitRef> {
+        let wait = self.bound_wait?;
+        let is_ended = wait.thread.waits_as(wait.generation) && self.bits | bits != 0;
+        is_ended.then_some(wait)
+    }
+
+    /// Forgets the wait of the bound thread in Receive, which has been ended.
+    #[inline(always)]
+    pub(crate) fn watched(&mut self) {
+        self.bound_wait = None;
+    }
+
     /// Remembers the wait of the bound thread in Receive, so that a signal can end it. It is
     /// published before the lock is dropped: a signal that comes later finds it.
+    #[inline(always)]
     pub fn watch(&mut self, wait: WaitRef) {
         self.bound_wait = Some(wait);
     }
@@ -245,7 +261,7 @@ impl<P: Platform> Kernel<P> {
         signals.waiter = Some(WaitRef { thread, generation });
         thread.notification.set(Some(notification));
         self.detach(cpu, thread);
-        self.arm(cpu, thread, deadline, generation);
+        self.arm(cpu, thread, deadline);
         thread.publish_as(Wait::Notification, generation);
         Ok(Next::Blocked)
     }
@@ -308,13 +324,14 @@ impl<P: Platform> Kernel<P> {
     }
 }
 
+/// The tag of the kernel message Signal, whose first word are the bits.
+pub(crate) const SIGNAL_TAG: u64 = Tag::new(Label::SIGNAL, 8, 0).0 | Tag::KERNEL;
+
 /// Puts the kernel message Signal into the registers of a thread whose Receive it ends.
 pub fn give_signal(thread: &'static Thread, bits: u64) {
     let registers = &thread.registers;
     registers.rax.set(0);
     registers.rdi.set(0);
-    registers
-        .rsi
-        .set(Tag::new(Label::SIGNAL, 8, 0).0 | Tag::KERNEL);
+    registers.rsi.set(SIGNAL_TAG);
     registers.rdx.set(bits);
 }

@@ -27,10 +27,49 @@ const OBJECTS_PER_STEP: u32 = 32;
 
 /// Memory whose frames are to be given back.
 pub struct MemoryQueues {
-    /// To be given back.
-    pub emptying: Queue<Memory, 0>,
+    /// To be given back, in the order in which it came: who waits for some waits for what came before it, and
+    /// for nothing else.
+    emptying: Queue<Memory, 0>,
+    /// A CPU has the first one in hand.
+    in_hand: bool,
+    /// How many have come to be given back.
+    came: u64,
+    /// How many of them have been.
+    given: u64,
     /// Devices may still write it.
     pub quarantine: Queue<Memory, 0>,
+}
+
+impl MemoryQueues {
+    /// Memory is to be given back: no device writes it.
+    pub fn empty(&mut self, memory: &'static Memory) {
+        self.emptying.push_back(memory);
+        self.came += 1;
+    }
+
+    /// The next one to go on with, for one CPU at a time: they are to end in the order in which they came.
+    fn take(&mut self) -> Option<&'static Memory> {
+        if self.in_hand {
+            return None;
+        }
+        let memory = self.emptying.pop_front()?;
+        self.in_hand = true;
+        Some(memory)
+    }
+
+    /// What was taken: `None` where all of it is given back.
+    fn put_back(&mut self, rest: Option<&'static Memory>) {
+        self.in_hand = false;
+        match rest {
+            Some(memory) => self.emptying.push_front(memory),
+            None => self.given += 1,
+        }
+    }
+
+    /// Whether there is some that no CPU has in hand. One that has goes on with the others.
+    fn is_waiting(&self) -> bool {
+        !self.in_hand && !self.emptying.is_empty()
+    }
 }
 
 /// What is to be reclaimed. Each entry counts a reference.
@@ -57,6 +96,9 @@ impl Reclaim {
                 Rank::Reclaim,
                 MemoryQueues {
                     emptying: Queue::new(1),
+                    in_hand: false,
+                    came: 0,
+                    given: 0,
                     quarantine: Queue::new(2),
                 },
             ),
@@ -120,11 +162,10 @@ impl<P: Platform> Kernel<P> {
         {
             self.reclaim.endpoints.lock().push_back(endpoint);
         }
-        let memory = self.reclaim.memories.lock().emptying.pop_front();
-        if let Some(memory) = memory
-            && !self.empty_step(memory, frames)
-        {
-            self.reclaim.memories.lock().emptying.push_back(memory);
+        let memory = self.reclaim.memories.lock().take();
+        if let Some(memory) = memory {
+            let rest = (!self.empty_step(memory, frames)).then_some(memory);
+            self.reclaim.memories.lock().put_back(rest);
         }
         let task = self.reclaim.tasks.lock().pop_front();
         if let Some(task) = task {
@@ -135,7 +176,7 @@ impl<P: Platform> Kernel<P> {
         }
         self.reclaim.working.fetch_sub(1, Ordering::Relaxed);
         let rest = !self.reclaim.endpoints.lock().is_empty()
-            || !self.reclaim.memories.lock().emptying.is_empty()
+            || self.reclaim.memories.lock().is_waiting()
             || !self.reclaim.tasks.lock().is_empty();
         if rest {
             self.reclaim.note();
@@ -299,7 +340,16 @@ impl<P: Platform> Kernel<P> {
                     .store(next.unwrap_or(0), Ordering::Relaxed);
                 next.is_none()
             }
+            5 => {
+                let came = self.reclaim.memories.lock().came;
+                task.reclaim_memories.store(came, Ordering::Relaxed);
+                true
+            }
             _ => {
+                let given = self.reclaim.memories.lock().given;
+                if given < task.reclaim_memories.load(Ordering::Relaxed) {
+                    return false;
+                }
                 self.finish_task(task);
                 return true;
             }

@@ -91,7 +91,7 @@ impl<P: Platform> Kernel<P> {
                 generation,
             });
             self.detach(cpu, caller);
-            self.arm(cpu, caller, deadline, generation);
+            self.arm(cpu, caller, deadline);
             caller.publish_as(Wait::Reply, generation);
             drop(waiters);
             self.release_all(&mut closed);
@@ -101,7 +101,7 @@ impl<P: Platform> Kernel<P> {
             return Err(Error::NotDelivered);
         }
         self.detach(cpu, caller);
-        self.arm(cpu, caller, deadline, generation);
+        self.arm(cpu, caller, deadline);
         waiters.queue_sender(caller);
         caller.publish_as(Wait::Send, generation);
         Ok(Next::Blocked)
@@ -223,7 +223,7 @@ impl<P: Platform> Kernel<P> {
         }
         receiver.endpoint.set(Some(endpoint));
         self.detach(cpu, receiver);
-        self.arm(cpu, receiver, deadline, generation);
+        self.arm(cpu, receiver, deadline);
         waiters.settle();
         waiters.receivers.push_back(receiver);
         receiver.publish_as(Wait::Receive, generation);
@@ -481,7 +481,7 @@ impl<P: Platform> Kernel<P> {
     /// thread may be in another one by now.
     fn recheck(&'static self, wait: WaitRef) {
         let thread = wait.thread;
-        let deadline = thread.deadline.load(Ordering::Relaxed);
+        let deadline = thread.deadline();
         // Another CPU's clock, a little ahead of this one's, may have had it expire already.
         let expired = deadline != NEVER && thread.timer.cpu().is_none();
         let late = deadline != NEVER && deadline <= self.platform.now();

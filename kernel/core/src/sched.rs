@@ -68,21 +68,22 @@ impl<P: Platform> Kernel<P> {
         cpu.current.set(None);
     }
 
-    /// Sets the deadline of the wait that is about to be published.
-    pub fn arm(&self, cpu: &Cpu, thread: &'static Thread, deadline: u64, generation: u64) {
-        thread.deadline.store(deadline, Ordering::Relaxed);
-        if deadline == NEVER {
+    /// Sets the deadline of the wait that is about to be published. An entry for an earlier one that is left
+    /// of another wait stands for it: [`Kernel::timer`] moves it when it expires.
+    pub fn arm(&self, cpu: &Cpu, thread: &'static Thread, deadline: u64) {
+        thread.set_deadline(deadline);
+        if deadline == NEVER || thread.timer.stand_for(cpu.index, deadline) {
             return;
         }
         self.disarm(thread);
-        cpu.timers().insert(thread, deadline, generation);
+        cpu.timers().insert(thread, deadline);
         if deadline < cpu.programmed.load(Ordering::Relaxed) {
             cpu.timer_dirty.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Takes a thread out of the timers. Deadlines of waits that ended are otherwise left to expire:
-    /// they find another generation and do nothing.
+    /// Takes a thread out of the timers. Entries of waits that ended are otherwise left to expire: a wait
+    /// that has begun since ends by its own deadline only.
     pub fn disarm(&self, thread: &'static Thread) {
         while let Some(index) = thread.timer.cpu() {
             self.cpus()[index].timers().remove(thread);
@@ -95,11 +96,16 @@ impl<P: Platform> Kernel<P> {
         cpu.counters.timer_interrupts.add(1);
         let now = self.platform.now();
         for _ in 0..EXPIRIES_PER_INTERRUPT {
-            let expired = cpu.timers().pop_expired(now);
-            let Some((thread, generation)) = expired else {
+            let expired = cpu.timers().take_expired(now);
+            let Some(thread) = expired else {
                 break;
             };
-            if thread.claim_generation(generation) {
+            // Who gives a claimed wait back looks for its entry afterwards; here it is the other way round,
+            // so that one of the two sees the other.
+            fence(Ordering::SeqCst);
+            if let Some(generation) = thread.overdue(now)
+                && thread.claim_generation(generation)
+            {
                 self.trace(cpu, TraceKind::Timer, thread.slot.number(), 0);
                 self.expire(thread);
             }

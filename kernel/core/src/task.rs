@@ -92,6 +92,8 @@ pub struct Task {
     pub reclaim_phase: AtomicU8,
     /// Position in the handle table while reclaiming.
     pub reclaim_position: AtomicU32,
+    /// Memory that is to be given back before the task's end is told: so many have come by then.
+    pub reclaim_memories: AtomicU64,
     /// Operations of other tasks that are giving it something.
     holds: AtomicU32,
     /// CPUs that may hold TLB entries of the address space.
@@ -146,6 +148,7 @@ impl Task {
             max_priority: AtomicU8::new(0),
             reclaim_phase: AtomicU8::new(0),
             reclaim_position: AtomicU32::new(0),
+            reclaim_memories: AtomicU64::new(0),
             holds: AtomicU32::new(0),
             cpus: CpuSet::new(),
             fault: AtomicObject::none(),
@@ -177,6 +180,7 @@ impl Task {
         self.max_priority.store(max_priority, Ordering::Relaxed);
         self.reclaim_phase.store(0, Ordering::Relaxed);
         self.reclaim_position.store(0, Ordering::Relaxed);
+        self.reclaim_memories.store(0, Ordering::Relaxed);
         self.cpus.clear();
         self.fault.set(None);
         self.quota.set(Some(quota));

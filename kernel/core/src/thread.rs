@@ -134,8 +134,8 @@ pub struct Thread {
     pub bound: AtomicRef<Notification>,
     /// The address of the futex that it sleeps on.
     pub futex: AtomicU64,
-    /// When the wait ends; `u64::MAX` for never.
-    pub deadline: AtomicU64,
+    /// When the wait, or the last one, ends; `u64::MAX` for never.
+    deadline: AtomicU64,
     /// An operation in several steps: what it has made so far.
     pub operation: AtomicObject,
     /// A FutexWake in several steps: how many it has woken so far.
@@ -193,6 +193,9 @@ impl Linked<IN_TASK> for Thread {
 impl Timed for Thread {
     fn timer(&self) -> &TimerLinks<Thread> {
         &self.timer
+    }
+    fn due(&self) -> u64 {
+        self.deadline()
     }
 }
 
@@ -262,7 +265,7 @@ impl Thread {
         self.bound.set(None);
         self.operation.set(None);
         self.woken.store(0, Ordering::Relaxed);
-        self.deadline.store(u64::MAX, Ordering::Relaxed);
+        self.set_deadline(u64::MAX);
         self.slice_left.store(0, Ordering::Relaxed);
         self.fpu_cpu.store(u32::MAX, Ordering::Relaxed);
         self.fpu_frame.store(0, Ordering::Relaxed);
@@ -460,6 +463,33 @@ impl Thread {
         self.wait
             .compare_exchange(word, changed, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
+    }
+
+    /// When the wait ends, in nanoseconds since boot; `u64::MAX` for never. Meaningful to the owner, and to
+    /// who claims that very wait afterwards.
+    #[inline]
+    pub(crate) fn deadline(&self) -> u64 {
+        self.deadline.load(Ordering::Acquire)
+    }
+
+    /// Sets the deadline of the wait that is about to be published. Releases the end of the one before:
+    /// who sees the new deadline cannot take that for the wait that it belongs to.
+    #[inline(always)]
+    pub(crate) fn set_deadline(&self, deadline: u64) {
+        self.deadline.store(deadline, Ordering::Release);
+    }
+
+    /// The generation of the current wait, if nobody has claimed it and its deadline is not after `now`.
+    pub(crate) fn overdue(&self, now: u64) -> Option<u64> {
+        // The wait first: a deadline that is read later is that wait's as long as it can be claimed.
+        let word = self.wait.load(Ordering::Acquire);
+        (word & state::MASK == state::WAITING && self.deadline() <= now).then_some(word)
+    }
+
+    /// Whether it is in this particular wait, and nobody has claimed it, as a snapshot.
+    #[inline(always)]
+    pub(crate) fn waits_as(&self, generation: u64) -> bool {
+        self.wait.load(Ordering::Relaxed) == generation
     }
 
     /// Gives a claimed wait back: it goes on under the same generation.

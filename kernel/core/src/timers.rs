@@ -15,8 +15,10 @@
 //! 65,536 deadlines on one CPU cost at most some 50 steps; there is no recursion.
 //!
 //! What this leaves to others: exclusion (a [`TimerQueue`] lives in its CPU's lock of rank
-//! `Timers`), programming the hardware, and whether an expired deadline still means anything: the
-//! generation is handed back for that, so that a deadline may be left in the queue and ignored later.
+//! `Timers`), programming the hardware, and when an object is due ([`Timed::due`]). An entry may be
+//! earlier than that: it stands for every later deadline of its object, which moves it once it has
+//! expired, so that who waits again and again, each time a little longer, leaves the queue alone. And an
+//! entry may stay where nothing is waited for any more.
 
 use crate::static_ref::AtomicRef;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -27,7 +29,6 @@ const NOWHERE: u32 = u32::MAX;
 /// An object's place in a [`TimerQueue`]. Written only under the lock of the queue that it is in.
 pub struct TimerLinks<T: 'static> {
     deadline: AtomicU64,
-    generation: AtomicU64,
     cpu: AtomicU32,
     rank: AtomicU32,
     parent: AtomicRef<T>,
@@ -40,7 +41,6 @@ impl<T: Sync> TimerLinks<T> {
     pub const fn new() -> TimerLinks<T> {
         TimerLinks {
             deadline: AtomicU64::new(u64::MAX),
-            generation: AtomicU64::new(0),
             cpu: AtomicU32::new(NOWHERE),
             rank: AtomicU32::new(0),
             parent: AtomicRef::none(),
@@ -57,7 +57,14 @@ impl<T: Sync> TimerLinks<T> {
         (cpu != NOWHERE).then_some(cpu as usize)
     }
 
-    /// The deadline that was inserted last, in nanoseconds since boot.
+    /// Whether the object has an entry on this CPU that expires at the deadline, in nanoseconds since boot,
+    /// or earlier. For the object's owner on this CPU, on which alone expired entries are taken out.
+    #[inline(always)]
+    pub fn stand_for(&self, cpu: usize, deadline: u64) -> bool {
+        self.cpu.load(Ordering::Relaxed) == cpu as u32 && self.deadline() <= deadline
+    }
+
+    /// When the entry expires, in nanoseconds since boot.
     #[inline]
     pub fn deadline(&self) -> u64 {
         self.deadline.load(Ordering::Relaxed)
@@ -78,6 +85,9 @@ impl<T: Sync> Default for TimerLinks<T> {
 pub trait Timed: Sync + Sized + 'static {
     /// The object's links: always the same ones.
     fn timer(&self) -> &TimerLinks<Self>;
+
+    /// When it is due, in nanoseconds since boot; `u64::MAX` for never.
+    fn due(&self) -> u64;
 }
 
 /// A subtree: none, or the entry at its top.
@@ -117,12 +127,12 @@ impl<T: Timed> TimerQueue<T> {
         entry.timer().cpu.load(Ordering::Acquire) == self.cpu
     }
 
-    /// Puts an object in; if it is in this queue already, its deadline and generation are replaced.
-    /// `deadline` is in nanoseconds since boot and may be past.
+    /// Puts an object in; if it is in this queue already, its entry is replaced. `deadline` is in
+    /// nanoseconds since boot and may be past.
     ///
     /// # Panics
     /// If the object is in another CPU's queue.
-    pub fn insert(&mut self, entry: &'static T, deadline: u64, generation: u64) {
+    pub fn insert(&mut self, entry: &'static T, deadline: u64) {
         self.remove(entry);
         let links = entry.timer();
         let cpu = links.cpu();
@@ -132,8 +142,12 @@ impl<T: Timed> TimerQueue<T> {
             self.cpu
         );
         links.cpu.store(self.cpu, Ordering::Release);
+        self.link(entry, deadline);
+    }
+
+    fn link(&mut self, entry: &'static T, deadline: u64) {
+        let links = entry.timer();
         links.deadline.store(deadline, Ordering::Relaxed);
-        links.generation.store(generation, Ordering::Relaxed);
         links.rank.store(1, Ordering::Relaxed);
         self.top = merge(self.top, Some(entry));
     }
@@ -143,6 +157,13 @@ impl<T: Timed> TimerQueue<T> {
         if !self.contains(entry) {
             return false;
         }
+        self.unlink(entry);
+        // Last: whoever sees no CPU may insert the object elsewhere.
+        entry.timer().cpu.store(NOWHERE, Ordering::Release);
+        true
+    }
+
+    fn unlink(&mut self, entry: &T) {
         let links = entry.timer();
         // Loads and stores, not swaps: the lock excludes everyone else, and swaps are slow.
         let parent = links.parent.get();
@@ -170,17 +191,23 @@ impl<T: Timed> TimerQueue<T> {
             }
         }
         restore_ranks(parent);
-        // Last: whoever sees no CPU may insert the object elsewhere.
-        links.cpu.store(NOWHERE, Ordering::Release);
-        true
     }
 
-    /// Takes out an object whose deadline is not after `now`, the earliest first, with the
-    /// generation that it was inserted with. `None` if no deadline has expired.
-    pub fn pop_expired(&mut self, now: u64) -> Option<(&'static T, u64)> {
+    /// The earliest entry, if it is not after `now`: where its object is due later it is moved there,
+    /// else it is taken out. `None` if no entry has expired.
+    pub fn take_expired(&mut self, now: u64) -> Option<&'static T> {
         let entry = self.top.filter(|entry| entry.timer().deadline() <= now)?;
-        self.remove(entry);
-        Some((entry, entry.timer().generation.load(Ordering::Relaxed)))
+        match entry.due() {
+            // It is in this queue all the time: nobody inserts it elsewhere meanwhile.
+            due if due > now && due != u64::MAX => {
+                self.unlink(entry);
+                self.link(entry, due);
+            }
+            _ => {
+                self.remove(entry);
+            }
+        }
+        Some(entry)
     }
 }
 
@@ -258,10 +285,12 @@ fn restore_ranks<T: Timed>(mut from: Tree<T>) {
 mod tests {
     use super::{Timed, TimerLinks, TimerQueue, Tree, rank};
     use crate::random::Random;
-    use std::collections::BTreeMap;
+    use crate::sync::{AtomicU64, Ordering};
+    use std::collections::BTreeSet;
 
     struct Sleeper {
         number: usize,
+        due: AtomicU64,
         timer: TimerLinks<Sleeper>,
     }
 
@@ -269,11 +298,21 @@ mod tests {
         fn timer(&self) -> &TimerLinks<Sleeper> {
             &self.timer
         }
+        fn due(&self) -> u64 {
+            self.due.load(Ordering::Relaxed)
+        }
+    }
+
+    impl Sleeper {
+        fn be_due(&self, due: u64) {
+            self.due.store(due, Ordering::Relaxed);
+        }
     }
 
     fn sleepers(count: usize) -> &'static [Sleeper] {
         let make = |number| Sleeper {
             number,
+            due: AtomicU64::new(u64::MAX),
             timer: TimerLinks::new(),
         };
         (0..count).map(make).collect::<Vec<_>>().leak()
@@ -311,41 +350,51 @@ mod tests {
         let sleepers = sleepers(200);
         let mut random = Random::new(3);
         let mut queue = TimerQueue::<Sleeper>::new(5);
-        // Deadline and number -> generation.
-        let mut model: BTreeMap<(u64, usize), u64> = BTreeMap::new();
-        let mut now = 0;
-        for step in 0..10_000 {
+        // When the entry expires, and the number.
+        let mut model: BTreeSet<(u64, usize)> = BTreeSet::new();
+        let (mut now, mut moved) = (0, 0);
+        for _ in 0..10_000 {
             let entry = &sleepers[random.below(sleepers.len())];
             let key = (entry.timer.deadline(), entry.number);
-            assert_eq!(queue.contains(entry), model.contains_key(&key));
+            assert_eq!(queue.contains(entry), model.contains(&key));
             match random.below(8) {
                 0..=3 => {
                     // Few values, so that many are equal; some are past.
                     let deadline = now + random.below(300) as u64;
                     model.remove(&key);
-                    model.insert((deadline, entry.number), step);
-                    queue.insert(entry, deadline, step);
+                    model.insert((deadline, entry.number));
+                    queue.insert(entry, deadline);
+                    let later = deadline + random.below(20) as u64;
+                    entry.be_due([deadline, later, u64::MAX][random.below(3)]);
                     assert_eq!(entry.timer.cpu(), Some(5));
                 }
-                4..=5 => assert_eq!(queue.remove(entry), model.remove(&key).is_some()),
+                4..=5 => assert_eq!(queue.remove(entry), model.remove(&key)),
                 _ => {
                     now += random.below(12) as u64;
-                    while let Some((entry, generation)) = queue.pop_expired(now) {
-                        let key = (entry.timer.deadline(), entry.number);
-                        assert_eq!(model.keys().next().map(|key| key.0), Some(key.0));
-                        assert_eq!(model.remove(&key), Some(generation));
-                        assert_eq!(entry.timer.cpu(), None);
+                    let first = |model: &BTreeSet<(u64, usize)>| Some(model.first()?.0);
+                    while let Some(expired) = first(&model).filter(|first| *first <= now) {
+                        let entry = queue.take_expired(now).unwrap();
+                        assert_eq!(expired, expired.min(entry.due()), "never late");
+                        // Of those that are as early any may be the first.
+                        assert!(model.remove(&(expired, entry.number)));
+                        let is_moved = entry.due() > now && entry.due() != u64::MAX;
+                        assert_eq!(entry.timer.cpu(), is_moved.then_some(5));
+                        if is_moved {
+                            moved += 1;
+                            model.insert((entry.due(), entry.number));
+                        }
                     }
-                    assert!(model.keys().all(|key| key.0 > now));
+                    assert!(queue.take_expired(now).is_none());
                 }
             }
             assert_eq!(
                 queue.earliest(),
-                model.keys().next().map_or(u64::MAX, |key| key.0)
+                model.first().map_or(u64::MAX, |key| key.0)
             );
             assert_eq!(check(&queue), model.len());
         }
         assert!(model.len() > 20, "the test has to keep the queue filled");
+        assert!(moved > 100, "{moved} entries were moved");
     }
 
     #[test]
@@ -354,15 +403,15 @@ mod tests {
         let mut queue = TimerQueue::<Sleeper>::new(0);
         let (falling, rising) = sleepers.split_at(2048);
         for (position, entry) in falling.iter().enumerate() {
-            queue.insert(entry, 10_000 - position as u64, 0);
+            queue.insert(entry, 10_000 - position as u64);
         }
         for (position, entry) in rising.iter().enumerate() {
-            queue.insert(entry, 9_000 + position as u64, 0);
+            queue.insert(entry, 9_000 + position as u64);
         }
         assert_eq!(check(&queue), 4096);
         let mut previous = 0;
         for left in (0..4096).rev() {
-            let (entry, _) = queue.pop_expired(u64::MAX).unwrap();
+            let entry = queue.take_expired(u64::MAX).unwrap();
             assert!(entry.timer.deadline() >= previous);
             previous = entry.timer.deadline();
             if left % 512 == 0 {
@@ -376,24 +425,40 @@ mod tests {
     fn a_deadline_expires_at_its_nanosecond() {
         let sleepers = sleepers(1);
         let mut queue = TimerQueue::<Sleeper>::new(0);
-        queue.insert(&sleepers[0], 100, 7);
-        assert!(queue.pop_expired(99).is_none());
-        assert_eq!(
-            queue.pop_expired(100).map(|(entry, g)| (entry.number, g)),
-            Some((0, 7))
-        );
-        assert!(queue.pop_expired(u64::MAX).is_none());
+        queue.insert(&sleepers[0], 100);
+        sleepers[0].be_due(100);
+        assert!(queue.take_expired(99).is_none());
+        assert_eq!(queue.take_expired(100).map(|entry| entry.number), Some(0));
+        assert!(queue.take_expired(u64::MAX).is_none());
         assert!(!queue.remove(&sleepers[0]));
+    }
+
+    #[test]
+    fn an_entry_stands_for_later_deadlines_on_its_cpu() {
+        let sleepers = sleepers(1);
+        let (sleeper, mut queue) = (&sleepers[0], TimerQueue::new(3));
+        assert!(!sleeper.timer.stand_for(3, 100), "there is none");
+        queue.insert(sleeper, 100);
+        assert!(sleeper.timer.stand_for(3, 100));
+        assert!(sleeper.timer.stand_for(3, 250));
+        assert!(!sleeper.timer.stand_for(3, 99), "it would be late");
+        assert!(!sleeper.timer.stand_for(2, 250), "another CPU takes it out");
+        sleeper.be_due(250);
+        assert!(queue.take_expired(100).is_some());
+        assert_eq!(queue.earliest(), 250, "it expires once for each deadline");
+        sleeper.be_due(u64::MAX);
+        assert!(queue.take_expired(250).is_some());
+        assert!(!sleeper.timer.stand_for(3, 250), "nothing was waited for");
     }
 
     #[test]
     fn another_cpus_entry_is_not_removed() {
         let sleepers = sleepers(1);
         let (mut one, mut two) = (TimerQueue::<Sleeper>::new(1), TimerQueue::new(2));
-        one.insert(&sleepers[0], 100, 7);
+        one.insert(&sleepers[0], 100);
         assert!(!two.remove(&sleepers[0]));
         assert!(one.remove(&sleepers[0]));
-        two.insert(&sleepers[0], 50, 8);
+        two.insert(&sleepers[0], 50);
         assert_eq!(sleepers[0].timer.cpu(), Some(2));
     }
 
@@ -402,7 +467,7 @@ mod tests {
     fn an_object_cannot_be_in_two_queues() {
         let sleepers = sleepers(1);
         let (mut one, mut two) = (TimerQueue::<Sleeper>::new(1), TimerQueue::new(2));
-        one.insert(&sleepers[0], 100, 7);
-        two.insert(&sleepers[0], 100, 7);
+        one.insert(&sleepers[0], 100);
+        two.insert(&sleepers[0], 100);
     }
 }

@@ -127,29 +127,43 @@ impl Stack {
         stack
     }
 
-    /// Takes frames from the wire, lets timers run and sends. True: there is more to do at once.
-    pub fn poll(&mut self, now: Nanoseconds, wire: &mut impl Wire) -> bool {
+    /// Takes frames from the wire and lets timers run; what that makes to send goes out with the next
+    /// [`Stack::send`], together with what the applications answer meanwhile. True: there may be more to take.
+    pub fn receive(&mut self, now: Nanoseconds, wire: &mut impl Wire) -> bool {
         self.link.set_now(now);
         self.interface.poll_maintenance(instant(now));
         let received = self.ingress(now, wire);
         self.work_names(now);
         self.tcp.expire(now, &mut self.ledger);
-        self.datagram_egress(now, wire);
-        if self.link.has_requests() {
-            self.link.send_requests(wire);
-        }
+        received == BATCH
+    }
+
+    /// Sends what there is to send. True: there is more than the wire has taken, and room on it.
+    pub fn send(&mut self, now: Nanoseconds, wire: &mut impl Wire) -> bool {
         while let Some(lost) = self.link.next_lost() {
             if self.addresses.neighbour_lost(now, lost) {
                 self.apply_settings(now);
             }
         }
+        self.datagram_egress(now, wire);
         let mut port = Port::new(wire, &mut self.link, None, (self.mtu, self.offloads));
         self.tcp
             .egress(now, &mut self.interface, &mut self.ledger, &mut port);
-        received == BATCH || (self.tcp.has_output() && wire.can_transmit())
+        // Last: whoever was to be sent to may have to be found first.
+        if self.link.has_requests() {
+            self.link.send_requests(wire);
+        }
+        self.tcp.has_output() && wire.can_transmit()
     }
 
-    /// When [`Stack::poll`] has something to do even if nothing arrives; `None`: never.
+    /// Receives and sends, for a stack whose applications are served in between by nobody. True: there is more
+    /// to do at once.
+    pub fn poll(&mut self, now: Nanoseconds, wire: &mut impl Wire) -> bool {
+        let received = self.receive(now, wire);
+        self.send(now, wire) || received
+    }
+
+    /// When [`Stack::receive`] and [`Stack::send`] have something to do even if nothing arrives; `None`: never.
     pub fn deadline(&mut self, now: Nanoseconds) -> Option<Nanoseconds> {
         let datagrams = self
             .interface

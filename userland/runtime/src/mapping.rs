@@ -142,24 +142,15 @@ impl SharedMemory for Mapping {
         self.bytes as usize
     }
 
-    fn word(&self, index: usize) -> Option<&AtomicU32> {
-        if self.access == Access::Execute {
-            return None;
-        }
-        let word = self.at(index.checked_mul(4)?, 4)?.cast::<u32>();
-        // SAFETY: the word lies in the mapping, which lives as long as the reference and is aligned
-        // to pages. It is only ever accessed atomically here. Storing to a mapping that is not
-        // writable is a fault of this task, as documented for the caller of a ring.
-        Some(unsafe { AtomicU32::from_ptr(word) })
-    }
-
-    fn words(&self, first: usize) -> Option<[&AtomicU32; 4]> {
-        if self.access == Access::Execute {
-            return None;
-        }
-        let words = self.at(first.checked_mul(4)?, 16)?.cast::<u32>();
-        // SAFETY: as in `word`, for all four.
-        Some([0, 1, 2, 3].map(|ahead| unsafe { AtomicU32::from_ptr(words.wrapping_add(ahead)) }))
+    fn words<const N: usize>(&self, first: usize) -> Option<&[AtomicU32; N]> {
+        // One comparison: rings ask this for every packet.
+        let there = words_fit(first, N, self.bytes) & (self.access != Access::Execute);
+        let words = self.as_ptr().cast::<AtomicU32>().wrapping_add(first);
+        // SAFETY: all of the words lie in the mapping, by the check above; it lives as long as the
+        // reference and is aligned to pages. Atomic words may be written by others at any time, and
+        // any bit pattern is one. Storing to a mapping that is not writable is a fault of this task,
+        // as documented for the caller of a ring.
+        there.then(|| unsafe { &*words.cast::<[AtomicU32; N]>() })
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {
@@ -179,6 +170,11 @@ impl SharedMemory for Mapping {
         unsafe { copy(from.as_ptr(), to, from.len()) };
         Some(())
     }
+}
+
+/// Whether so many 32-bit words, from this one on, lie in memory of this size.
+const fn words_fit(first: usize, count: usize, bytes: u64) -> bool {
+    first.saturating_add(count) as u64 <= bytes / 4
 }
 
 /// Copies bytes of which one side may be written by others meanwhile. It is assembly so that the
@@ -224,11 +220,7 @@ impl SharedMemory for SharedMapping {
         self.0.bytes()
     }
 
-    fn word(&self, index: usize) -> Option<&AtomicU32> {
-        self.0.word(index)
-    }
-
-    fn words(&self, first: usize) -> Option<[&AtomicU32; 4]> {
+    fn words<const N: usize>(&self, first: usize) -> Option<&[AtomicU32; N]> {
         self.0.words(first)
     }
 
@@ -269,10 +261,13 @@ impl SharedMemory for Permanent {
         self.bytes as usize
     }
 
-    fn word(&self, index: usize) -> Option<&AtomicU32> {
-        let word = self.at(index.checked_mul(4)?, 4)?.cast::<u32>();
-        // SAFETY: mapped for ever and aligned, by the promise of `new` and the check in `at`.
-        Some(unsafe { AtomicU32::from_ptr(word) })
+    fn words<const N: usize>(&self, first: usize) -> Option<&[AtomicU32; N]> {
+        let start = core::ptr::with_exposed_provenance_mut::<AtomicU32>(self.start as usize);
+        let words = start.wrapping_add(first);
+        // SAFETY: all of the words lie in the range, by the check; it is mapped for ever and aligned, by
+        // the promise of `new`. Atomic words may be written by others at any time, and any bit pattern
+        // is one.
+        words_fit(first, N, self.bytes).then(|| unsafe { &*words.cast::<[AtomicU32; N]>() })
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {

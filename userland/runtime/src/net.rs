@@ -401,9 +401,13 @@ impl Network {
         let socket = stream.socket();
         let mut pool = self.pool.borrow_mut();
         pool.close(deadline, socket, stream.into_rings())?;
-        for offers in self.offers.borrow_mut().iter_mut() {
-            // Where there is still no memory for another pair, the next close may make room.
-            let _ = offers.fill(&mut pool, deadline, usize::MAX);
+        let mut offers = self.offers.borrow_mut();
+        // First one for each listener that has none.
+        for room in [1, usize::MAX] {
+            for offers in offers.iter_mut() {
+                // Where there is still no memory for another pair, the next close may make room.
+                let _ = offers.fill(&mut pool, deadline, room);
+            }
         }
         Ok(())
     }

@@ -36,6 +36,9 @@ impl From<RingError> for Lost {
     }
 }
 
+/// How long to wait for memory when no connection is open that would give some back.
+const SHORTAGE: Nanoseconds = 100_000_000;
+
 /// The network stack's session and the supervisor's.
 pub trait Network {
     /// Memory shared with the network stack.
@@ -47,8 +50,8 @@ pub trait Network {
     fn now(&self) -> Nanoseconds;
 
     /// Offers the listener pairs of rings of [`RING_BYTES`], so many in all at most. `starved`: a connection
-    /// came that found none.
-    fn offer(&mut self, most: usize, starved: bool) -> Result<(), Lost>;
+    /// came that found none. The result is false where nothing is offered for want of memory.
+    fn offer(&mut self, most: usize, starved: bool) -> Result<bool, Lost>;
 
     /// The memory of an offered pair that a connection has now, both of its rings empty when it came.
     fn accepted(&mut self, rings: RingPair) -> Result<Self::Memory, Lost>;
@@ -82,6 +85,8 @@ pub struct Server<N: Network> {
     clients: BTreeMap<Socket, Client<N::Memory>>,
     /// A connection came that found no pair of rings.
     starved: bool,
+    /// There was no memory for one: until when no more is offered, unless a connection ends before.
+    shortage: Option<Nanoseconds>,
     /// No new connection and no further request is taken.
     stopping: bool,
     requests: u64,
@@ -119,6 +124,7 @@ impl<N: Network> Server<N> {
             events,
             clients: BTreeMap::new(),
             starved: false,
+            shortage: None,
             stopping: false,
             requests: 0,
             piece: vec![0; PIECE],
@@ -189,12 +195,17 @@ impl<N: Network> Server<N> {
 
     /// Has as many connections accepted as there is room for.
     fn offer(&mut self) -> Result<(), Lost> {
-        if self.stopping {
+        let now = self.network.now();
+        self.shortage = self.shortage.filter(|until| now < *until);
+        let room = MAX_CONNECTIONS.saturating_sub(self.clients.len());
+        if self.stopping || self.shortage.is_some() || room == 0 {
             return Ok(());
         }
         let starved = core::mem::take(&mut self.starved);
-        let room = MAX_CONNECTIONS.saturating_sub(self.clients.len());
-        self.network.offer(room, starved)
+        if !self.network.offer(room, starved)? {
+            self.shortage = Some(now + SHORTAGE);
+        }
+        Ok(())
     }
 
     /// The network stack accepted a connection.
@@ -214,10 +225,11 @@ impl<N: Network> Server<N> {
     }
 
     fn drop_client(&mut self, socket: Socket) -> Result<(), Lost> {
-        match self.clients.remove(&socket) {
-            Some(client) => self.network.close(socket, client.memory),
-            None => Ok(()),
-        }
+        let Some(client) = self.clients.remove(&socket) else {
+            return Ok(());
+        };
+        self.shortage = None;
+        self.network.close(socket, client.memory)
     }
 
     /// Lets a connection do what it can; true: it can do more at once.
@@ -258,7 +270,8 @@ impl<N: Network> Server<N> {
             .clients
             .values()
             .map(|client| client.conversation.deadline());
-        deadlines.min().unwrap_or(ipc::message::NEVER)
+        let first = deadlines.chain(self.shortage).min();
+        first.unwrap_or(ipc::message::NEVER)
     }
 }
 

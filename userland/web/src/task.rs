@@ -208,13 +208,14 @@ impl Network for Site {
         clock::now()
     }
 
-    fn offer(&mut self, most: usize, starved: bool) -> Result<(), Lost> {
+    fn offer(&mut self, most: usize, starved: bool) -> Result<bool, Lost> {
         if starved {
             self.offers.grow(&self.pool);
         }
         // Without memory for another connection those that are open go on, and leave theirs.
         let deadline = clock::after(PATIENCE);
-        bear(self.offers.fill(&mut self.pool, deadline, most))
+        bear(self.offers.fill(&mut self.pool, deadline, most))?;
+        Ok(!self.offers.is_empty())
     }
 
     fn accepted(&mut self, rings: RingPair) -> Result<Pair, Lost> {

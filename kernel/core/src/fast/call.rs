@@ -1,7 +1,7 @@
 //! Calls and replies, by the fast path: to a server or a caller that waits; with one handle that moves; the
 //! answer to a fault.
 
-use super::{Arguments, Fast, Turn, take_over, urgency_here};
+use super::{Arguments, Fast, Turn, armed, take_over, urgency_here};
 use crate::cpu::Cpu;
 use crate::endpoint::{Endpoint, Waiters};
 use crate::kernel::Kernel;
@@ -10,7 +10,7 @@ use crate::rendezvous::{WORD_BYTES, copy_words};
 use crate::sync::{Guard, Ordering};
 use crate::thread::{Thread, Wait, WaitRef};
 use core::hint::cold_path;
-use ipc::message::{MAX_BYTES, NEVER, RECEIVED_HANDLES_OFFSET, SEND_HANDLES_OFFSET, Transfer};
+use ipc::message::{MAX_BYTES, RECEIVED_HANDLES_OFFSET, SEND_HANDLES_OFFSET, Transfer};
 use ipc::{Handle, Label, Tag};
 
 impl<P: Platform> Kernel<P> {
@@ -23,7 +23,7 @@ impl<P: Platform> Kernel<P> {
         handle: Handle,
         tag: u64,
     ) -> Option<Fast> {
-        let (tag, length) = plain(caller, tag)?;
+        let (tag, length) = plain(cpu, caller, tag)?;
         urgency_here(cpu, caller.terms())?;
         let handles = &caller.task().handles;
         let (endpoint, badge) = handles.look_up_target(handle)?;
@@ -45,9 +45,10 @@ impl<P: Platform> Kernel<P> {
     ) -> Option<Fast> {
         let registers = &caller.registers;
         let tag = Tag(registers.rsi.get());
-        if tag.handles() != 1 || !tag.is_valid() || registers.r12.get() != NEVER {
+        if tag.handles() != 1 || !tag.is_valid() {
             return None;
         }
+        armed(cpu, caller)?;
         let (_, transfer) = sent_handle(caller);
         if transfer.is_copy() {
             return None;
@@ -88,8 +89,8 @@ impl<P: Platform> Kernel<P> {
         });
         // What it accepts, for the reply.
         caller.registers.rsi.set(tag.0);
-        caller.deadline.store(NEVER, Ordering::Relaxed);
-        self.change(cpu, caller, server);
+        caller.set_deadline(caller.registers.r12.get());
+        self.change(cpu, caller, Some(server));
         // From the next line on another CPU may have the caller.
         let results = received(caller, tag, handles, badge);
         caller.publish_as(Wait::Reply, generation);
@@ -106,7 +107,7 @@ impl<P: Platform> Kernel<P> {
         handle: Handle,
         tag: u64,
     ) -> Option<Fast> {
-        let (tag, length) = plain(server, tag)?;
+        let (tag, length) = plain(cpu, server, tag)?;
         urgency_here(cpu, server.terms())?;
         let caller = server.reply_caller.get()?;
         let (endpoint, mut waiters) = source(server, handle)?;
@@ -125,7 +126,7 @@ impl<P: Platform> Kernel<P> {
     #[inline(always)]
     pub fn fast_resume(&'static self, cpu: &'static Cpu, server: &'static Thread) -> Option<Fast> {
         let registers = &server.registers;
-        let (tag, _) = plain(server, registers.rsi.get())?;
+        let (tag, _) = plain(cpu, server, registers.rsi.get())?;
         urgency_here(cpu, server.terms())?;
         let faulted = server.reply_caller.get()?;
         let (fault, true) = server.reply_to() else {
@@ -160,10 +161,10 @@ impl<P: Platform> Kernel<P> {
         server.reply_caller.set(None);
         // What it accepts, for the next message.
         server.registers.rsi.set(tag.0);
-        server.deadline.store(NEVER, Ordering::Relaxed);
+        server.set_deadline(server.registers.r12.get());
         let generation = server.next_generation_of_active();
         waiters.receivers.push_back(server);
-        self.change(cpu, server, caller);
+        self.change(cpu, server, Some(caller));
         // From the next line on another CPU may have the server.
         let results = received(server, tag, 0, 0);
         server.publish_as(Wait::Receive, generation);
@@ -203,9 +204,10 @@ fn source(
 }
 
 /// The tag of a message that goes from registers to registers or from buffer to buffer and nothing
-/// else: without handles or a deadline; of the numbers of handles accepted those that are common.
+/// else: without handles; of the numbers of handles accepted those that are common; with a deadline that the
+/// timers need not be told of.
 #[inline(always)]
-fn plain(thread: &Thread, tag: u64) -> Option<(Tag, u32)> {
+pub(super) fn plain(cpu: &Cpu, thread: &Thread, tag: u64) -> Option<(Tag, u32)> {
     /// The upper half of a tag: what is not zero here has handles, or accepts neither none nor four.
     const UNUSUAL: u32 = (Tag::new(Label(0), 0, 7).accepting(3).0 >> 32) as u32;
     /// There: the length.
@@ -216,10 +218,7 @@ fn plain(thread: &Thread, tag: u64) -> Option<(Tag, u32)> {
         cold_path();
         return None;
     }
-    if thread.registers.r12.get() != NEVER {
-        cold_path();
-        return None;
-    }
+    armed(cpu, thread)?;
     let length = upper & LENGTH;
     if length > MAX_BYTES as u32 {
         cold_path();
@@ -231,7 +230,7 @@ fn plain(thread: &Thread, tag: u64) -> Option<(Tag, u32)> {
 /// A message's registers as its receiver gets them: the words of the sender's, of whose tag label and
 /// length stay.
 #[inline(always)]
-fn received(sender: &Thread, tag: Tag, handles: usize, badge: u64) -> Arguments {
+pub(super) fn received(sender: &Thread, tag: Tag, handles: usize, badge: u64) -> Arguments {
     let tag = Tag::new(tag.label(), tag.length(), handles);
     let r = &sender.registers;
     [

@@ -19,6 +19,8 @@ pub enum Signalled {
     Up(Guard<'static, Signals>, WaitRef, u32),
     /// To one that is not.
     Down(Guard<'static, Signals>, WaitRef, u32),
+    /// To one that waits in Receive, if it still does.
+    Receiver(Guard<'static, Signals>),
 }
 
 impl<P: Platform> Kernel<P> {
@@ -36,8 +38,11 @@ impl<P: Platform> Kernel<P> {
         let mut signals = notification.get().try_signals()?;
         let Some(waiter) = signals.waiter() else {
             // With a waiter it is not over.
-            if signals.is_watched() || signals.is_over() || cpu.is_slow() {
+            if signals.is_over() || cpu.is_slow() {
                 return None;
+            }
+            if signals.is_watched() {
+                return Some(Signalled::Receiver(signals));
             }
             signals.add(bits);
             cpu.counters.system_calls.add(1);
@@ -87,7 +92,7 @@ impl<P: Platform> Kernel<P> {
             return Some(Fast::Wakes(woken, NO_RESULTS));
         }
         thread.registers.rax.set(0);
-        self.change(cpu, thread, woken);
+        self.change(cpu, thread, Some(woken));
         cpu.counters.handovers.add(1);
         self.preempt_for(cpu, thread, running, queue, woken, wanted);
         Some(Fast::Runs(woken, results))
@@ -142,16 +147,22 @@ impl<P: Platform> Kernel<P> {
         queue.push_as(woken, wanted, false);
         drop(queue);
         cpu.counters.system_calls.add(1);
+        Some(self.go_on_beside(cpu, thread, wanted))
+    }
+
+    /// Lets the thread go on that has signalled one which is queued here by now and was not more urgent.
+    #[inline(always)]
+    pub(super) fn go_on_beside(&self, cpu: &Cpu, thread: &Thread, wanted: u32) -> Fast {
         // Changed since it was looked at, it may be less urgent as well.
         if wanted >= thread.urgency() && !self.is_slice_running(cpu) {
-            return Some(Fast::Leaves(NO_RESULTS));
+            return Fast::Leaves(NO_RESULTS);
         }
-        Some(Fast::Returns(NO_RESULTS))
+        Fast::Returns(NO_RESULTS)
     }
 
     /// Whether another CPU does something less urgent, or nothing, that a thread may run on.
     #[inline(always)]
-    fn would_run_elsewhere(&self, thread: &Thread) -> bool {
+    pub(super) fn would_run_elsewhere(&self, thread: &Thread) -> bool {
         let urgency = thread.urgency();
         // No closure: it would be a call that returns.
         for other in self.cpus() {
@@ -192,8 +203,8 @@ impl<P: Platform> Kernel<P> {
         let generation = thread.next_generation_of_active();
         signals.expect(WaitRef { thread, generation });
         thread.notification.set(Some(notification));
-        thread.deadline.store(NEVER, Ordering::Relaxed);
-        self.change(cpu, thread, next);
+        thread.set_deadline(NEVER);
+        self.change(cpu, thread, Some(next));
         thread.publish_as(Wait::Notification, generation);
         drop(signals);
         Some(self.resume(cpu, next))
@@ -214,7 +225,7 @@ impl<P: Platform> Kernel<P> {
             return None;
         }
         thread.registers.rax.set(0);
-        self.change(cpu, thread, next);
+        self.change(cpu, thread, Some(next));
         queue.replace_single(thread);
         drop(queue);
         next.slice_left.store(0, Ordering::Relaxed);
@@ -224,7 +235,7 @@ impl<P: Platform> Kernel<P> {
     /// Takes the most urgent thread out of this CPU's queue, if no other is as urgent and it is at home here;
     /// it is the one to run from then on.
     #[inline(always)]
-    fn take_only(&self, cpu: &Cpu) -> Option<&'static Thread> {
+    pub(super) fn take_only(&self, cpu: &Cpu) -> Option<&'static Thread> {
         let mut queue = cpu.try_run_queue()?;
         let (next, urgency) = queue.single()?;
         // So urgent and at home here, in one look.

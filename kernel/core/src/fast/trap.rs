@@ -25,8 +25,13 @@ impl<P: Platform> Kernel<P> {
         let interrupt = self.vectors.edge(vector)?;
         let notification = interrupt.notification()?;
         let mut signals = notification.try_signals()?;
-        let waiter = signals.waiter()?;
         let bits = interrupt.bits();
+        if mutant::active(Mutant::EndOfInterrupt) {
+            return None;
+        }
+        let Some(waiter) = signals.waiter() else {
+            return self.interrupt_receiver(cpu, thread, signals, bits);
+        };
         let woken = waiter.thread;
         let terms = woken.terms();
         let wanted = urgency_here(cpu, terms)?;
@@ -34,7 +39,7 @@ impl<P: Platform> Kernel<P> {
         let running = urgency_here(cpu, thread.terms())?;
         // What a preempted thread has of a slice is the slow path's to remember.
         let in_order = wanted > running && queue.top() < running;
-        if !in_order || signals.bits() | bits == 0 || mutant::active(Mutant::EndOfInterrupt) {
+        if !in_order || signals.bits() | bits == 0 {
             return None;
         }
         let results = take_waiter(cpu, &mut signals, waiter, bits)?;
@@ -73,7 +78,7 @@ impl<P: Platform> Kernel<P> {
         let generation = thread.next_generation_of_active();
         thread.faulting.store(true, Ordering::Relaxed);
         server.set_reply(WaitRef { thread, generation });
-        thread.deadline.store(NEVER, Ordering::Relaxed);
+        thread.set_deadline(NEVER);
         self.charge(cpu, thread);
         cpu.current.set(Some(server));
         thread.publish_as(Wait::Reply, generation);

@@ -241,6 +241,14 @@ pub(super) fn enter(kernel: TestKernel, cpu: &'static Cpu) -> bool {
             finish(thread, results);
             kernel.wake(cpu, woken);
         }
+        Fast::Waits => {}
+        Fast::Receives(woken) => {
+            if let Some(woken) = woken {
+                kernel.wake(cpu, woken);
+            }
+            r.rax.set(Operation::Receive as u64);
+            kernel.system_call(cpu);
+        }
     }
     let leaves = !matches!(fast, Fast::Returns(_) | Fast::Runs(..) | Fast::Resumes(_));
     kernel.platform.taken[usize::from(leaves)].fetch_add(1, Ordering::Relaxed);
@@ -256,6 +264,10 @@ pub(super) fn arrive(kernel: TestKernel, vector: u8) {
         None => kernel.interrupt(cpu, vector),
         Some(Fast::Runs(next, results)) => {
             finish(next, results);
+            kernel.platform.taken[0].fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        Some(Fast::Resumes(_)) => {
             kernel.platform.taken[0].fetch_add(1, Ordering::Relaxed);
             return;
         }

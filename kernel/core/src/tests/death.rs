@@ -132,6 +132,41 @@ fn a_task_dies_in_every_state_and_leaves_nothing() {
     }
 }
 
+/// A supervisor makes a task anew when it hears of its end: the memory must be there again by then, however
+/// much others let go of meanwhile.
+#[test]
+fn the_end_of_a_task_is_told_when_its_memory_is_given_back() {
+    let scene = scene();
+    let kernel = scene.kernel;
+    let used = kernel.root_quota.used();
+    let victim = task(kernel, 4 << 20);
+    let one = thread(kernel, victim, 9);
+    call(kernel, one, O::MemoryCreate, &[300 * 4096, 0]).unwrap();
+    // Paid by its maker, as what a task is made of.
+    let given = thread(kernel, scene.killer_task, 9);
+    let made = call(kernel, given, O::MemoryCreate, &[100 * 4096, 0]).unwrap()[0];
+    let object = scene.killer_task.handles.look_up(ipc::Handle(made));
+    give(kernel, victim, object.unwrap().object, Rights::ALL);
+    call(kernel, given, O::Close, &[made]).unwrap();
+    let paid = scene.killer_task.quota().used();
+    kernel.destroy_task(victim);
+    kernel.drop_reference(Object::Task(victim));
+    let live = kernel.tasks.live();
+    let mut steps = 0;
+    while kernel.tasks.live() == live {
+        let later = call(kernel, scene.killer, O::MemoryCreate, &[10 * 4096, 0]).unwrap()[0];
+        call(kernel, scene.killer, O::Close, &[later]).unwrap();
+        kernel.reclaim_step(&kernel.cpus()[0]);
+        steps += 1;
+        assert!(steps < 100, "what comes later does not delay it");
+    }
+    assert!(kernel.reclaim.is_pending(), "there is more to give back");
+    assert_eq!(kernel.root_quota.used(), used, "its own memory");
+    let later = steps * 12 * 4096;
+    let used = scene.killer_task.quota().used();
+    assert!(used + 100 * 4096 <= paid + later, "what it was made of");
+}
+
 #[test]
 fn the_death_of_a_server_abandons_its_caller() {
     let scene = scene();

@@ -292,7 +292,8 @@ fn who_signals_and_then_receives_makes_way_for_whom_it_woke() {
     p.kernel.set_priority(&p.kernel.cpus()[0], p.server, 20);
     block(p.kernel, p.server, O::Receive, &[p.receive, 0], NEVER);
     run(p.kernel, p.client);
-    let switches = || p.kernel.cpus()[0].counters.switches.get();
+    let counters = &p.kernel.cpus()[0].counters;
+    let switches = || counters.switches.get() + counters.handovers.get();
     let before = switches();
     let arguments = [own, 0, signal, 0b101];
     block(p.kernel, p.client, O::SignalReceive, &arguments, NEVER);

@@ -7,14 +7,15 @@
 //! driver, and telling its death, is [`crate::server`]'s.
 
 mod extents;
+mod receiving;
 mod shape;
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::sync::atomic::{Ordering, fence};
 
 use ipc::interface::net_device::{
-    FLAG_CHECKSUM_VERIFIED, FLAG_MORE, MAX_PACKET_BYTES, RING_RECEIVE_FREE, RING_RECEIVED,
-    RING_TRANSMIT, RING_TRANSMITTED, RINGS, SendOffload,
+    RING_RECEIVE_FREE, RING_RECEIVED, RING_TRANSMIT, RING_TRANSMITTED, RINGS, SendOffload,
 };
 use ipc::ring::{
     self, Descriptor, PacketConsumer, PacketProducer, Pool, RingError, SharedMemory,
@@ -22,13 +23,10 @@ use ipc::ring::{
 };
 
 use self::extents::Extents;
+use self::receiving::Arriving;
 use self::shape::HEADROOM;
 pub use self::shape::Shape;
 use crate::wire::{Fate, Received, Wire};
-
-/// Most buffers that one packet may lie in: those of the longest, of the smallest size, and one for
-/// the bytes that the device's header displaces.
-const MOST_PIECES: usize = MAX_PACKET_BYTES.div_ceil(2048) + 1;
 
 /// Whose a buffer to receive into is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,16 +59,6 @@ struct Rings<M> {
     transmitted: PacketConsumer<M>,
 }
 
-/// A received packet, as far as it has come.
-#[derive(Default)]
-struct Pieces {
-    /// Where its bytes are: the driver's descriptors, checked as to whose the buffer is and where they
-    /// lie.
-    descriptors: heapless::Vec<Descriptor, MOST_PIECES>,
-    /// A piece was refused, or there were too many: the packet is dropped at its end.
-    spoiled: bool,
-}
-
 /// The stack's side of pool and rings.
 pub struct Packets<M> {
     shape: Shape,
@@ -79,7 +67,7 @@ pub struct Packets<M> {
     ring_memory: M,
     rings: Rings<M>,
     holders: Vec<Holder>,
-    pieces: Pieces,
+    arriving: Arriving,
     extents: Extents,
     /// Bytes of the longest frame that is sent: asked for with each.
     longest: usize,
@@ -111,7 +99,7 @@ impl<M: SharedMemory + Clone> Packets<M> {
             ring_memory,
             rings,
             holders: vec![Holder::Stack; most],
-            pieces: Pieces::default(),
+            arriving: Arriving::default(),
             extents: Extents::new(shape.receive_bytes(), shape.transmit_bytes, most),
             longest: shape.longest_sent(),
             scratch: vec![0; shape.longest_sent()],
@@ -128,7 +116,7 @@ impl<M: SharedMemory + Clone> Packets<M> {
     /// Errors: Geometry; it was checked in [`Packets::new`].
     pub fn reclaim(&mut self) -> Result<(), RingError> {
         self.rings = make_rings(self.shape, &self.ring_memory)?;
-        self.pieces = Pieces::default();
+        self.arriving = Arriving::default();
         self.unusable = false;
         self.refill()
     }
@@ -138,18 +126,23 @@ impl<M: SharedMemory + Clone> Packets<M> {
         for buffer in 0..self.shape.buffers {
             self.offer(buffer)?;
         }
-        Ok(())
+        self.rings.receive_free.publish()
     }
 
-    /// Gives the driver a buffer to receive into.
+    /// Gives the driver a buffer to receive into. It is told with the others that were offered since it
+    /// was last told.
     fn offer(&mut self, buffer: u32) -> Result<(), RingError> {
         let descriptor = Descriptor {
             offset: buffer * self.shape.buffer_bytes + HEADROOM,
             length: self.shape.buffer_bytes - HEADROOM,
             flags: 0,
         };
+        let free = &mut self.rings.receive_free;
+        if free.ready() == 0 {
+            free.look()?;
+        }
         // The ring has an entry for each such buffer, so a full one means a lying driver.
-        if !self.rings.receive_free.push(descriptor)? {
+        if !free.put(descriptor)? {
             return Err(RingError::Corrupted);
         }
         self.set_holder(buffer, Holder::Driver);
@@ -180,7 +173,7 @@ impl<M: SharedMemory + Clone> Packets<M> {
     /// buffer leaked.
     pub fn leaked(&self) -> usize {
         let stack = self.shape.buffers as usize - self.with_driver().0;
-        stack.abs_diff(self.pieces.descriptors.len())
+        stack.abs_diff(self.arriving.pieces.len())
     }
 
     /// What the driver holds: buffers to receive into, and packets to send.
@@ -192,8 +185,12 @@ impl<M: SharedMemory + Clone> Packets<M> {
 
     /// Whether the driver waits for what was put into the rings: then its doorbell is to be rung.
     pub fn must_wake(&mut self) -> bool {
-        let transmit = self.rings.transmit.must_wake();
-        let receive = self.rings.receive_free.must_wake();
+        let told = self.rings.tell_received();
+        // For both rings: what was put in is seen, or the wish to hear of it.
+        fence(Ordering::SeqCst);
+        let transmit = self.rings.transmit.must_wake_fenced();
+        let receive = self.rings.receive_free.must_wake_fenced();
+        self.note(told);
         self.note(transmit).unwrap_or(false) | self.note(receive).unwrap_or(false)
     }
 
@@ -230,119 +227,48 @@ impl<M: SharedMemory + Clone> Packets<M> {
     }
 }
 
-/// Receiving.
-impl<M: SharedMemory + Clone> Packets<M> {
-    /// Takes a received descriptor's buffer over; false: the driver did not hold it.
-    fn take_over(&mut self, descriptor: Descriptor) -> bool {
-        let buffer = self.pool.buffer(descriptor);
-        let held = buffer.filter(|b| self.holders.get(*b as usize) == Some(&Holder::Driver));
-        match held {
-            Some(buffer) => self.set_holder(buffer, Holder::Stack),
-            None => self.counters.refused_descriptors += 1,
-        }
-        held.is_some()
-    }
-
-    /// Adds a piece to the packet that is being received.
-    fn add_piece(&mut self, descriptor: Descriptor) -> Result<(), RingError> {
-        if !self.take_over(descriptor) {
-            self.pieces.spoiled = true;
-            return Ok(());
-        }
-        if self.pool.check(descriptor).is_none() {
-            self.counters.refused_descriptors += 1;
-            self.pieces.spoiled = true;
-        }
-        if let Err(descriptor) = self.pieces.descriptors.push(descriptor) {
-            self.pieces.spoiled = true;
-            return self.give_back(descriptor);
-        }
-        Ok(())
-    }
-
-    fn give_back(&mut self, descriptor: Descriptor) -> Result<(), RingError> {
-        match self.pool.buffer(descriptor) {
-            Some(buffer) => self.offer(buffer),
-            None => Ok(()),
-        }
-    }
-
-    /// Copies the whole packet out of its pieces, whose buffers go back; `None`: it is dropped.
-    fn gather(&mut self, into: &mut [u8]) -> Result<Option<Received>, RingError> {
-        let pieces = core::mem::take(&mut self.pieces);
-        let mut length = Some(0).filter(|_| !pieces.spoiled);
-        for descriptor in &pieces.descriptors {
-            length = length.and_then(|length| {
-                let piece = into
-                    .get_mut(length..)?
-                    .get_mut(..descriptor.length as usize)?;
-                self.pool_memory.read(descriptor.offset as usize, piece)?;
-                Some(length + piece.len())
-            });
-            self.give_back(*descriptor)?;
-        }
-        let first = pieces.descriptors.first().map_or(0, |first| first.flags);
-        if length.is_none() {
-            self.counters.broken_packets += 1;
-        }
-        Ok(length.map(|length| Received {
-            length,
-            checksum_verified: first & FLAG_CHECKSUM_VERIFIED != 0,
-        }))
-    }
-
-    /// Takes descriptors until one packet is whole, or there are none.
-    fn next_packet(&mut self, into: &mut [u8]) -> Result<Option<Received>, RingError> {
-        // As many as there are buffers: a driver that lies does not keep the stack here.
-        for _ in 0..self.shape.buffers {
-            let Some(descriptor) = self.rings.received.pop()? else {
-                break;
-            };
-            self.add_piece(descriptor)?;
-            if descriptor.flags & FLAG_MORE != 0 {
-                continue;
-            }
-            if let Some(received) = self.gather(into)? {
-                return Ok(Some(received));
-            }
-        }
-        Ok(None)
-    }
-}
-
 /// Sending.
 impl<M: SharedMemory + Clone> Packets<M> {
+    /// Takes back the places of the packets that were sent, as many as there are at one look.
     fn collect_transmitted(&mut self) {
-        for _ in 0..self.shape.buffers {
-            let popped = self.rings.transmitted.pop();
-            let Some(Some(descriptor)) = self.note(popped) else {
-                return;
-            };
+        let collected = self.try_collect();
+        self.note(collected);
+    }
+
+    fn try_collect(&mut self) -> Result<(), RingError> {
+        self.rings.transmitted.look()?;
+        while let Some(descriptor) = self.rings.transmitted.take()? {
             if !self.extents.give_back(descriptor) {
                 self.counters.refused_descriptors += 1;
             }
         }
+        self.rings.transmitted.publish()
     }
 
     /// Whether the longest frame has a place.
     fn has_room(&mut self) -> bool {
-        if !self.extents.has_room(self.longest) {
+        let mut room = self.extents.has_room(self.longest);
+        if !room {
             self.collect_transmitted();
+            room = self.extents.has_room(self.longest);
         }
-        !self.unusable && self.extents.has_room(self.longest)
+        room & !self.unusable
     }
 
     /// Copies a frame into the pool and hands it to the driver; false: there was no place.
     fn queue(&mut self, frame: &[u8], flags: u32) -> bool {
-        if !self.extents.has_room(frame.len()) {
+        let mut taken = self.extents.take(frame.len(), flags);
+        if taken.is_none() {
             self.collect_transmitted();
+            taken = self.extents.take(frame.len(), flags);
         }
-        if self.unusable {
-            return false;
-        }
-        let Some(descriptor) = self.extents.take(frame.len(), flags) else {
+        let Some(descriptor) = taken else {
             return false;
         };
+        if self.unusable {
+            self.extents.untake();
+            return false;
+        }
         let copied = self.pool_memory.write(descriptor.offset as usize, frame);
         let pushed = self.rings.transmit.push(descriptor);
         if copied.is_none() || self.note(pushed) != Some(true) {

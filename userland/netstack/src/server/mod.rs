@@ -17,11 +17,13 @@ mod system;
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::ops::Bound;
 
 use ipc::Handle;
 use ipc::badge::Client;
 use ipc::interface::network::{DoorbellBits, Ping, READY_ERROR, Resolve, Socket};
 use ipc::server::{Deferred, LaterOperation, Outgoing};
+use slotmap::SecondaryMap;
 
 use self::drivers::{Driver, Unused};
 pub use self::session::STOP_BIT;
@@ -65,9 +67,11 @@ pub struct Server<S: System> {
     /// The badge of the lifeline that was given away last.
     lifeline: u64,
     sessions: BTreeMap<u64, Session<S::Memory>>,
-    streams: BTreeMap<ConnectionId, Place>,
-    listeners: BTreeMap<ListenerId, Place>,
-    datagrams: BTreeMap<UdpId, Place>,
+    /// Sessions with events to be told of, each once.
+    posted: Vec<u64>,
+    streams: SecondaryMap<ConnectionId, Place>,
+    listeners: SecondaryMap<ListenerId, Place>,
+    datagrams: SecondaryMap<UdpId, Place>,
     /// Datagram sockets with more to move than had their turn.
     again: Vec<UdpId>,
     pings: BTreeMap<u16, (u64, Deferred<Ping>)>,
@@ -98,9 +102,10 @@ impl<S: System> Server<S> {
             attachments: 0,
             lifeline: LIFELINE,
             sessions: BTreeMap::new(),
-            streams: BTreeMap::new(),
-            listeners: BTreeMap::new(),
-            datagrams: BTreeMap::new(),
+            posted: Vec::new(),
+            streams: SecondaryMap::new(),
+            listeners: SecondaryMap::new(),
+            datagrams: SecondaryMap::new(),
             again: Vec::new(),
             pings: BTreeMap::new(),
             questions: BTreeMap::new(),
@@ -147,20 +152,18 @@ impl<S: System> Server<S> {
         if bits & STOP_BIT != 0 && self.stopping.is_none() {
             self.stopping = Some(self.system.now() + STOP_PATIENCE);
         }
-        let rung = |wanted: fn(&DoorbellBits) -> u64| -> Vec<u64> {
-            let sessions = self.sessions.iter();
-            sessions
-                .filter_map(|(badge, session)| {
-                    (wanted(&session.doorbell_bits) & bits != 0).then_some(*badge)
-                })
-                .collect()
-        };
-        let (touched, all) = (rung(|bits| bits.touched), rung(|bits| bits.all));
-        for badge in touched {
-            self.take_notices(badge);
-        }
-        for badge in all {
-            self.pump_session(badge);
+        let mut next = self.sessions.iter().next();
+        while let Some((&badge, session)) = next {
+            let DoorbellBits { touched, all } = session.doorbell_bits;
+            if touched & bits != 0 {
+                self.take_notices(badge);
+            }
+            if all & bits != 0 {
+                self.pump_session(badge);
+            }
+            // The session may be gone by now.
+            let after = (Bound::Excluded(badge), Bound::Unbounded);
+            next = self.sessions.range(after).next();
         }
     }
 
@@ -172,17 +175,17 @@ impl<S: System> Server<S> {
         let now = self.system.now();
         for _ in 0..ROUNDS {
             let attached = matches!(self.driver, Driver::Attached(_));
-            let more = attached && self.stack.poll(now, &mut self.packets);
+            let received = attached && self.stack.receive(now, &mut self.packets);
             self.tell_conflict();
             self.serve_changed();
             self.serve_datagrams();
             self.answer_ended(now);
-            // What the clients' bytes made to send goes out in this round.
-            let more = more | (attached && self.stack.poll(now, &mut self.packets));
+            // What the clients' bytes made to send goes out with what was received is answered by.
+            let more = attached && self.stack.send(now, &mut self.packets);
             self.serve_changed();
             self.flush_events();
             self.look_at_driver();
-            if !more && self.may_sleep() {
+            if !received && !more && self.may_sleep() {
                 return self.deadline(now);
             }
         }
@@ -312,7 +315,11 @@ impl<S: System> Server<S> {
             Some(Endpoint::Listener { .. }) | None => return,
         };
         match pumped {
-            Ok(pumped) => session.post(socket, pumped.ready),
+            Ok(pumped) => {
+                if session.post(socket, pumped.ready) {
+                    self.posted.push(badge);
+                }
+            }
             Err(_) => self.corrupted(badge, socket),
         }
     }
@@ -326,16 +333,20 @@ impl<S: System> Server<S> {
             Some(Endpoint::Stream(stream)) => {
                 let connection = stream.connection;
                 if stream.note_corrupted() {
-                    session.post(socket, READY_ERROR);
-                    self.streams.remove(&connection);
+                    if session.post(socket, READY_ERROR) {
+                        self.posted.push(badge);
+                    }
+                    self.streams.remove(connection);
                     self.stack.tcp().abort(self.system.now(), connection);
                 }
             }
             // Its number stays, and it is closed at last by its client.
             Some(Endpoint::Datagram(datagrams)) => {
                 let id = datagrams.id;
-                if self.datagrams.remove(&id).is_some() {
-                    session.post(socket, READY_ERROR);
+                if self.datagrams.remove(id).is_some() {
+                    if session.post(socket, READY_ERROR) {
+                        self.posted.push(badge);
+                    }
                     self.stack.close_udp(id);
                 }
             }
@@ -349,11 +360,11 @@ impl<S: System> Server<S> {
             let Some(connection) = self.stack.tcp().next_changed() else {
                 return;
             };
-            if let Some((badge, socket)) = self.streams.get(&connection).copied() {
+            if let Some((badge, socket)) = self.streams.get(connection).copied() {
                 self.pump(badge, socket);
             } else if let Some(listener) = self.stack.tcp().waits_at(connection)
                 && self.stack.tcp().can_accept(listener)
-                && let Some((badge, socket)) = self.listeners.get(&listener).copied()
+                && let Some((badge, socket)) = self.listeners.get(listener).copied()
             {
                 self.accept_ahead(badge, socket);
             }
@@ -364,24 +375,28 @@ impl<S: System> Server<S> {
         let again = core::mem::take(&mut self.again);
         let changed = self.stack.changed_udp();
         for id in changed.into_iter().chain(again) {
-            if let Some((badge, socket)) = self.datagrams.get(&id).copied() {
+            if let Some((badge, socket)) = self.datagrams.get(id).copied() {
                 self.pump(badge, socket);
             }
         }
     }
 
+    /// Tells sessions of their events. One whose ring is full is asked again each round.
     fn flush_events(&mut self) {
         let mut broken = Vec::new();
-        for (badge, session) in &mut self.sessions {
-            let Some(events) = &mut session.events else {
-                continue;
+        let (sessions, system) = (&mut self.sessions, &self.system);
+        self.posted.retain(|badge| {
+            let session = sessions.get_mut(badge);
+            let Some(events) = session.and_then(|session| session.events.as_mut()) else {
+                return false;
             };
             match events.flush() {
-                Ok(true) => self.system.signal(events.bell, events.bits),
+                Ok(true) => system.signal(events.bell, events.bits),
                 Ok(false) => {}
                 Err(_) => broken.push(*badge),
             }
-        }
+            events.is_posted()
+        });
         for badge in broken {
             self.end_session(badge);
         }

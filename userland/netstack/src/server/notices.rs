@@ -63,7 +63,10 @@ impl<S: System> Server<S> {
             && self.stack.tcp().can_accept(*id)
         {
             let Some(pair) = offers.pop_front() else {
-                return session.post(listener, READY_ACCEPT);
+                if session.post(listener, READY_ACCEPT) {
+                    self.posted.push(badge);
+                }
+                return;
             };
             // What is in a listener's offers is a pair that it is offered.
             let Ok(rings) = session.rings.take_offered(pair, listener) else {
@@ -81,7 +84,11 @@ impl<S: System> Server<S> {
             return;
         };
         match added {
-            Ok(socket) => session.post_accepted(socket, rings.number),
+            Ok(socket) => {
+                if session.post_accepted(socket, rings.number) {
+                    self.posted.push(badge);
+                }
+            }
             // The connection was reset, and there is nobody to tell.
             Err(_) => session.rings.release(rings.number),
         }
@@ -94,19 +101,19 @@ impl<S: System> Server<S> {
         let now = self.system.now();
         match self.forget(badge, socket)? {
             Endpoint::Listener { id, .. } => {
-                self.listeners.remove(&id);
+                self.listeners.remove(id);
                 self.stack.close_listener(now, id);
             }
             Endpoint::Stream(stream) => {
                 let connection = stream.connection;
-                self.streams.remove(&connection);
+                self.streams.remove(connection);
                 match stream.into_tail() {
                     Some(tail) => self.stack.close(now, connection, tail),
                     None => self.stack.tcp().abort(now, connection),
                 }
             }
             Endpoint::Datagram(datagrams) => {
-                self.datagrams.remove(&datagrams.id);
+                self.datagrams.remove(datagrams.id);
                 self.stack.close_udp(datagrams.id);
             }
         }

@@ -512,7 +512,7 @@ impl<S: System> NetworkServer for Server<S> {
         let badge = caller.badge();
         let connection = self.connection(badge, socket)?;
         self.forget(badge, socket)?;
-        self.streams.remove(&connection);
+        self.streams.remove(connection);
         self.stack.tcp().abort(now, connection);
         Ok(())
     }

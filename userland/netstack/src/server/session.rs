@@ -33,8 +33,10 @@ pub(super) struct Events<M> {
     pub(super) bell: Handle,
     pub(super) bits: u64,
     pub(super) lifeline: Handle,
-    /// What found no room in the ring yet, joined by socket.
-    pending: BTreeMap<Socket, Event>,
+    /// What is not in the ring yet, joined by socket and sorted by it.
+    pending: Vec<Event>,
+    /// It is known that there is something to flush.
+    posted: bool,
 }
 
 impl<M: SharedMemory + Clone> Events<M> {
@@ -56,7 +58,8 @@ impl<M: SharedMemory + Clone> Events<M> {
             bell,
             bits,
             lifeline,
-            pending: BTreeMap::new(),
+            pending: Vec::new(),
+            posted: false,
         })
     }
 
@@ -67,33 +70,55 @@ impl<M: SharedMemory + Clone> Events<M> {
         self.notices.pop()?.map(Notice::try_from).transpose()
     }
 
-    /// What is to be told of a socket.
-    fn pending(&mut self, socket: Socket) -> &mut Event {
-        self.pending.entry(socket).or_insert(Event {
-            socket,
-            ready: 0,
-            rings: None,
-        })
+    /// Writes down an event; true: it is not known yet that there is something to flush.
+    #[must_use]
+    pub(super) fn post(&mut self, event: Event) -> bool {
+        if event.ready == 0 {
+            return false;
+        }
+        match self.place(event.socket) {
+            Ok(place) => {
+                let pending = &mut self.pending[place];
+                pending.ready |= event.ready;
+                pending.rings = pending.rings.or(event.rings);
+            }
+            Err(place) => self.pending.insert(place, event),
+        }
+        !core::mem::replace(&mut self.posted, true)
+    }
+
+    /// Whether there is still something to flush.
+    pub(super) fn is_posted(&self) -> bool {
+        self.posted
     }
 
     pub(super) fn forget(&mut self, socket: Socket) {
-        self.pending.remove(&socket);
+        if let Ok(place) = self.place(socket) {
+            self.pending.remove(place);
+        }
+    }
+
+    /// Where a socket's event is, or belongs.
+    fn place(&self, socket: Socket) -> Result<usize, usize> {
+        self.pending
+            .binary_search_by_key(&socket, |event| event.socket)
     }
 
     /// Puts into the ring what there is room for; true: the client sleeps and is to be woken.
     ///
     /// Errors: Corrupted; the client loses its session.
     pub(super) fn flush(&mut self) -> Result<bool, RingError> {
-        while let Some((_, event)) = self.pending.first_key_value() {
-            if !self.ring.push((*event).into())? {
+        let mut told = 0;
+        while let Some(event) = self.pending.get(told).copied() {
+            if self.ring.push(event.into())? {
+                told += 1;
+            } else if self.ring.sleep(1)? {
                 // The client tells by its doorbell when it has taken some.
-                if self.ring.sleep(1)? {
-                    break;
-                }
-                continue;
+                break;
             }
-            self.pending.pop_first();
         }
+        self.pending.drain(..told);
+        self.posted = !self.pending.is_empty();
         self.ring.must_wake()
     }
 }
@@ -140,21 +165,31 @@ impl<M: SharedMemory + Clone> Session<M> {
             .collect()
     }
 
-    /// Tells that these bits came to hold for a socket.
-    pub(super) fn post(&mut self, socket: Socket, ready: u32) {
-        if ready != 0
-            && let Some(events) = &mut self.events
-        {
-            events.pending(socket).ready |= ready;
-        }
+    /// Has the client told that these bits came to hold for a socket; true: the session is to be flushed,
+    /// which nobody knows yet.
+    #[must_use]
+    pub(super) fn post(&mut self, socket: Socket, ready: u32) -> bool {
+        self.post_event(Event {
+            socket,
+            ready,
+            rings: None,
+        })
     }
 
-    /// Tells that a connection was accepted into a pair of rings.
-    pub(super) fn post_accepted(&mut self, socket: Socket, rings: RingPair) {
-        self.post(socket, READY_ACCEPTED);
-        if let Some(events) = &mut self.events {
-            events.pending(socket).rings = Some(rings);
-        }
+    /// Has the client told that a connection was accepted into a pair of rings; the result as for
+    /// [`Session::post`].
+    #[must_use]
+    pub(super) fn post_accepted(&mut self, socket: Socket, rings: RingPair) -> bool {
+        self.post_event(Event {
+            socket,
+            ready: READY_ACCEPTED,
+            rings: Some(rings),
+        })
+    }
+
+    fn post_event(&mut self, event: Event) -> bool {
+        let events = self.events.as_mut();
+        events.is_some_and(|events| events.post(event))
     }
 }
 

@@ -37,6 +37,14 @@ pub enum End {
     Aborted,
 }
 
+/// What an application is told of an end.
+impl End {
+    /// Whether both sides got all they should.
+    pub fn is_orderly(self) -> bool {
+        self == End::Finished
+    }
+}
+
 /// A property of a connection that its application may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -153,8 +161,8 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// In the table's queue of those that the application should look at.
     pub(super) changed: bool,
-    /// Its entry in the table's timer queue.
-    pub(super) timer: Option<Nanoseconds>,
+    /// smoltcp, which looks when it is polled, is to look whether the local address is still this host's.
+    pub(super) readdressed: bool,
     /// When the table drops it whatever its state.
     pub(super) drop_at: Option<Nanoseconds>,
 }
@@ -192,7 +200,7 @@ impl Connection {
             end: None,
             dirty: false,
             changed: false,
-            timer: None,
+            readdressed: false,
             drop_at: None,
         }
     }

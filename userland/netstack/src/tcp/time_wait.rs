@@ -10,9 +10,11 @@
 //! segment delayed longer than the rest of the time is misread, refusing service does not risk, it
 //! fails. What follows from a record is the caller's to do.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 
+use super::flows::Flows;
 use crate::peek::{Flow, Segment};
+use crate::random::Random;
 use crate::time::{Nanoseconds, SECOND};
 
 /// Twice the maximum segment lifetime. RFC 9293, section 3.4.2 says two minutes for one; as other
@@ -40,26 +42,35 @@ pub(crate) enum Verdict {
 }
 
 /// The records, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TimeWait {
-    records: BTreeMap<Flow, Record>,
+    records: Flows<Record>,
+    /// When each is to be forgotten: all wait equally long. Some of these have been reopened since.
     order: VecDeque<(Nanoseconds, Flow)>,
 }
 
 impl TimeWait {
+    /// No records, whose places follow from `random`.
+    pub(crate) fn new(random: &mut Random) -> TimeWait {
+        TimeWait {
+            records: Flows::new(random),
+            order: VecDeque::new(),
+        }
+    }
+
     /// Remembers a connection whose peer will use the sequence number `next`.
     pub(crate) fn insert(&mut self, now: Nanoseconds, flow: Flow, next: u32) {
         while self.order.len() >= TIME_WAIT_RECORDS {
             self.drop_oldest();
         }
         let expires = now.saturating_add(TIME_WAIT);
-        self.records.insert(flow, Record { expires, next });
+        self.records.insert(&flow, Record { expires, next });
         self.order.push_back((expires, flow));
     }
 
     /// Whether a new connection may not use this pair of ends yet.
     pub(crate) fn holds(&self, flow: &Flow) -> bool {
-        self.records.contains_key(flow)
+        self.records.get(flow).is_some()
     }
 
     /// Number of records.
@@ -124,7 +135,13 @@ impl TimeWait {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+
+    fn new() -> TimeWait {
+        TimeWait::new(&mut Random::new(1, "flows"))
+    }
 
     fn segment(port: u16, sequence: u32) -> Segment {
         Segment {
@@ -144,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_late_fin_is_acknowledged_and_a_bare_ack_or_reset_is_not() {
-        let mut table = TimeWait::default();
+        let mut table = new();
         let fin = Segment {
             fin: true,
             end: 100,
@@ -164,7 +181,7 @@ mod tests {
 
     #[test]
     fn only_a_syn_beyond_the_old_connection_reopens_it_across_the_wrap() {
-        let mut table = TimeWait::default();
+        let mut table = new();
         let syn = Segment {
             syn: true,
             ack: false,
@@ -183,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_full_table_forgets_the_oldest_and_time_forgets_all() {
-        let mut table = TimeWait::default();
+        let mut table = new();
         for port in 0..=TIME_WAIT_RECORDS as u16 {
             table.insert(u64::from(port), segment(port, 0).flow, 0);
         }
@@ -198,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_reopened_pair_is_not_forgotten_with_its_first_record() {
-        let mut table = TimeWait::default();
+        let mut table = new();
         let syn = Segment {
             syn: true,
             ack: false,
@@ -209,5 +226,37 @@ mod tests {
         table.insert(10, syn.flow, 9);
         table.expire(TIME_WAIT);
         assert!(table.holds(&syn.flow));
+    }
+
+    #[test]
+    fn it_remembers_what_a_list_of_ends_remembers() {
+        let mut random = Random::new(1, "operations");
+        let mut table = new();
+        let mut model: BTreeMap<Flow, Nanoseconds> = BTreeMap::new();
+        let mut now = 0;
+        for _ in 0..20_000 {
+            now += random.below(TIME_WAIT / 500);
+            table.expire(now);
+            model.retain(|_, expires| *expires > now);
+            let syn = Segment {
+                syn: true,
+                ack: false,
+                ..segment(random.below(800) as u16, random.next() as u32)
+            };
+            assert_eq!(table.holds(&syn.flow), model.contains_key(&syn.flow));
+            let verdict = table.judge(&syn);
+            assert_eq!(verdict.is_some(), model.contains_key(&syn.flow));
+            if verdict == Some(Verdict::Reopen) {
+                model.remove(&syn.flow);
+            }
+            if !table.holds(&syn.flow) && random.below(2) == 0 {
+                table.insert(now, syn.flow, random.next() as u32);
+                model.insert(syn.flow, now + TIME_WAIT);
+            }
+            assert_eq!(table.len(), model.len());
+            let first = model.values().min();
+            assert!(first.is_none_or(|first| table.deadline().is_some_and(|at| at <= *first)));
+        }
+        assert!(model.len() > 100, "{}", model.len());
     }
 }

@@ -211,8 +211,8 @@ impl Pair {
         busy_a || busy_b
     }
 
-    /// Lets the clock go on to the next moment with something to do.
-    fn sleep(&mut self) {
+    /// Lets the clock go on to the next moment with something to do, or to `end`.
+    fn sleep(&mut self, end: Nanoseconds) {
         let arrivals = [&self.end_a, &self.end_b]
             .into_iter()
             .filter(|end| end.plugged)
@@ -222,7 +222,7 @@ impl Pair {
             .chain(self.b.deadline(self.now))
             .min()
             .unwrap_or(self.now + SECOND);
-        self.now = next.clamp(self.now + 1_000, self.now + SECOND);
+        self.now = next.clamp(self.now + 1_000, self.now + SECOND).min(end);
     }
 
     /// Goes on until something holds; fails after a time on the pair's clock.
@@ -244,7 +244,7 @@ impl Pair {
                 limit / 1_000_000
             );
             if !busy {
-                self.sleep();
+                self.sleep(end);
             }
         }
     }
@@ -252,7 +252,7 @@ impl Pair {
     /// Goes on for a time.
     pub(crate) fn pass(&mut self, time: Nanoseconds) {
         let end = self.now + time;
-        self.until("the clock", 2 * time, |pair| pair.now >= end);
+        self.until("the clock", time, |pair| pair.now >= end);
     }
 
     /// A connection from A to a listener of B's, open on both sides.

@@ -7,12 +7,14 @@ use netstack::stack::Stack;
 use netstack::tcp::{End, Phase};
 use netstack::time::SECOND;
 use smoltcp::wire::{
-    ArpOperation, EthernetFrame, EthernetProtocol, Ipv4Packet, TcpPacket, TcpRepr,
+    ArpOperation, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpControl, TcpPacket,
+    TcpRepr, TcpSeqNumber,
 };
 
 use crate::common::{CLIENT, Chance, card, ipv4};
 use crate::segment::{
-    DECLINE, DISCOVER, GATEWAY_MAC, HOST_MAC, REQUEST, STRANGER_MAC, Segment, Server, arp, datagram,
+    DECLINE, DISCOVER, GATEWAY_MAC, HOST_MAC, REQUEST, STRANGER_MAC, Segment, Server, arp,
+    datagram, packet,
 };
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 1);
@@ -145,6 +147,57 @@ fn an_address_is_leased_renewed_and_lost_with_its_lease() {
     let asked_all: Vec<bool> = renewals.map(|asked| asked.mac == BROADCAST_MAC).collect();
     // 60 seconds are left for the server, 15 for all: one question each.
     assert_eq!(asked_all, [false, true]);
+}
+
+/// A peer's acceptance of the connection whose SYN is the last IPv4 frame that the host sent.
+fn accepted(segment: &Segment, peer: Ipv4Addr) -> Vec<u8> {
+    let syn = segment.frames(EthernetProtocol::Ipv4).last();
+    let syn = syn.expect("a SYN was sent");
+    let ip = Ipv4Packet::new_checked(&syn[14..]).expect("whole");
+    let syn = TcpPacket::new_checked(ip.payload()).expect("whole");
+    let tcp = TcpRepr {
+        src_port: syn.dst_port(),
+        dst_port: syn.src_port(),
+        control: TcpControl::Syn,
+        seq_number: TcpSeqNumber(5_000),
+        ack_number: Some(syn.seq_number() + 1),
+        window_len: 1_000,
+        window_scale: None,
+        max_seg_size: None,
+        sack_permitted: false,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload: &[],
+    };
+    packet(peer, LEASED, IpProtocol::Tcp, tcp.buffer_len(), |space| {
+        let mut header = TcpPacket::new_unchecked(space);
+        let checksums = smoltcp::phy::ChecksumCapabilities::default();
+        tcp.emit(&mut header, &peer.into(), &LEASED.into(), &checksums);
+    })
+}
+
+#[test]
+fn an_idle_connection_ends_with_the_lease_of_its_address() {
+    let mut server = Server::compute_engine();
+    server.set(51, &120u32.to_be_bytes());
+    let (mut segment, mut host) = Segment::with_host(server);
+    let peer = Ipv4Addr::new(8, 8, 8, 8);
+    let id = host.connect(CLIENT, SocketAddr::from((peer, 80))).unwrap();
+    segment.settle(&mut host);
+    let acceptance = accepted(&segment, peer);
+    segment.to_host.push_back(acceptance);
+    segment.settle(&mut host);
+    assert_eq!(host.tcp().phase(id), Some(Phase::Open));
+    segment.run(&mut host, 50 * SECOND);
+    assert_eq!(host.tcp().phase(id), Some(Phase::Open), "renewed and idle");
+
+    segment.server.silent = true;
+    segment.run(&mut host, 200 * SECOND);
+    assert_eq!(addresses(&host), []);
+    assert_eq!(host.tcp().phase(id), Some(Phase::Ended(End::TimedOut)));
+    host.close(segment.now, id, Vec::new());
+    segment.settle(&mut host);
+    assert_eq!(host.tcp().connections(), 0);
 }
 
 #[test]

@@ -185,6 +185,36 @@ fn doorbells_are_asked_for_only_by_who_sleeps() {
 }
 
 #[test]
+fn buffers_go_back_together_and_at_the_latest_before_the_stack_sleeps() {
+    let (mut packets, mut driver, _) = attached();
+    let mut buffer = vec![0; 2048];
+    let left = |driver: &mut FakeDriver| driver.receive_free.available().unwrap();
+    (0..4).for_each(|number| assert!(driver.deliver(&[number; 60])));
+    assert_eq!(left(&mut driver), BUFFERS - 4);
+    for _ in 0..3 {
+        assert!(packets.receive(&mut buffer).is_some());
+    }
+    assert_eq!(driver.received.free(), Ok(BUFFERS - 4), "one is to come");
+    assert!(!packets.must_wake(), "the driver is awake");
+    assert_eq!(
+        (left(&mut driver), driver.received.free()),
+        (BUFFERS - 1, Ok(BUFFERS - 1))
+    );
+    assert!(packets.receive(&mut buffer).is_some());
+    assert_eq!(left(&mut driver), BUFFERS - 1);
+    assert_eq!(packets.receive(&mut buffer), None);
+    assert_eq!(
+        (left(&mut driver), driver.received.free()),
+        (BUFFERS, Ok(BUFFERS))
+    );
+    // Who waits for a buffer is woken by the batch.
+    assert!(driver.deliver(&[9; 60]));
+    assert_eq!(driver.receive_free.sleep(BUFFERS), Ok(true));
+    assert!(packets.receive(&mut buffer).is_some());
+    assert!(packets.must_wake() && !packets.must_wake(), "once");
+}
+
+#[test]
 fn a_restarted_driver_finds_every_buffer_and_the_old_ones_are_not_leaked() {
     let (mut packets, mut driver, rings) = attached();
     for round in 0..10 {

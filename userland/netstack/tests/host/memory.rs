@@ -27,8 +27,8 @@ impl SharedMemory for Shared {
         self.0.len() * 4
     }
 
-    fn word(&self, index: usize) -> Option<&AtomicU32> {
-        self.0.get(index)
+    fn words<const N: usize>(&self, first: usize) -> Option<&[AtomicU32; N]> {
+        self.0.get(first..)?.first_chunk()
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {

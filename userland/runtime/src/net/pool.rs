@@ -44,8 +44,8 @@ impl<M: SharedMemory> SharedMemory for Pair<M> {
         self.memory.bytes()
     }
 
-    fn word(&self, index: usize) -> Option<&AtomicU32> {
-        self.memory.word(index)
+    fn words<const N: usize>(&self, first: usize) -> Option<&[AtomicU32; N]> {
+        self.memory.words(first)
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {

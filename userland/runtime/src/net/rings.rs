@@ -38,8 +38,8 @@ impl SharedMemory for Rings {
         self.mapping.bytes()
     }
 
-    fn word(&self, index: usize) -> Option<&AtomicU32> {
-        self.mapping.word(index)
+    fn words<const N: usize>(&self, first: usize) -> Option<&[AtomicU32; N]> {
+        self.mapping.words(first)
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {

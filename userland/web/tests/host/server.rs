@@ -35,8 +35,8 @@ impl SharedMemory for Shared {
         self.0.len() * 4
     }
 
-    fn word(&self, index: usize) -> Option<&AtomicU32> {
-        self.0.get(index)
+    fn words<const N: usize>(&self, first: usize) -> Option<&[AtomicU32; N]> {
+        self.0.get(first..)?.first_chunk()
     }
 
     fn read(&self, offset: usize, into: &mut [u8]) -> Option<()> {
@@ -73,6 +73,10 @@ struct Stack {
     closed: Vec<Socket>,
     touched: Vec<Socket>,
     gone: bool,
+    /// There is no memory for another connection.
+    shortage: bool,
+    /// How often pairs were to be offered.
+    asked: usize,
 }
 
 impl Stack {
@@ -106,12 +110,19 @@ impl Network for FakeNetwork {
         self.0.borrow().now
     }
 
-    fn offer(&mut self, most: usize, starved: bool) -> Result<(), Lost> {
+    fn offer(&mut self, most: usize, starved: bool) -> Result<bool, Lost> {
         let mut stack = self.0.borrow_mut();
-        let wanted = if starved { 2 * stack.offered + 2 } else { 1 };
-        stack.offered = stack.offered.max(wanted.min(most));
+        stack.asked += 1;
+        if stack.gone {
+            return Err(Lost);
+        }
+        if !stack.shortage {
+            let wanted = if starved { 2 * stack.offered + 2 } else { 1 };
+            stack.offered = stack.offered.max(wanted.min(most));
+        }
+        let is_any = stack.offered > 0;
         stack.accept();
-        (!stack.gone).then_some(()).ok_or(Lost)
+        Ok(is_any)
     }
 
     fn accepted(&mut self, rings: RingPair) -> Result<Shared, Lost> {
@@ -163,6 +174,8 @@ impl World {
             closed: vec![],
             touched: vec![],
             gone: false,
+            shortage: false,
+            asked: 0,
         }));
         let consumer = PacketConsumer::new(memory, 0, EVENTS).expect("fits");
         let server = Server::new(FakeNetwork(Rc::clone(&stack)), LISTENER, consumer);
@@ -199,8 +212,21 @@ impl World {
         }
     }
 
+    /// Nothing is offered, and there is no memory for another pair of rings.
+    fn shortage(&mut self) {
+        let mut stack = self.stack.borrow_mut();
+        stack.offered = 0;
+        stack.shortage = true;
+    }
+
+    /// Runs the server, as often as it is woken.
     fn run(&mut self) -> u64 {
-        self.server.run().expect("not lost")
+        loop {
+            let wake = self.server.run().expect("not lost");
+            if !self.stack.borrow_mut().events.must_wake().expect("whole") {
+                return wake;
+            }
+        }
     }
 }
 
@@ -293,6 +319,39 @@ fn more_connections_than_there_is_room_for_wait_their_turn() {
     assert_eq!(world.server.connections(), MAX_CONNECTIONS);
     assert_eq!(world.stack.borrow().waiting.len(), 2);
     assert_eq!(world.stack.borrow().closed, [gone.socket]);
+}
+
+/// No event tells of those that wait already, so the server must think of them itself.
+#[test]
+fn connections_without_memory_are_taken_when_one_ends_or_in_time() {
+    let mut world = World::new();
+    let first = world.dial();
+    world.run();
+    world.shortage();
+    let (second, third) = (world.dial(), world.dial());
+    let wake = world.run();
+    let asked = world.stack.borrow().asked;
+    world.run();
+    assert_eq!(world.stack.borrow().asked, asked, "not again and again");
+    assert_eq!(world.server.connections(), 1);
+    assert!(wake < IDLE);
+    world.stack.borrow_mut().shortage = false;
+    world.tell(first.socket, READY_ERROR);
+    world.run();
+    assert_eq!(world.server.connections(), 2);
+    for socket in [second.socket, third.socket] {
+        world.tell(socket, READY_ERROR);
+    }
+    world.run();
+    world.shortage();
+    world.dial();
+    let wake = world.run();
+    world.stack.borrow_mut().shortage = false;
+    world.run();
+    assert_eq!(world.server.connections(), 0);
+    world.stack.borrow_mut().now = wake;
+    world.run();
+    assert_eq!(world.server.connections(), 1);
 }
 
 #[test]

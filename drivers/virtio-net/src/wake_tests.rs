@@ -1,0 +1,158 @@
+//! Device, driver and stack, each of which runs only when it was woken: nothing is left lying.
+
+use ipc::ring::Descriptor;
+use net_driver::bench::{BUFFER_BYTES, ENTRIES, Noise};
+use net_driver::{Device, Direction};
+use virtio::VirtioTransport;
+
+use crate::bench::{Bench, legacy, mmio, modern};
+
+/// The parties, and whether each has been woken since it ran last.
+struct Schedule<T: VirtioTransport> {
+    bench: Bench<T>,
+    driver_woken: bool,
+    stack_woken: bool,
+    /// Packets that the device received, and those that the stack has got.
+    arrived: u64,
+    got: u64,
+    /// Packets that the stack gave to be sent, and those that came back.
+    sent: u64,
+    back: u64,
+    signals: u64,
+}
+
+impl<T: VirtioTransport> Schedule<T> {
+    /// There are so many buffers to receive into.
+    fn new(mut bench: Bench<T>, buffers: u32) -> Schedule<T> {
+        bench.stack.give(0..buffers);
+        Schedule {
+            bench,
+            driver_woken: true,
+            stack_woken: true,
+            arrived: 0,
+            got: 0,
+            sent: 0,
+            back: 0,
+            signals: 0,
+        }
+    }
+
+    /// The device receives a packet, if it has a buffer.
+    fn receive(&mut self) {
+        if let Some(buffer) = self.bench.device.take(0) {
+            self.driver_woken |= self.bench.device.give_back(0, buffer.head.into(), 100);
+            self.arrived += 1;
+        }
+    }
+
+    /// The device has sent a packet, if it has one.
+    fn transmit(&mut self) {
+        if let Some(buffer) = self.bench.device.take(1) {
+            self.driver_woken |= self.bench.device.give_back(1, buffer.head.into(), 0);
+        }
+    }
+
+    /// The driver runs, if it was woken.
+    fn driver(&mut self) {
+        if std::mem::take(&mut self.driver_woken) {
+            let pump = self.bench.run();
+            self.driver_woken |= pump.again;
+            self.stack_woken |= pump.signal;
+            self.signals += u64::from(pump.signal);
+        }
+    }
+
+    /// The stack runs: it takes what came, up to so much, and sends so many packets where there is room.
+    fn stack(&mut self, most: u32, send: u32) {
+        self.stack_woken = false;
+        let stack = &mut self.bench.stack;
+        stack.received.look().unwrap();
+        let mut taken: Vec<Descriptor> = Vec::new();
+        while taken.len() < most as usize {
+            let Some(packet) = stack.received.take().unwrap() else {
+                break;
+            };
+            taken.push(packet);
+        }
+        stack.received.publish().unwrap();
+        self.got += taken.len() as u64;
+        for packet in taken {
+            let buffer = packet.offset / BUFFER_BYTES;
+            stack.give(buffer..buffer + 1);
+        }
+        while stack.transmitted.pop().unwrap().is_some() {
+            self.back += 1;
+        }
+        for _ in 0..send {
+            if self.sent - self.back < u64::from(ENTRIES) {
+                stack.send(self.sent as u32 % ENTRIES, 60);
+                self.sent += 1;
+            }
+        }
+        let rings = [
+            stack.free.must_wake().unwrap(),
+            stack.transmit.must_wake().unwrap(),
+            stack.received.must_wake().unwrap(),
+            stack.transmitted.must_wake().unwrap(),
+        ];
+        self.driver_woken |= rings.contains(&true);
+        self.stack_woken |= !stack.received.sleep(1).unwrap();
+    }
+
+    /// One party does something, chosen by `noise`.
+    fn step(&mut self, noise: &mut Noise) {
+        match noise.below(8) {
+            0 | 1 => self.receive(),
+            2 => self.transmit(),
+            3 | 4 => self.driver(),
+            // An application sends: that, too, wakes the stack.
+            5 => self.stack(noise.below(20) as u32, noise.below(4) as u32),
+            _ if self.stack_woken => self.stack(ENTRIES, noise.below(2) as u32),
+            _ => {}
+        }
+    }
+
+    /// All sleep: what the device received is the stack's, and what that sent the device's.
+    fn settle(&mut self) {
+        while self.driver_woken
+            || self.stack_woken
+            || self.bench.device.take(1).is_some_and(|buffer| {
+                self.driver_woken |= self.bench.device.give_back(1, buffer.head.into(), 0);
+                true
+            })
+        {
+            self.driver();
+            if self.stack_woken {
+                self.stack(ENTRIES, 0);
+            }
+        }
+        assert_eq!(self.got, self.arrived, "packets lie in queue or ring");
+        let free = self.bench.stack.transmit.free();
+        assert_eq!(free, Ok(ENTRIES), "packets to send lie in the ring");
+        let held = self.bench.card.device().held(Direction::Receive);
+        assert!(held > 0, "free buffers lie in the ring");
+    }
+}
+
+fn nothing_is_left_lying<T: VirtioTransport>(make: impl Fn() -> Bench<T>) {
+    // Fewer than the device's queue takes, and more.
+    for buffers in (1..34).step_by(3) {
+        let mut noise = Noise::new(buffers.into());
+        let mut schedule = Schedule::new(make(), buffers);
+        for _ in 0..200 {
+            for _ in 0..noise.below(60) {
+                schedule.step(&mut noise);
+            }
+            schedule.settle();
+        }
+        assert!(schedule.got > 100 && schedule.sent > 100 && schedule.signals > 50);
+        schedule.bench.end();
+    }
+}
+
+#[test]
+fn who_sleeps_is_woken_whatever_the_order() {
+    nothing_is_left_lying(modern);
+    nothing_is_left_lying(mmio);
+    nothing_is_left_lying(|| legacy(0));
+}

@@ -72,8 +72,9 @@ impl<S: System> Server<S> {
             let Ok(rings) = session.rings.take_offered(pair, listener) else {
                 continue;
             };
-            if let Some(connection) = self.stack.tcp().accept(*id) {
-                self.tell_accepted(badge, connection, &rings);
+            match self.stack.tcp().accept(*id) {
+                Some(connection) => self.tell_accepted(badge, connection, &rings),
+                None => session.rings.release(pair),
             }
         }
     }

@@ -39,7 +39,7 @@ pub(crate) fn queue_and_leave(
 #[inline(never)]
 pub(crate) fn queue_complete_and_leave(next: &'static Thread) -> ! {
     kernel::get().queue_instead(percpu::core(), next);
-    enter_ring_3(resume(percpu::this()))
+    leave()
 }
 
 /// The way out where a thread was woken that can only be made ready.
@@ -47,7 +47,7 @@ pub(crate) fn queue_complete_and_leave(next: &'static Thread) -> ! {
 #[inline(never)]
 pub(crate) fn wake_and_leave(woken: &'static Thread) -> ! {
     kernel::get().wake(percpu::core(), woken);
-    enter_ring_3(resume(percpu::this()))
+    leave()
 }
 
 /// Saves FS and GS base where the processor lets ring 3 set them.
@@ -140,11 +140,12 @@ pub(crate) fn deliver_to(thread: &'static Thread, results: Arguments) -> ! {
     }
 }
 
-/// What this CPU does next: back to the assembly with a thread's registers, or idle.
-#[inline(always)]
-pub(crate) fn resume(cpu: &'static PerCpu) -> &'static Registers {
+/// What this CPU does next, as the core says: ring 3 with a thread's registers, or idling.
+#[inline(never)]
+pub(crate) fn leave() -> ! {
+    let cpu = percpu::this();
     match kernel::get().leave(kernel::cpu(cpu)) {
-        Some(thread) => load_registers(cpu, thread),
+        Some(thread) => enter_ring_3(load_registers(cpu, thread)),
         None => idle(cpu),
     }
 }
@@ -158,11 +159,6 @@ fn load_registers(cpu: &'static PerCpu, thread: &'static Thread) -> &'static Reg
         load_bases(cpu, registers);
     }
     registers
-}
-
-/// Lets this CPU, which starts, take up work.
-pub(crate) fn begin(cpu: &'static PerCpu) -> ! {
-    enter_ring_3(resume(cpu))
 }
 
 /// Loads FS and GS base on a CPU without FSGSBASE, where ring 3 cannot set them: only when another

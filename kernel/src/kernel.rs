@@ -104,7 +104,7 @@ pub(crate) fn start(
 /// Lets this CPU take up work.
 pub(crate) fn take_part(cpu: &'static PerCpu) -> ! {
     get().bring_online(self::cpu(cpu));
-    exit::begin(cpu)
+    exit::leave()
 }
 
 fn trace_rings(memory: &mut BootMemory, count: usize, records: u64) -> &'static [TraceRing] {

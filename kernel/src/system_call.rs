@@ -6,7 +6,7 @@
 //! across a call. What is long is saved at once, so that fewer registers are taken.
 
 use crate::exit::{
-    deliver_to, enter_ring_3, queue_and_leave, queue_complete_and_leave, resume, return_to,
+    deliver_to, enter_ring_3, leave, queue_and_leave, queue_complete_and_leave, return_to,
     save_bases_of,
 };
 use crate::{kernel, percpu};
@@ -198,7 +198,7 @@ fn go_on(thread: &'static Thread, done: Fast) -> ! {
         Fast::QueueComplete(next) => queue_complete_and_leave(next),
         Fast::Leaves([a, b, c, d, e, f]) => finish_and_leave(a, b, c, d, e, f, None),
         Fast::Wakes(woken, [a, b, c, d, e, f]) => finish_and_leave(a, b, c, d, e, f, Some(woken)),
-        Fast::Waits => enter_ring_3(resume(percpu::this())),
+        Fast::Waits => leave(),
         Fast::Receives(woken) => slow_receive(woken),
     }
 }
@@ -233,7 +233,7 @@ fn saved_system_call(operation: Operation) -> ! {
 fn system_call() -> ! {
     save_bases_of(percpu::thread());
     kernel::get().system_call(percpu::core());
-    enter_ring_3(resume(percpu::this()))
+    leave()
 }
 
 /// The way out where a short system call is done but for it, and perhaps for making a thread ready. The
@@ -255,5 +255,5 @@ fn finish_and_leave(
     if let Some(woken) = woken {
         kernel::get().wake(percpu::core(), woken);
     }
-    enter_ring_3(resume(percpu::this()))
+    leave()
 }

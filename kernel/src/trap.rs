@@ -1,7 +1,7 @@
 //! Interrupts and exceptions, as entry.S hands them on: by the core's fast path back to ring 3, or the long
 //! way round.
 
-use crate::exit::{deliver_to, enter_ring_3, queue_and_leave, resume, wake_and_leave};
+use crate::exit::{deliver_to, enter_ring_3, leave, queue_and_leave, wake_and_leave};
 use crate::{apic, idt, kernel, percpu, timer};
 use kernel_core::fast::Fast;
 use kernel_core::platform::{FIRST_DEVICE_VECTOR, LAST_DEVICE_VECTOR};
@@ -109,5 +109,5 @@ fn slow_trap(vector: u32) -> ! {
             kernel::get().enter(core);
         }
     }
-    enter_ring_3(resume(cpu))
+    leave()
 }

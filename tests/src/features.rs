@@ -3,6 +3,7 @@
 //! every pair of values. On each the system serves the host, over a cable whose other end has all offloads.
 
 use anyhow::{Result, ensure};
+use iso::{packages, qemu};
 
 use crate::case::say;
 use crate::images::{Kind, image};
@@ -232,6 +233,8 @@ fn transfers(host: &str) -> Result<()> {
 /// Checks these cards one after the other. The error names those that failed.
 pub fn check(cards: &[Card]) -> Result<()> {
     let mut failed = Vec::new();
+    // Inside nothing can be installed.
+    packages::need(qemu::PROGRAM, &[qemu::PACKAGE])?;
     inside(|| {
         for (number, card) in cards.iter().enumerate() {
             let result = card.check(number);

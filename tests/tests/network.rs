@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use iso::{packages, process};
+use iso::{packages, process, qemu};
 use smoltcp::wire::DhcpMessageType;
 use tests::cloud::{Advertised, DhcpServer, Lease, Router};
 use tests::images::{Kind, image};
@@ -58,7 +58,6 @@ fn served(host: &str) -> Result<()> {
 
 /// The host pings the guest.
 fn pinged(guest: &str) -> Result<()> {
-    packages::need("ping", &["iputils-ping"])?;
     let mut ping = Command::new("ping");
     ping.args(["-c", "3", "-W", "60", guest]);
     let said = process::output(&mut ping, LIMIT)?;
@@ -74,12 +73,20 @@ fn pings(machine: &mut Machine, host: &str) -> Result<()> {
     Ok(())
 }
 
+/// What is booted, and all that is needed besides: what is missing can be installed now, and not any more in
+/// a namespace.
+fn prepared() -> Result<iso::image::Image> {
+    packages::need("ping", &["iputils-ping"])?;
+    packages::need(qemu::PROGRAM, &[qemu::PACKAGE])?;
+    image(Kind::System)
+}
+
 #[test]
 fn a_lease_of_one_address() {
     let what = "a DHCP server leases one address, with a gateway outside of it and 1,460 bytes, as \
                 Google Compute Engine does: the world is reached, and the lease renewed";
     case("a_lease_of_one_address", what, || {
-        let image = image(Kind::System)?;
+        let image = prepared()?;
         tested("a_lease_of_one_address", || inside(|| leased(image)))
     });
 }
@@ -129,7 +136,7 @@ fn ipv6_by_a_router() {
     let what = "a router says the link's prefix: the guest makes an address of it, is pinged and serves \
                 its page over IPv6, and reaches the world";
     case("ipv6_by_a_router", what, || {
-        let image = image(Kind::System)?;
+        let image = prepared()?;
         tested("ipv6_by_a_router", || inside(|| advertised(image)))
     });
 }

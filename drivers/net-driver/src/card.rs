@@ -243,14 +243,19 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
             again |= !self.rings.free.sleep(1)?;
         }
         let room = self.device.has_room(Direction::Transmit);
-        if room {
+        let places = self.rings.transmitted.ready();
+        if places == 0 && self.rings.transmit.ready() > 0 {
+            // What has no place to come back to is not sent, and is no reason to look again. A stack
+            // that has no more packets than the ring has entries never comes to this.
+            again |= !self.rings.transmitted.sleep(1)?;
+        } else if room {
             again |= !self.rings.transmit.sleep(1)?;
         }
         // Without room, or with much of the stack's memory in the device, completions are news.
         let held = self.device.held(Direction::Transmit);
         if !room || self.sending.is_crowded(held, self.in_flight) {
             let wanted = (held / 2).max(1) as u16;
-            again |= match self.rings.transmitted.ready() {
+            again |= match places {
                 0 => !self.rings.transmitted.sleep(1)?,
                 _ => self.device.arm(Direction::Transmit, wanted),
             };

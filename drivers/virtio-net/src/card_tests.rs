@@ -235,6 +235,29 @@ fn a_full_received_ring_holds_packets_back_and_loses_none() {
 }
 
 #[test]
+fn a_stack_that_takes_nothing_back_does_not_keep_the_driver_busy() {
+    let mut bench = modern();
+    for number in 0..ENTRIES {
+        bench.stack.send(number, 60);
+        bench.run();
+        let sent = bench.device.take(1).unwrap();
+        bench.device.give_back(1, sent.head.into(), 0);
+    }
+    bench.run();
+    bench.stack.send(0, 60);
+    assert!(
+        !bench.run().again,
+        "there is no place for it to come back to"
+    );
+    assert!(bench.device.take(1).is_none());
+    bench.stack.transmitted.pop().unwrap();
+    assert!(bench.stack.transmitted.must_wake().unwrap());
+    bench.run();
+    assert!(bench.device.take(1).is_some());
+    bench.end();
+}
+
+#[test]
 fn a_device_that_lies_about_lengths_costs_a_packet() {
     for length in [0u32, 9, 12, 12 + 13, 12 + 2048, 1 << 31, u32::MAX] {
         let mut bench = modern();

@@ -80,22 +80,22 @@ impl<T: VirtioTransport> Schedule<T> {
             let buffer = packet.offset / BUFFER_BYTES;
             stack.give(buffer..buffer + 1);
         }
-        while stack.transmitted.pop().unwrap().is_some() {
-            self.back += 1;
-        }
+        // What was sent is taken back when there is no room for more, and not before.
+        let full = |sent, back| sent - back == u64::from(ENTRIES);
         for _ in 0..send {
-            if self.sent - self.back < u64::from(ENTRIES) {
+            if full(self.sent, self.back) {
+                while stack.transmitted.pop().unwrap().is_some() {
+                    self.back += 1;
+                }
+            }
+            if !full(self.sent, self.back) {
                 stack.send(self.sent as u32 % ENTRIES, 60);
                 self.sent += 1;
             }
         }
-        let rings = [
-            stack.free.must_wake().unwrap(),
-            stack.transmit.must_wake().unwrap(),
-            stack.received.must_wake().unwrap(),
-            stack.transmitted.must_wake().unwrap(),
-        ];
-        self.driver_woken |= rings.contains(&true);
+        // The other two have an entry for each buffer and each packet: the driver never waits for room.
+        self.driver_woken |= stack.free.must_wake().unwrap();
+        self.driver_woken |= stack.transmit.must_wake().unwrap();
         self.stack_woken |= !stack.received.sleep(1).unwrap();
     }
 

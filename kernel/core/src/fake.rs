@@ -101,6 +101,9 @@ pub struct FakeLine {
     pub masked: bool,
 }
 
+/// An interrupt among the operations of [`Fake::ways`].
+pub const INTERRUPT: u64 = u64::MAX;
+
 /// Number of I/O APIC inputs.
 pub const LINES: u32 = 24;
 /// First physical address of the device range, which is [`DEVICE_BYTES`] long.
@@ -128,6 +131,9 @@ pub struct Fake {
     pub fast: AtomicBool,
     /// How many took it, and ran the partner at once; how many took it, and queued it.
     pub taken: [AtomicU64; 2],
+    /// How often each way of the fast path was taken: which operation ([`INTERRUPT`] for an interrupt), how it
+    /// ended, and whether it had a deadline.
+    pub ways: Mutex<BTreeMap<(u64, &'static str, bool), u64>>,
     /// Everything that was logged.
     pub log: Mutex<Vec<u8>>,
     /// I/O APIC inputs that were enabled.
@@ -151,6 +157,7 @@ impl Fake {
             remembers: AtomicBool::new(false),
             fast: AtomicBool::new(true),
             taken: Default::default(),
+            ways: Mutex::default(),
             log: Mutex::default(),
             lines: Mutex::default(),
             ram_end,

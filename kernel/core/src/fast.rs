@@ -205,7 +205,9 @@ impl<P: Platform> Kernel<P> {
         self.switch_or_queue(cpu, to);
     }
 
-    /// Makes ready the thread that a fast signal ended with.
+    /// Makes ready the thread that a fast signal or reply ended with.
+    #[cold]
+    #[inline(never)]
     pub fn wake(&'static self, cpu: &'static Cpu, to: &'static Thread) {
         // It may have been announced as the one that runs.
         let running = cpu.current.get().map_or(0, Thread::urgency);

@@ -212,6 +212,7 @@ impl<P: Platform> Kernel<P> {
     }
 
     /// The epoch that every CPU has seen: what was stamped earlier is found by nobody any more.
+    #[inline(never)]
     pub(crate) fn epoch_passed(&self) -> u64 {
         fence(Ordering::SeqCst);
         let seen = self
@@ -225,6 +226,8 @@ impl<P: Platform> Kernel<P> {
     }
 
     /// Kicks the CPUs that have not seen the current epoch, so that they do.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn hasten_epoch(&self) {
         let epoch = self.epoch.load(Ordering::Relaxed);
         let this = self.platform.this_cpu();

@@ -90,6 +90,7 @@ impl Quota {
 
     /// Gives bytes back, to the maker as well where the quota is closed. Chains of closed quotas
     /// are as long as the nesting of tasks, [`MAX_NESTING`] at most.
+    #[inline(never)]
     pub fn credit<P: Platform>(&'static self, kernel: &'static Kernel<P>, bytes: u64) {
         let mut quota = self;
         loop {

@@ -42,7 +42,9 @@ pub fn after_locked() {
     }
 }
 
-/// One turn of a spin loop.
+/// One turn of a spin loop. A function of its own, as there are many such loops.
+#[cold]
+#[inline(never)]
 pub fn relax() {
     core::hint::spin_loop();
     if let Some(hooks) = HOOKS.get() {

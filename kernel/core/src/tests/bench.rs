@@ -2,7 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::create::ThreadStart;
-use crate::fake::{Fake, run_on, this_cpu};
+use crate::fake::{Fake, INTERRUPT, run_on, this_cpu};
 use crate::fast::{Fast, finish, put};
 use crate::frames::{Frame, FrameInfo, FrameTable};
 use crate::handles::Held;
@@ -224,6 +224,7 @@ pub(super) fn enter(kernel: TestKernel, cpu: &'static Cpu) -> bool {
         kernel.system_call(cpu);
         return true;
     };
+    note_way(kernel, number, &fast, r.r12.get() != NEVER);
     match fast {
         Fast::Returns(results) => finish(thread, results),
         Fast::Runs(next, results) => {
@@ -255,12 +256,34 @@ pub(super) fn enter(kernel: TestKernel, cpu: &'static Cpu) -> bool {
     leaves
 }
 
+/// Notes which way of the fast path was taken.
+fn note_way(kernel: TestKernel, operation: u64, fast: &Fast, until: bool) {
+    let end = match fast {
+        Fast::Returns(_) => "Returns",
+        Fast::Runs(..) => "Runs",
+        Fast::Queue(..) => "Queue",
+        Fast::QueueComplete(_) => "QueueComplete",
+        Fast::Resumes(_) => "Resumes",
+        Fast::Leaves(_) => "Leaves",
+        Fast::Wakes(..) => "Wakes",
+        Fast::Waits => "Waits",
+        Fast::Receives(None) => "Receives",
+        Fast::Receives(Some(_)) => "Wakes and receives",
+    };
+    let mut ways = kernel.platform.ways.lock().unwrap();
+    *ways.entry((operation, end, until)).or_insert(0) += 1;
+}
+
 /// A device interrupt arrives on CPU 0, which then goes on.
 pub(super) fn arrive(kernel: TestKernel, vector: u8) {
     let cpu = &kernel.cpus()[0];
     let is_fast = kernel.platform.fast.load(Ordering::Relaxed);
     let thread = cpu.current.get().filter(|_| is_fast);
-    match thread.and_then(|thread| kernel.fast_interrupt(cpu, thread, vector)) {
+    let fast = thread.and_then(|thread| kernel.fast_interrupt(cpu, thread, vector));
+    if let Some(fast) = &fast {
+        note_way(kernel, INTERRUPT, fast, false);
+    }
+    match fast {
         None => kernel.interrupt(cpu, vector),
         Some(Fast::Runs(next, results)) => {
             finish(next, results);

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering as Order};
 use std::sync::{Arc, Mutex};
 
 mod machine;
+mod waits;
 
 /// Schedules of the survey.
 const SURVEY: u64 = 40;

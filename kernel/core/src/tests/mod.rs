@@ -12,6 +12,7 @@ mod hostile;
 mod ipc;
 mod memory;
 mod model;
+mod receives;
 mod scheduling;
 mod stress;
 pub(crate) mod tlb;

@@ -12,7 +12,7 @@ use crate::sync::Ordering;
 use crate::thread::Thread;
 use ipc::message::{NEVER, RECEIVED_HANDLES_OFFSET, SEND_HANDLES_OFFSET, Transfer};
 use ipc::{Error, Handle, Label, Operation as O, Rights, Tag};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Threads of the server task, which can do everything; the others can only call and send.
 const SERVERS: usize = 2;
@@ -243,6 +243,8 @@ struct Both {
     /// How many threads do anything: with few clients servers wait for calls, with many calls for
     /// servers.
     active: usize,
+    /// Of five waits, how many have a deadline that is to come.
+    deadlines: usize,
     /// The first server that its notification is bound to.
     first_bound: usize,
     words: u64,
@@ -296,6 +298,7 @@ impl Both {
             gifts,
             bound,
             active: SERVERS + [1, 2, THREADS - SERVERS][seed as usize / 2 % 3],
+            deadlines: [1, 1, 4][seed as usize / 6 % 3],
             first_bound,
             words: 0,
         }
@@ -318,9 +321,9 @@ impl Both {
     }
 
     fn deadline(&mut self) -> u64 {
-        match self.random.below(5) {
+        match self.random.below(6) {
             0 => 0,
-            1 => self.model.now + 1 + self.random.below(3_000) as u64,
+            most if most <= self.deadlines => self.model.now + 1 + self.random.below(3_000) as u64,
             _ => NEVER,
         }
     }
@@ -585,6 +588,7 @@ fn messages_go_where_the_model_says() {
     let steps = std::env::var("KERNEL_MODEL_STEPS").ok();
     let steps = steps.and_then(|text| text.parse().ok()).unwrap_or(1_500);
     let mut taken = 0;
+    let mut ways = BTreeMap::new();
     for seed in 0..24 {
         // The model, the slow path and the fast path: each world is gone through by two of them.
         for fast in [false, true] {
@@ -594,6 +598,9 @@ fn messages_go_where_the_model_says() {
                 both.step();
             }
             taken += both.kernel.platform.taken[0].load(Ordering::Relaxed);
+            for (way, times) in both.kernel.platform.ways.lock().unwrap().iter() {
+                *ways.entry(*way).or_insert(0) += times;
+            }
             both.finish();
         }
     }
@@ -601,4 +608,20 @@ fn messages_go_where_the_model_says() {
         taken > steps as u64 / 10,
         "the fast path was taken {taken} times"
     );
+    println!("{ways:#?}");
+    let times = |way| ways.get(&way).copied().unwrap_or(0);
+    for (operation, end, until) in [
+        (O::Call, "Runs", true),
+        (O::ReplyReceive, "Runs", true),
+        (O::ReplyReceive, "Resumes", true),
+        (O::ReplyReceive, "Wakes", false),
+        (O::ReplyReceive, "Wakes and receives", true),
+        (O::Receive, "Waits", true),
+        (O::Receive, "Receives", true),
+        (O::SignalReceive, "Waits", true),
+        (O::SignalReceive, "Receives", true),
+    ] {
+        let times = times((operation as u64, end, until));
+        assert!(times > 3, "{operation:?} {end} was taken {times} times");
+    }
 }

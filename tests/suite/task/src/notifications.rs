@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use ipc::message::NEVER;
 use ipc::{Error, Label, Operation};
 
 use crate::child::Thread;
@@ -18,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("signal_ends_a_receive", bound),
     ("binding_has_one_thread", binding),
     ("old_deadline_does_not_end_a_new_wait", old_deadline),
+    ("late_deadline_does_not_end_a_new_wait", late_deadline),
     ("signals_and_deadlines_race", race),
     ("signals_are_neither_lost_nor_doubled", ping_pong),
     (
@@ -189,6 +191,52 @@ fn wait_twice(board: &'static Board) {
     board.words[2].store(1, Ordering::Release);
     let status = call(Operation::Wait, &[notification]).map_or_else(Error::code, |_| 0);
     board.words[4].store(status, Ordering::Release);
+}
+
+/// A wait is ended by a signal long before its deadline, and what the kernel has noted of that is late for the
+/// next waits: one has a later deadline, which ends it, and not the earlier one; one an earlier deadline; and
+/// one has none and is ended by nothing.
+fn late_deadline(context: &Context) -> Outcome {
+    let suite = &context.suite;
+    let endpoint = Owned::make(Operation::EndpointCreate, &[])?;
+    let notification = Owned::make(Operation::NotificationCreate, &[])?;
+    let waiter = Thread::start(suite, receive_again_and_again, &[endpoint.0, notification.0])?;
+    waiter.reach(suite, 2)?;
+    call(Operation::Signal, &[notification.0, 1])?;
+    ensure!(
+        suite.wait_for(5000, || waiter.word(2) == 4),
+        "a wait with a deadline did not end: {}",
+        waiter.word(2)
+    );
+    suite.sleep(150);
+    ensure!(!waiter.is_done(), "the last wait ended without a signal");
+    call(Operation::Signal, &[notification.0, 1])?;
+    waiter.finish(suite)?;
+    ensure_equal!(waiter.word(3), 0, "waits that ended too early or otherwise");
+    Ok(())
+}
+
+/// Receives from the endpoint in word 0, with the notification in word 1 bound, again and again. Word 2 gets
+/// how many waits have ended; word 3 counts those that ended too early or otherwise than they should.
+fn receive_again_and_again(board: &'static Board) {
+    const MILLISECOND: u64 = 1_000_000;
+    let [endpoint, notification] = [0, 1].map(|index| board.words[index].load(Ordering::Acquire));
+    let now = || raw::value(Operation::ClockRead, &[]).unwrap_or(0);
+    let mut wrong = 0;
+    wrong += u64::from(call(Operation::NotificationBind, &[notification]).is_err());
+    let start = now();
+    let signalled = receive(endpoint, start + 60 * MILLISECOND);
+    wrong += u64::from(signalled.is_err());
+    board.words[2].store(1, Ordering::Release);
+    for (ended, milliseconds) in [(2, 100), (3, 10), (4, 120)] {
+        let deadline = now().max(start) + milliseconds * MILLISECOND;
+        let timely = receive(endpoint, deadline) == Err(Error::TimedOut);
+        wrong += u64::from(!timely || now() < deadline);
+        board.words[2].store(ended, Ordering::Release);
+    }
+    board.words[3].store(wrong, Ordering::Release);
+    let last = receive(endpoint, NEVER);
+    board.words[3].store(wrong + u64::from(last.is_err()), Ordering::Release);
 }
 
 /// Waits with deadlines that end about when the signals come: each wait ends once, by one of them,

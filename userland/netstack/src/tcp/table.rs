@@ -39,13 +39,18 @@ pub struct Refused {
 pub struct Table {
     pub(super) connections: SlotMap<ConnectionId, Connection>,
     pub(super) listeners: SlotMap<ListenerId, Listener>,
+    /// The connections by their ends.
     pub(super) flows: Flows<ConnectionId>,
     pub(super) time_wait: TimeWait,
+    /// Those that may have something to send, and say so (`Connection::dirty`): each once.
     pub(super) dirty: VecDeque<ConnectionId>,
+    /// Those that their application should look at, and say so (`Connection::changed`): each once.
     pub(super) changed: VecDeque<ConnectionId>,
+    /// When the others are to be looked at.
     pub(super) timers: Timers,
-    pub(super) spare: Vec<Slot>,
-    pub(super) most_spare: usize,
+    /// Sockets to be used again.
+    spare: Vec<Slot>,
+    most_spare: usize,
     pub(super) buffer_bytes: usize,
     pub(super) next_port: u16,
     pub(super) refused: Refused,

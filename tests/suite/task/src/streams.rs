@@ -296,7 +296,10 @@ fn lie_in_events(suite: &Suite, peer: SocketAddr, field: &Field, lie: u32) -> Ou
     let client = Client::open()?;
     let mut connection = client.connect(peer, &client.share()?)?;
     client.wait(suite, connection.socket, READY_SEND)?;
-    // Who sleeps has its count looked at when the next event comes, which is that of the echo.
+    // Who sleeps has its count looked at when the next event comes, which is that of the echo: it is waited
+    // for in the stream's ring, too.
+    let waits = connection.incoming.sleep(1);
+    ensure_equal!(waits, Ok(true), "nothing came back yet");
     let wanted = FIELDS.iter().find(|field| field.name == "consumer_wanted");
     for (field, value) in wanted
         .map(|field| (field, 1))

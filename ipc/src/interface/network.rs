@@ -2,7 +2,7 @@
 
 use super::{interface, service_errors};
 use crate::Rights;
-use crate::ring::Descriptor;
+use crate::ring::{Descriptor, RingError};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,9 @@ pub const READY_ACCEPT: u32 = 1 << 2;
 pub const READY_END: u32 = 1 << 3;
 /// Ready: the connection failed; `status` tells why.
 pub const READY_ERROR: u32 = 1 << 4;
+/// Ready: the socket is new, a connection that was accepted into an offered pair of rings. What has arrived
+/// by now is in its ring, and no other event tells of it.
+pub const READY_ACCEPTED: u32 = 1 << 5;
 
 /// Largest datagram in bytes that is sent: IPv4 packets are not cut into fragments.
 pub const MAX_DATAGRAM_BYTES: usize = 1472;
@@ -37,6 +40,10 @@ pub type Addresses = heapless::Vec<IpAddr, MAX_ADDRESSES>;
 /// Names a socket within its session; never used again in that session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Socket(pub u32);
+
+/// Names a pair of rings within its session, from `share` to `unshare`; later another one may be named so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RingPair(pub u32);
 
 /// The state of the network interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,14 +159,14 @@ impl Drops {
 /// What a client signals on the server's doorbell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoorbellBits {
-    /// The server is to look at the sockets in the second ring, and whether the ring of events has room.
+    /// The server is to take the notices, and to look whether the ring of events has room.
     pub touched: u64,
-    /// It is to look at all sockets of the session: the second ring had no room for one.
+    /// It is to look at all sockets of the session: the ring of notices had no room for one touched.
     pub all: u64,
 }
 
-/// How a socket shares its bytes: one memory object with a pair of rings, of bytes for TCP and of
-/// datagrams for UDP, the one to send first, both empty.
+/// How a client shares a socket's bytes: one memory object with a pair of rings, of bytes for TCP and of
+/// datagrams for UDP, the one to send first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamGeometry {
     /// Capacity of each ring in bytes, a power of two from 4,096 to 1,048,576. The memory has
@@ -277,9 +284,11 @@ interface! {
     1 fn info() -> InterfaceInfo;
 
     /// Attaches the session's two rings; before that no socket can be made. Through the first, of events,
-    /// the server tells what is ready. Through the second the client tells which sockets it has touched:
-    /// descriptors whose offset is the socket, put in where a ring of that socket says that the server
-    /// sleeps on it. The server looks at these sockets when its `doorbell` is signalled, and at no others.
+    /// the server tells what is ready. Through the second, of notices, the client tells what needs no
+    /// answer ([`Notice`]): which sockets it has touched, where a ring of that socket says that the server
+    /// sleeps on it; which it closes; which pairs of rings it offers to a listener. The server takes the
+    /// notices, in their order, when its `doorbell` is signalled, and before it serves a call of the
+    /// session. A notice about what the session does not have is ignored.
     ///
     /// Arguments: `entries` of each ring, a power of two from 16 to 1,024; `bits` what the server signals on
     /// `bell`. Handles: `events` memory of twice `ring::packet_ring_bytes(entries)`, two packet rings one
@@ -290,7 +299,7 @@ interface! {
     /// so.
     /// Result: the bits to signal on `doorbell`. Errors: AlreadyAttached,
     /// OutOfRange, Kernel. Cost: one call and one mapping. A client that corrupts a ring loses that
-    /// socket or, for these two, its session.
+    /// socket or, for these two, its session; so it does by a notice of a kind that there is not.
     ///
     /// Example: `let (bits, doorbell) = network.attach(deadline, 64, 1, events, bell, lifeline)?;`
     2 fn attach(entries: u32, bits: u64) [
@@ -308,24 +317,23 @@ interface! {
     /// Example: `let listener = network.listen(deadline, 80, 64)?;`
     3 fn listen(port: u16, backlog: u16) -> Socket;
 
-    /// Takes a connection from a listener.
+    /// Takes a connection from a listener, for those that offer it no pairs of rings ([`Notice::Offer`]).
     ///
-    /// Arguments: `listener`; `geometry`. Handles: `rings`. Result: the connection. Errors: WouldBlock
-    /// (none waits; an event READY_ACCEPT will come), NoSuchSocket, WrongState, OutOfRange,
-    /// Exhausted, Kernel. Cost: one call and one mapping.
+    /// Arguments: `listener`; `rings` a pair of this session's that no socket has and no listener is
+    /// offered; the server empties it. Result: the connection. Errors: WouldBlock (none waits; an event
+    /// READY_ACCEPT will come), NoSuchSocket, WrongState, NoSuchRings, RingsInUse, Exhausted. Cost: one
+    /// call.
     ///
-    /// Example: `let peer = network.accept(deadline, listener, geometry, rings)?.peer;`
-    4 fn accept(listener: Socket, geometry: StreamGeometry)
-        [rings: copied(Rights::READ | Rights::WRITE)] -> Accepted;
+    /// Example: `let peer = network.accept(deadline, listener, rings)?.peer;`
+    4 fn accept(listener: Socket, rings: RingPair) -> Accepted;
 
     /// Starts a TCP connection. READY_SEND says that it stands, READY_ERROR that it failed.
     ///
-    /// Arguments: `peer`; `geometry`. Handles: `rings`. Result: the socket. Errors: NotPermitted,
-    /// NotAttached, OutOfRange, Unreachable, Exhausted, Kernel. Cost: one call and one mapping.
+    /// Arguments: `peer`; `rings` as for `accept`. Result: the socket. Errors: NotPermitted, NotAttached,
+    /// NoSuchRings, RingsInUse, Unreachable, Exhausted. Cost: one call.
     ///
-    /// Example: `let socket = network.connect(deadline, peer, geometry, rings)?;`
-    5 fn connect(peer: SocketAddr, geometry: StreamGeometry)
-        [rings: copied(Rights::READ | Rights::WRITE)] -> Socket;
+    /// Example: `let socket = network.connect(deadline, peer, rings)?;`
+    5 fn connect(peer: SocketAddr, rings: RingPair) -> Socket;
 
     /// Ends one direction of a connection, or both, after what is in the ring was sent.
     ///
@@ -336,10 +344,12 @@ interface! {
     6 fn shutdown(socket: Socket, direction: Shutdown) -> ();
 
     /// Forgets a socket. What is in the sending ring is still sent; a connection is then ended in
-    /// both directions, by a reset where received bytes were not taken.
+    /// both directions, by a reset where received bytes were not taken. [`Notice::Close`] does the same
+    /// without a call.
     ///
-    /// Arguments: `socket`. Result: none; the server has unmapped the rings. Errors: NoSuchSocket.
-    /// Cost: one call and one unmapping.
+    /// Arguments: `socket`. Result: none; a connection's pair of rings is free for another one, pairs
+    /// offered to a listener are, and a datagram socket's rings are unmapped. Errors: NoSuchSocket.
+    /// Cost: one call, and one unmapping for a datagram socket.
     ///
     /// Example: `network.close(deadline, socket)?;`
     7 fn close(socket: Socket) -> ();
@@ -399,20 +409,42 @@ interface! {
     /// Ends a connection at once and forgets its socket: what was not sent is thrown away, and the peer
     /// is told by a reset (RFC 9293, section 3.10.5).
     ///
-    /// Arguments: `socket`. Result: none; the server has unmapped the rings. Errors: NoSuchSocket,
-    /// WrongState (it is no connection). Cost: one call and one unmapping.
+    /// Arguments: `socket`. Result: none; its pair of rings is free for another one. Errors: NoSuchSocket,
+    /// WrongState (it is no connection). Cost: one call.
     ///
     /// Example: `network.reset(deadline, socket)?;`
     13 fn reset(socket: Socket) -> ();
+
+    /// Shares the memory of a pair of stream rings for one connection after another, so that none of them
+    /// costs a mapping. The server empties both rings when it gives the pair to a connection; from the
+    /// close of that connection's socket until the next one has it, neither side writes to it.
+    ///
+    /// Arguments: `geometry`. Handles: `rings` of that size (`ring::StreamPair::bytes_needed`). Result: the
+    /// pair. Errors: NotAttached, OutOfRange, Exhausted (the session has a pair for each connection that it
+    /// may have, or all sessions have), Kernel. Cost: one call and one mapping.
+    ///
+    /// Example: `let rings = network.share(deadline, geometry, memory)?;`
+    14 fn share(geometry: StreamGeometry) [rings: copied(Rights::READ | Rights::WRITE)] -> RingPair;
+
+    /// Takes a pair of rings back. One that is offered to a listener is offered no more.
+    ///
+    /// Arguments: `rings`. Result: none; the server has unmapped them. Errors: NoSuchRings, RingsInUse (a
+    /// socket has them; where they were offered, an event tells which). Cost: one call and one unmapping.
+    ///
+    /// Example: `network.unshare(deadline, rings)?;`
+    15 fn unshare(rings: RingPair) -> ();
 }
 
-/// One entry of the event ring: the socket is the descriptor's offset, the bits its length.
+/// One entry of the event ring: the socket is the descriptor's offset, the bits its length, the pair of
+/// rings its flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The socket.
     pub socket: Socket,
     /// The `READY_` bits that came to hold.
     pub ready: u32,
+    /// The pair that the socket has, where READY_ACCEPTED is among the bits.
+    pub rings: Option<RingPair>,
 }
 
 impl From<Event> for Descriptor {
@@ -420,16 +452,76 @@ impl From<Event> for Descriptor {
         Descriptor {
             offset: event.socket.0,
             length: event.ready,
-            flags: 0,
+            flags: event.rings.map_or(0, |rings| rings.0),
         }
     }
 }
 
 impl From<Descriptor> for Event {
     fn from(descriptor: Descriptor) -> Event {
+        let is_accepted = descriptor.length & READY_ACCEPTED != 0;
         Event {
             socket: Socket(descriptor.offset),
             ready: descriptor.length,
+            rings: is_accepted.then_some(RingPair(descriptor.flags)),
+        }
+    }
+}
+
+/// One entry of the ring of notices: the socket is the descriptor's offset, the kind its length, the pair of
+/// rings its flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A ring of this socket was used, and the server sleeps on it.
+    Touched(Socket),
+    /// The socket is closed, as by `close`. Its pair of rings can be named again at once: the server takes
+    /// notices in their order, and before calls.
+    Close(Socket),
+    /// The next connection of the listener may have this pair, which is free. The server then accepts it as
+    /// soon as it stands, and tells by an event READY_ACCEPTED. A listener gives pairs out in the order
+    /// in which they were offered; without any, an event READY_ACCEPT says that a connection waits.
+    Offer {
+        /// The listener.
+        listener: Socket,
+        /// The pair.
+        rings: RingPair,
+    },
+}
+
+/// The kinds of notices, as the ring has them.
+const TOUCHED: u32 = 0;
+const CLOSE: u32 = 1;
+const OFFER: u32 = 2;
+
+impl From<Notice> for Descriptor {
+    fn from(notice: Notice) -> Descriptor {
+        let (socket, length, flags) = match notice {
+            Notice::Touched(socket) => (socket, TOUCHED, 0),
+            Notice::Close(socket) => (socket, CLOSE, 0),
+            Notice::Offer { listener, rings } => (listener, OFFER, rings.0),
+        };
+        Descriptor {
+            offset: socket.0,
+            length,
+            flags,
+        }
+    }
+}
+
+impl TryFrom<Descriptor> for Notice {
+    type Error = RingError;
+
+    /// Errors: Corrupted, where there is no such kind.
+    fn try_from(descriptor: Descriptor) -> Result<Notice, RingError> {
+        let socket = Socket(descriptor.offset);
+        match descriptor.length {
+            TOUCHED => Ok(Notice::Touched(socket)),
+            CLOSE => Ok(Notice::Close(socket)),
+            OFFER => Ok(Notice::Offer {
+                listener: socket,
+                rings: RingPair(descriptor.flags),
+            }),
+            _ => Err(RingError::Corrupted),
         }
     }
 }
@@ -475,5 +567,45 @@ service_errors! {
         NoNameServer = "no name server is known",
         /// The name servers refused the question, or failed.
         NameServerFailed = "the name servers failed to answer",
+        /// The session shares no such pair of rings.
+        NoSuchRings = "there is no such pair of rings",
+        /// A socket has the pair of rings, or a listener is offered it.
+        RingsInUse = "the pair of rings is in use",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_and_notices_come_out_of_a_ring_as_they_went_in() {
+        let (socket, rings) = (Socket(7), RingPair(3));
+        let event = |ready, rings| Event {
+            socket,
+            ready,
+            rings,
+        };
+        for event in [
+            event(READY_SEND, None),
+            event(READY_ACCEPTED | READY_END, Some(rings)),
+        ] {
+            assert_eq!(Event::from(Descriptor::from(event)), event);
+        }
+        let listener = socket;
+        for notice in [
+            Notice::Touched(socket),
+            Notice::Close(socket),
+            Notice::Offer { listener, rings },
+        ] {
+            assert_eq!(Notice::try_from(Descriptor::from(notice)), Ok(notice));
+        }
+        for length in [3, u32::MAX] {
+            let unknown = Descriptor {
+                length,
+                ..Descriptor::default()
+            };
+            assert_eq!(Notice::try_from(unknown), Err(RingError::Corrupted));
+        }
     }
 }

@@ -126,6 +126,15 @@ impl StreamPair {
         (2 * stream_ring_bytes(capacity)).next_multiple_of(4096)
     }
 
+    /// Makes both rings empty and open again, as [`super::reset`] does one. Only while the other task uses
+    /// neither.
+    ///
+    /// Errors: Geometry.
+    pub fn reset<M: SharedMemory>(memory: &M, capacity: u32) -> Result<(), RingError> {
+        super::reset(memory, 0)?;
+        super::reset(memory, stream_ring_bytes(capacity))
+    }
+
     /// The rings as the maker of the memory uses them.
     ///
     /// Errors: Geometry.

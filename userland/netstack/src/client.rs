@@ -19,6 +19,16 @@ pub struct Limits {
     pub total_bytes: usize,
 }
 
+impl Limits {
+    /// Pairs of rings of one client and of all: one for each connection that they could have, which takes
+    /// `connection_bytes` of socket buffers.
+    fn rings(&self, connection_bytes: usize) -> (usize, usize) {
+        let fit = |bytes: usize| bytes / connection_bytes.max(1);
+        let client = fit(self.client_bytes).min(self.client_sockets);
+        (client, fit(self.total_bytes))
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
@@ -33,14 +43,22 @@ impl Default for Limits {
 struct Holding {
     sockets: usize,
     bytes: usize,
+    rings: usize,
 }
 
-/// The books: who holds how many sockets and buffer bytes.
+impl Holding {
+    fn is_empty(&self) -> bool {
+        self.sockets == 0 && self.rings == 0
+    }
+}
+
+/// The books: who holds how many sockets, buffer bytes and pairs of rings.
 #[derive(Debug)]
 pub struct Ledger {
     limits: Limits,
     clients: BTreeMap<Owner, Holding>,
     bytes: usize,
+    rings: usize,
 }
 
 impl Ledger {
@@ -50,6 +68,7 @@ impl Ledger {
             limits,
             clients: BTreeMap::new(),
             bytes: 0,
+            rings: 0,
         }
     }
 
@@ -71,6 +90,7 @@ impl Ledger {
             Holding {
                 sockets,
                 bytes: holding.bytes + bytes,
+                ..holding
             },
         );
         true
@@ -101,9 +121,40 @@ impl Ledger {
         };
         holding.sockets = holding.sockets.saturating_sub(1);
         holding.bytes = holding.bytes.saturating_sub(bytes);
-        if holding.sockets == 0 {
+        if holding.is_empty() {
             self.clients.remove(&owner);
         }
+    }
+
+    /// Writes down one more pair of rings, for connections of so many bytes of buffers; false, and nothing
+    /// written, when a limit stands against it.
+    #[must_use]
+    pub fn charge_rings(&mut self, owner: Owner, connection_bytes: usize) -> bool {
+        let (client, all) = self.limits.rings(connection_bytes);
+        let held = self.clients.get(&owner).map_or(0, |holding| holding.rings);
+        if held >= client || self.rings >= all {
+            return false;
+        }
+        self.rings += 1;
+        self.clients.entry(owner).or_default().rings += 1;
+        true
+    }
+
+    /// Takes back what [`Ledger::charge_rings`] wrote, so many times.
+    pub fn refund_rings(&mut self, owner: Owner, count: usize) {
+        self.rings = self.rings.saturating_sub(count);
+        let Some(holding) = self.clients.get_mut(&owner) else {
+            return;
+        };
+        holding.rings = holding.rings.saturating_sub(count);
+        if holding.is_empty() {
+            self.clients.remove(&owner);
+        }
+    }
+
+    /// Pairs of rings of all clients.
+    pub fn rings(&self) -> usize {
+        self.rings
     }
 
     /// Sockets of one client.
@@ -143,5 +194,30 @@ mod tests {
             (ledger.sockets(1), ledger.sockets(2), ledger.bytes()),
             (1, 2, 100)
         );
+    }
+
+    #[test]
+    fn there_is_a_pair_of_rings_for_each_connection_that_could_be() {
+        let limits = Limits {
+            client_sockets: 3,
+            client_bytes: 100,
+            total_bytes: 150,
+        };
+        let mut ledger = Ledger::new(limits);
+        let charge = |ledger: &mut Ledger, owner, bytes| {
+            (0..9)
+                .take_while(|_| ledger.charge_rings(owner, bytes))
+                .count()
+        };
+        assert_eq!(charge(&mut ledger, 1, 50), 2, "bytes of one client");
+        assert_eq!(charge(&mut ledger, 2, 50), 1, "bytes of all");
+        assert!(ledger.charge(1, 50));
+        ledger.refund_rings(1, 2);
+        assert_eq!((ledger.sockets(1), ledger.rings()), (1, 1));
+        assert_eq!(charge(&mut ledger, 1, 1), 3, "sockets of one client");
+        ledger.refund(1, 50);
+        ledger.refund_rings(1, 3);
+        ledger.refund_rings(2, 1);
+        assert!(ledger.clients.is_empty() && ledger.rings() == 0);
     }
 }

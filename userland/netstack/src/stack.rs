@@ -253,6 +253,17 @@ impl Stack {
         self.counters
     }
 
+    /// Writes down one more pair of rings of a client's; false when a limit stands against it.
+    #[must_use]
+    pub fn charge_rings(&mut self, owner: Owner) -> bool {
+        self.ledger.charge_rings(owner, self.tcp.connection_bytes())
+    }
+
+    /// Takes back so many pairs of rings of a client's.
+    pub fn refund_rings(&mut self, owner: Owner, count: usize) {
+        self.ledger.refund_rings(owner, count);
+    }
+
     /// What clients hold.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger

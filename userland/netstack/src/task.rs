@@ -340,6 +340,8 @@ impl Service for NetworkService {
         received: &mut Received,
         outgoing: &mut Outgoing<'_>,
     ) -> Outcome {
+        // A client's notices and calls are served in the order in which it gave them.
+        self.server.take_notices(caller.badge());
         network::dispatch(&mut self.server, caller, label, request, received, outgoing)
     }
 

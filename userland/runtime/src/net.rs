@@ -1,14 +1,23 @@
 //! Sockets: the application's side of interface `network`. One thread waits for the events of all its
 //! sockets ([`Network::wait`]); nothing else here waits, but for the network stack's answer to a call.
 //!
-//! The network stack, where it sleeps, learns of what was written and read when the thread comes to wait:
-//! one signal for all, by which the stack runs next. Who works for long without waiting asks for it
-//! before ([`Network::flush`]).
+//! The network stack, where it sleeps, learns of what was written and read, which connections are closed, and
+//! which pairs of rings are offered for new ones, when the thread comes to wait: one signal for all, by which
+//! the stack runs next. Who works for long without waiting asks for it before ([`Network::flush`]).
+//!
+//! Pairs of rings stay shared with the network stack from one connection to the next, so that accepting one
+//! that comes to [`Network::offer`]'s listener, and closing it, take no call and no mapping. How many lie
+//! ready follows from the task's memory.
 
 mod datagram;
+mod doorbell;
+mod offers;
+mod pool;
 mod rings;
 mod stream;
+mod supply;
 
+use crate::clock::after;
 use crate::endpoint::{self, Endpoint};
 use crate::mapping::{Mapping, SharedMapping};
 use crate::memory::Memory;
@@ -20,26 +29,31 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::net::SocketAddr;
+use core::time::Duration;
 use ipc::Error;
 use ipc::client::{CallError, Deadline};
-use ipc::interface::network::{self, Event, NetworkClient, NetworkError, Socket, StreamGeometry};
+use ipc::interface::network::{
+    self, Event, NetworkClient, NetworkError, READY_ACCEPT, READY_ACCEPTED, Socket, StreamGeometry,
+};
 use ipc::interface::service::ConnectError;
 use ipc::message::MAX_BYTES;
-use ipc::ring::{
-    self, PacketConsumer, PacketProducer, RingError, StreamPair, packet_ring_bytes,
-    stream_ring_bytes,
-};
+use ipc::ring::{DatagramPair, PacketConsumer, PacketProducer, RingError, packet_ring_bytes};
 
 pub use datagram::DatagramSocket;
+pub use doorbell::Doorbell;
+pub use offers::Offers;
+pub use pool::{Pair, Pool};
 pub use rings::Rings;
-pub use stream::{Doorbell, Stream};
+pub use stream::Stream;
+pub use supply::{Supplier, Supply};
 
 /// Entries of the event ring.
 const EVENTS: u32 = 128;
 /// What the network stack sets in this side's notification.
 const BELL_BITS: u64 = 1;
-/// Pairs of rings kept for the next connections.
-const SPARE: usize = 32;
+/// How long one call may take while [`Network::wait`] sees to the offers, before the network stack counts as
+/// lost.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Badge of the send right whose closing tells that the network stack died.
 const LIFELINE: u64 = 1;
 
@@ -101,10 +115,13 @@ impl NetError {
 }
 
 /// What [`Network::wait`] brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Wake {
     /// Something is ready at a socket.
     Socket(Event),
+    /// A connection came to a listener that pairs of rings are offered to. What has arrived already is to be
+    /// looked for at once: no event tells of it.
+    Accepted(Accepted),
     /// Other bits of the own notification: see [`Network::bell`].
     Signal(u64),
     /// The deadline passed.
@@ -113,11 +130,20 @@ pub enum Wake {
     Lost,
 }
 
-/// A connection that a listener gave.
+/// A connection that a listener was offered rings for. `status` tells its other end.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub stream: Stream<Pair>,
+    /// The listener.
+    pub listener: Socket,
+}
+
+/// A connection that a listener gave when it was asked.
 #[derive(Debug)]
 pub struct Incoming {
     /// The connection.
-    pub stream: Stream<Rings>,
+    pub stream: Stream<Pair>,
     /// Its other end.
     pub peer: SocketAddr,
     /// Connections that still wait at the listener.
@@ -135,8 +161,10 @@ pub struct Network {
     knock: Rc<Doorbell>,
     /// Where messages come to that nobody has business to send.
     message: Vec<u8>,
-    /// Rings of connections that were closed, each pair with its capacity.
-    spare: RefCell<Vec<(u32, Rings)>>,
+    pool: RefCell<Pool>,
+    offers: RefCell<Vec<Offers>>,
+    /// What an event told beside that its connection was accepted.
+    rest: Option<Event>,
 }
 
 impl Network {
@@ -148,7 +176,7 @@ impl Network {
         let memory = Memory::create(2 * one as u64)?;
         let mapping = Mapping::shared(&memory)?;
         let events = PacketConsumer::new(mapping.clone(), 0, EVENTS)?;
-        let touched = PacketProducer::new(mapping, one, EVENTS)?;
+        let notices = PacketProducer::new(mapping, one, EVENTS)?;
         let bell = Notification::create()?;
         let lifeline = Endpoint::create()?;
         let line = lifeline.mint(LIFELINE)?;
@@ -165,7 +193,8 @@ impl Network {
         drop(line);
         bell.bind()?;
         let doorbell = Notification::from_handle(doorbell);
-        let knock = Rc::new(Doorbell::new(doorbell.handle(), bits, Some(touched)));
+        let knock = Rc::new(Doorbell::new(doorbell.handle(), bits, Some(notices)));
+        let pool = Pool::new(session.handle(), Rc::clone(&knock));
         Ok(Network {
             session,
             events,
@@ -174,7 +203,9 @@ impl Network {
             _doorbell: doorbell,
             knock,
             message: vec![0; MAX_BYTES],
-            spare: RefCell::new(Vec::new()),
+            pool: RefCell::new(pool),
+            offers: RefCell::new(Vec::new()),
+            rest: None,
         })
     }
 
@@ -190,16 +221,22 @@ impl Network {
         &self.bell
     }
 
-    /// Waits for the next event.
+    /// Waits for the next event, or takes a connection.
     ///
     /// Errors: Ring, when the network stack corrupted the ring; Kernel.
     pub fn wait(&mut self, deadline: Deadline) -> Result<Wake, NetError> {
         loop {
+            if let Some(rest) = self.rest.take() {
+                return Ok(Wake::Socket(rest));
+            }
             if let Some(descriptor) = self.events.pop()? {
                 if self.events.must_wake()? {
                     self.knock.ring();
                 }
-                return Ok(Wake::Socket(descriptor.into()));
+                match self.heed(descriptor.into())? {
+                    Some(wake) => return Ok(wake),
+                    None => continue,
+                }
             }
             if !self.events.sleep(1)? {
                 continue;
@@ -216,6 +253,62 @@ impl Network {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Makes of an event what the application is told, if that is anything.
+    fn heed(&mut self, event: Event) -> Result<Option<Wake>, NetError> {
+        if event.ready & READY_ACCEPTED != 0 {
+            let rest = event.ready & !READY_ACCEPTED;
+            self.rest = (rest != 0).then_some(Event {
+                ready: rest,
+                rings: None,
+                ..event
+            });
+            return self.accepted(event).map(|new| Some(Wake::Accepted(new)));
+        }
+        let starved = event.ready & READY_ACCEPT != 0 && self.offer_more(event.socket)?;
+        Ok((!starved).then_some(Wake::Socket(event)))
+    }
+
+    /// Offers a listener more, for a connection came that found nothing; where there is no memory for that,
+    /// what others are offered beyond the first is for it. False: it is not offered anything at all.
+    fn offer_more(&self, listener: Socket) -> Result<bool, NetError> {
+        let mut all = self.offers.borrow_mut();
+        let Some(place) = all.iter().position(|offers| offers.listener() == listener) else {
+            return Ok(false);
+        };
+        let (before, rest) = all.split_at_mut(place);
+        let Some((starved, behind)) = rest.split_first_mut() else {
+            return Ok(false);
+        };
+        let mut pool = self.pool.borrow_mut();
+        starved.grow(&pool);
+        let _ = starved.fill(&mut pool, after(PATIENCE), usize::MAX);
+        if starved.is_empty() {
+            for others in before.iter_mut().chain(behind) {
+                others.shrink(&mut pool, after(PATIENCE))?;
+            }
+            // Where that does not suffice, a pair that a connection leaves is offered.
+            let _ = starved.fill(&mut pool, after(PATIENCE), usize::MAX);
+        }
+        Ok(true)
+    }
+
+    /// The connection that an event tells of; another pair takes the place of the one that it has.
+    fn accepted(&self, event: Event) -> Result<Accepted, NetError> {
+        let mut offers = self.offers.borrow_mut();
+        let number = event.rings.ok_or(RingError::Corrupted)?;
+        let taken = offers.iter_mut().find_map(|offers| {
+            let pair = offers.take(number)?;
+            Some((offers, pair))
+        });
+        // The network stack named a pair that it was not offered.
+        let (offers, pair) = taken.ok_or(RingError::Corrupted)?;
+        let _ = offers.fill(&mut self.pool.borrow_mut(), after(PATIENCE), usize::MAX);
+        Ok(Accepted {
+            listener: offers.listener(),
+            stream: self.stream(event.socket, pair)?,
+        })
     }
 
     fn sleep(&mut self, deadline: Deadline) -> Result<endpoint::Event, Error> {
@@ -239,65 +332,90 @@ impl Network {
         }
     }
 
-    /// Takes a connection from a listener. `ring_bytes` is the capacity of each of the stream's two
-    /// rings, a power of two from 4,096. Errors: Call; see [`NetError::would_block`].
+    /// Has the connections of a listener accepted as they come: [`Network::wait`] gives them. `ring_bytes` is
+    /// the capacity of each of a stream's two rings, a power of two from 4,096 to 1,048,576. The listener is
+    /// not asked by [`Network::accept`] as well.
+    ///
+    /// Errors: Kernel, where there is no memory for one pair of rings; Call.
+    pub fn offer(
+        &self,
+        deadline: Deadline,
+        listener: Socket,
+        ring_bytes: u32,
+    ) -> Result<(), NetError> {
+        let mut offers = Offers::new(listener, ring_bytes);
+        offers.fill(&mut self.pool.borrow_mut(), deadline, usize::MAX)?;
+        self.offers.borrow_mut().push(offers);
+        Ok(())
+    }
+
+    /// Takes a connection from a listener that nothing is offered to. `ring_bytes` as for [`Network::offer`].
+    ///
+    /// Errors: Call; see [`NetError::would_block`].
     pub fn accept(
         &self,
         deadline: Deadline,
         listener: Socket,
         ring_bytes: u32,
     ) -> Result<Incoming, NetError> {
-        let rings = self.rings(ring_bytes)?;
-        let geometry = StreamGeometry { ring_bytes };
-        let accepted = self
-            .stub()
-            .accept(deadline, listener, geometry, rings.handle());
-        match accepted {
+        let mut pool = self.pool.borrow_mut();
+        let pair = pool.take(deadline, ring_bytes)?;
+        match self.stub().accept(deadline, listener, pair.number()) {
             Ok(accepted) => Ok(Incoming {
-                stream: self.stream(accepted.socket, rings, ring_bytes)?,
+                stream: self.stream(accepted.socket, pair)?,
                 peer: accepted.peer,
                 waiting: accepted.waiting,
             }),
             Err(error) => {
-                self.keep(ring_bytes, rings);
+                pool.keep(deadline, pair)?;
                 Err(error.into())
             }
         }
     }
 
-    /// Starts a connection; an event says when it stands.
+    /// Starts a connection; an event says when it stands. `ring_bytes` as for [`Network::offer`].
+    ///
+    /// Errors: Kernel, Call.
     pub fn connect(
         &self,
         deadline: Deadline,
         peer: SocketAddr,
         ring_bytes: u32,
-    ) -> Result<Stream<Rings>, NetError> {
-        let rings = self.rings(ring_bytes)?;
-        let geometry = StreamGeometry { ring_bytes };
-        let socket = self
-            .stub()
-            .connect(deadline, peer, geometry, rings.handle())?;
-        self.stream(socket, rings, ring_bytes)
-    }
-
-    /// Closes a connection, as the stub's `close` does, and keeps its rings for another.
-    pub fn close(&self, deadline: Deadline, stream: Stream<Rings>) -> Result<(), NetError> {
-        let closed = self.stub().close(deadline, stream.socket());
-        let (ring_bytes, rings) = stream.into_rings();
-        if closed.is_ok() {
-            self.keep(ring_bytes, rings);
+    ) -> Result<Stream<Pair>, NetError> {
+        let mut pool = self.pool.borrow_mut();
+        let pair = pool.take(deadline, ring_bytes)?;
+        match self.stub().connect(deadline, peer, pair.number()) {
+            Ok(socket) => self.stream(socket, pair),
+            Err(error) => {
+                pool.keep(deadline, pair)?;
+                Err(error.into())
+            }
         }
-        Ok(closed?)
     }
 
-    fn stream(
-        &self,
-        socket: Socket,
-        rings: Rings,
-        ring_bytes: u32,
-    ) -> Result<Stream<Rings>, NetError> {
+    /// Closes a connection, as the stub's `close` does, and keeps its rings for another. The network stack
+    /// hears of it as of what was written.
+    ///
+    /// Errors: Call.
+    pub fn close(&self, deadline: Deadline, stream: Stream<Pair>) -> Result<(), NetError> {
+        let socket = stream.socket();
+        let mut pool = self.pool.borrow_mut();
+        pool.close(deadline, socket, stream.into_rings())?;
+        let mut offers = self.offers.borrow_mut();
+        // First one for each listener that has none.
+        for room in [1, usize::MAX] {
+            for offers in offers.iter_mut() {
+                // Where there is still no memory for another pair, the next close may make room.
+                let _ = offers.fill(&mut pool, deadline, room);
+            }
+        }
+        Ok(())
+    }
+
+    fn stream(&self, socket: Socket, pair: Pair) -> Result<Stream<Pair>, NetError> {
         let doorbell = Rc::clone(&self.knock);
-        Ok(Stream::new(socket, rings, ring_bytes, doorbell)?)
+        let ring_bytes = pair.ring_bytes();
+        Ok(Stream::new(socket, pair, ring_bytes, doorbell)?)
     }
 
     /// Makes a UDP socket on a port, 0 for any. `ring_bytes` is the capacity of each of its two rings, a
@@ -308,7 +426,7 @@ impl Network {
         port: u16,
         ring_bytes: u32,
     ) -> Result<DatagramSocket<Rings>, NetError> {
-        let rings = self.rings(ring_bytes)?;
+        let rings = Rings::new(DatagramPair::bytes_needed(ring_bytes))?;
         let geometry = StreamGeometry { ring_bytes };
         let doorbell = Rc::clone(&self.knock);
         // It waits for the first datagram before there can be one.
@@ -316,25 +434,5 @@ impl Network {
         let socket = self.stub().bind(deadline, port, geometry, rings.handle())?;
         datagrams.is_bound(socket);
         Ok(datagrams)
-    }
-
-    /// Memory for a socket's rings, which are empty: used one, if there is any.
-    fn rings(&self, ring_bytes: u32) -> Result<Rings, NetError> {
-        let mut spare = self.spare.borrow_mut();
-        if let Some(index) = spare.iter().position(|(bytes, _)| *bytes == ring_bytes) {
-            let (_, rings) = spare.swap_remove(index);
-            ring::reset(&rings, 0)?;
-            ring::reset(&rings, stream_ring_bytes(ring_bytes))?;
-            return Ok(rings);
-        }
-        Ok(Rings::new(StreamPair::bytes_needed(ring_bytes))?)
-    }
-
-    /// Keeps rings that the network stack has let go of.
-    fn keep(&self, ring_bytes: u32, rings: Rings) {
-        let mut spare = self.spare.borrow_mut();
-        if spare.len() < SPARE {
-            spare.push((ring_bytes, rings));
-        }
     }
 }

@@ -9,7 +9,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use ipc::interface::network::{Event, READY_ACCEPT, READY_ERROR, Socket};
+use ipc::interface::network::{Event, READY_ACCEPT, READY_ACCEPTED, READY_ERROR, RingPair, Socket};
 use ipc::ring::{
     PacketConsumer, RingError, SharedMemory, StreamConsumer, StreamPair, StreamProducer,
 };
@@ -39,35 +39,31 @@ impl From<RingError> for Lost {
 /// How long to wait for memory when no connection is open that would give some back.
 const SHORTAGE: Nanoseconds = 100_000_000;
 
-/// What taking a connection came to.
-pub enum Accept<M> {
-    /// A connection, with two empty rings of [`RING_BYTES`]; whether more wait.
-    Taken(Socket, M, bool),
-    /// None waits: an event tells of the next.
-    Nobody,
-    /// One may wait, and there is no memory for it: no event will tell of it again.
-    Shortage,
-}
-
 /// The network stack's session and the supervisor's.
 pub trait Network {
     /// Memory shared with the network stack.
     type Memory: SharedMemory + Clone;
+    /// Memory of the ring of events.
+    type Events: SharedMemory;
 
     /// Nanoseconds of the monotonic clock.
     fn now(&self) -> Nanoseconds;
 
-    /// Takes a connection from the listener.
-    fn accept(&mut self) -> Result<Accept<Self::Memory>, Lost>;
+    /// Offers the listener pairs of rings of [`RING_BYTES`], so many in all at most. `starved`: a connection
+    /// came that found none. The result is false where nothing is offered for want of memory.
+    fn offer(&mut self, most: usize, starved: bool) -> Result<bool, Lost>;
+
+    /// The memory of an offered pair that a connection has now, both of its rings empty when it came.
+    fn accepted(&mut self, rings: RingPair) -> Result<Self::Memory, Lost>;
 
     /// Closes a connection and takes its rings back.
     fn close(&mut self, socket: Socket, memory: Self::Memory) -> Result<(), Lost>;
 
-    /// Rings the network stack's doorbell.
-    fn ring(&mut self);
+    /// Tells the network stack to look at a connection.
+    fn touch(&mut self, socket: Socket);
 
-    /// No connection is open: what is kept for the next ones can go, but for one's.
-    fn idle(&mut self) {}
+    /// Tells it that the ring of events has room.
+    fn ring(&mut self);
 
     /// What the page tells of the system and the network.
     fn snapshot(&mut self) -> Snapshot;
@@ -85,11 +81,11 @@ struct Client<M> {
 pub struct Server<N: Network> {
     network: N,
     listener: Socket,
-    events: PacketConsumer<N::Memory>,
+    events: PacketConsumer<N::Events>,
     clients: BTreeMap<Socket, Client<N::Memory>>,
-    /// The listener may have connections for which there was no room.
-    waiting: bool,
-    /// There was no memory for them: until when they are left waiting, unless one ends before.
+    /// A connection came that found no pair of rings.
+    starved: bool,
+    /// There was no memory for one: until when no more is offered, unless a connection ends before.
     shortage: Option<Nanoseconds>,
     /// No new connection and no further request is taken.
     stopping: bool,
@@ -121,13 +117,13 @@ impl<N: Network> Content for Pages<'_, N> {
 
 impl<N: Network> Server<N> {
     /// A server on a listener, told of its sockets through this ring.
-    pub fn new(network: N, listener: Socket, events: PacketConsumer<N::Memory>) -> Server<N> {
+    pub fn new(network: N, listener: Socket, events: PacketConsumer<N::Events>) -> Server<N> {
         Server {
             network,
             listener,
             events,
             clients: BTreeMap::new(),
-            waiting: true,
+            starved: false,
             shortage: None,
             stopping: false,
             requests: 0,
@@ -154,7 +150,6 @@ impl<N: Network> Server<N> {
     /// there is none.
     pub fn stop(&mut self) {
         self.stopping = true;
-        self.waiting = false;
     }
 
     /// Does what is to do and says when to run again unless an event or a doorbell comes before, in
@@ -162,24 +157,15 @@ impl<N: Network> Server<N> {
     ///
     /// Errors: the session is of no use any more.
     pub fn run(&mut self) -> Result<Nanoseconds, Lost> {
-        let mut kick = false;
         loop {
             let touched = self.take_events()?;
-            self.accept_all()?;
             let mut more = false;
             let sockets: Vec<Socket> = self.clients.keys().copied().collect();
             for socket in sockets {
-                more |= self.serve(socket, &mut kick)?;
+                more |= self.serve(socket)?;
             }
-            let room_again = self.may_accept();
-            if kick {
-                self.network.ring();
-                kick = false;
-            }
-            if !more && !touched && !room_again && self.events.sleep(1)? {
-                if self.clients.is_empty() {
-                    self.network.idle();
-                }
+            self.offer()?;
+            if !more && !touched && self.events.sleep(1)? {
                 return Ok(self.deadline());
             }
             self.events.wake()?;
@@ -193,8 +179,9 @@ impl<N: Network> Server<N> {
         while let Some(descriptor) = self.events.pop()? {
             any = true;
             let event = Event::from(descriptor);
-            if event.socket == self.listener && event.ready & READY_ACCEPT != 0 {
-                self.waiting = !self.stopping;
+            self.starved |= event.socket == self.listener && event.ready & READY_ACCEPT != 0;
+            if event.ready & READY_ACCEPTED != 0 {
+                self.add_client(event)?;
             }
             if event.ready & READY_ERROR != 0 {
                 self.drop_client(event.socket)?;
@@ -206,39 +193,34 @@ impl<N: Network> Server<N> {
         Ok(any)
     }
 
-    fn may_accept(&self) -> bool {
-        self.waiting && self.shortage.is_none() && self.clients.len() < MAX_CONNECTIONS
-    }
-
-    fn accept_all(&mut self) -> Result<(), Lost> {
+    /// Has as many connections accepted as there is room for.
+    fn offer(&mut self) -> Result<(), Lost> {
         let now = self.network.now();
         self.shortage = self.shortage.filter(|until| now < *until);
-        while self.may_accept() {
-            let (socket, memory) = match self.network.accept()? {
-                Accept::Taken(socket, memory, more) => {
-                    self.waiting = more;
-                    (socket, memory)
-                }
-                Accept::Nobody => {
-                    self.waiting = false;
-                    return Ok(());
-                }
-                Accept::Shortage => {
-                    self.shortage = Some(now + SHORTAGE);
-                    return Ok(());
-                }
-            };
-            let (outgoing, incoming) = StreamPair::maker(memory.clone(), RING_BYTES)?;
-            let conversation = Connection::new(self.network.now());
-            let client = Client {
-                memory,
-                outgoing,
-                incoming,
-                conversation,
-                ended: false,
-            };
-            self.clients.insert(socket, client);
+        let room = MAX_CONNECTIONS.saturating_sub(self.clients.len());
+        if self.stopping || self.shortage.is_some() || room == 0 {
+            return Ok(());
         }
+        let starved = core::mem::take(&mut self.starved);
+        if !self.network.offer(room, starved)? {
+            self.shortage = Some(now + SHORTAGE);
+        }
+        Ok(())
+    }
+
+    /// The network stack accepted a connection.
+    fn add_client(&mut self, event: Event) -> Result<(), Lost> {
+        let memory = self.network.accepted(event.rings.ok_or(Lost)?)?;
+        let (outgoing, incoming) = StreamPair::maker(memory.clone(), RING_BYTES)?;
+        let conversation = Connection::new(self.network.now());
+        let client = Client {
+            memory,
+            outgoing,
+            incoming,
+            conversation,
+            ended: false,
+        };
+        self.clients.insert(event.socket, client);
         Ok(())
     }
 
@@ -251,7 +233,7 @@ impl<N: Network> Server<N> {
     }
 
     /// Lets a connection do what it can; true: it can do more at once.
-    fn serve(&mut self, socket: Socket, kick: &mut bool) -> Result<bool, Lost> {
+    fn serve(&mut self, socket: Socket) -> Result<bool, Lost> {
         let connections = self.clients.len();
         let Some(client) = self.clients.get_mut(&socket) else {
             return Ok(false);
@@ -273,7 +255,9 @@ impl<N: Network> Server<N> {
             // own end.
             over = client.conversation.has_ended();
         }
-        *kick |= client.outgoing.must_wake()? | client.incoming.must_wake()?;
+        if client.outgoing.must_wake()? | client.incoming.must_wake()? {
+            self.network.touch(socket);
+        }
         if over && !client.conversation.has_output() {
             self.drop_client(socket)?;
             return Ok(false);
@@ -286,8 +270,7 @@ impl<N: Network> Server<N> {
             .clients
             .values()
             .map(|client| client.conversation.deadline());
-        let shortage = self.shortage.filter(|_| self.waiting);
-        let first = deadlines.chain(shortage).min();
+        let first = deadlines.chain(self.shortage).min();
         first.unwrap_or(ipc::message::NEVER)
     }
 }

@@ -1,24 +1,26 @@
 //! The task: the server on the runtime library, and the way to the network stack. When the network
 //! stack's session ends, a new one is made, and the server begins anew.
 
+use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use ipc::client::{CallError, Refusal};
-use ipc::interface::network::{self, NetworkClient, NetworkError, Socket, StreamGeometry};
+use ipc::interface::network::{self, NetworkClient, NetworkError, RingPair, Socket};
 use ipc::interface::supervisor::SupervisorClient;
-use ipc::ring::{self, PacketConsumer, StreamPair, packet_ring_bytes, stream_ring_bytes};
-use ipc::{Deadline, Error, Handle};
+use ipc::ring::{PacketConsumer, PacketProducer, packet_ring_bytes};
+use ipc::{Deadline, Error};
 use runtime::endpoint::{self, Endpoint, Event};
 use runtime::entry::Startup;
-use runtime::net::Rings;
+use runtime::mapping::SharedMapping;
+use runtime::net::{Doorbell, NetError, Offers, Pair, Pool};
 use runtime::service::{Session, connect_to};
-use runtime::{Kernel, Notification, clock, handle, stop};
+use runtime::{Kernel, Mapping, Memory, Notification, clock, handle, stop};
 
 use crate::connection::Nanoseconds;
 use crate::page::Snapshot;
-use crate::server::{Accept, Lost, MAX_CONNECTIONS, Network, RING_BYTES, Server};
+use crate::server::{Lost, Network, RING_BYTES, Server};
 
 /// Port where the arguments name none.
 const PORT: u16 = 80;
@@ -36,8 +38,6 @@ const LIFELINE: u64 = 1;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after a failed attempt.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Rings kept for the next connections.
-const SPARE: usize = 16;
 
 /// Serves for ever. Arguments: `port`, 80 where it is not given.
 pub fn run(startup: &'static Startup<'static>) {
@@ -91,32 +91,35 @@ impl Desk {
         let session = connect_to("netstack", network::NUMBER, clock::after(PATIENCE))
             .map_err(connect_error)?;
         self.lifeline += 1;
-        let events = Rings::new(2 * packet_ring_bytes(EVENTS)).map_err(kernel)?;
+        let one = packet_ring_bytes(EVENTS);
+        let memory = Memory::create(2 * one as u64).map_err(kernel)?;
+        let shared = Mapping::shared(&memory).map_err(kernel)?;
         let lifeline = endpoint::mint(self.endpoint.handle(), self.lifeline).map_err(kernel)?;
         let client = NetworkClient::new(Kernel, session.handle());
         let attached = client.attach(
             clock::after(PATIENCE),
             EVENTS,
             BELL_BIT,
-            events.handle(),
+            memory.handle(),
             self.bell.handle(),
             lifeline,
         );
         // Where it did not move to the network stack it must not stay here.
         handle::close(lifeline);
         let (bits, doorbell) = attached?;
+        let doorbell = Notification::from_handle(doorbell);
         let listener = client.listen(clock::after(PATIENCE), port, BACKLOG)?;
-        let consumer = PacketConsumer::new(events, 0, EVENTS).map_err(|_| CallError::Reply)?;
+        let events =
+            PacketConsumer::new(shared.clone(), 0, EVENTS).map_err(|_| CallError::Reply)?;
+        let notices = PacketProducer::new(shared, one, EVENTS).map_err(|_| CallError::Reply)?;
+        let knock = Rc::new(Doorbell::new(doorbell.handle(), bits, Some(notices)));
         let site = Site {
+            pool: Pool::new(session.handle(), knock),
+            offers: Offers::new(listener, RING_BYTES),
             session,
-            listener,
-            doorbell,
-            // It does not say which of its few streams it touched.
-            bits: bits.all,
-            rung: false,
-            spare: Vec::new(),
+            _doorbell: doorbell,
         };
-        Ok(Server::new(site, listener, consumer))
+        Ok(Server::new(site, listener, events))
     }
 
     /// Serves until the network stack is lost.
@@ -129,7 +132,7 @@ impl Desk {
             }
             let endpoint = self.endpoint.handle();
             let deadline = Deadline(deadline);
-            let event = match server.network().take_signal() {
+            let event = match server.network().pool.doorbell().take() {
                 Some(signal) => endpoint::signal_receive(signal, endpoint, deadline, &mut message),
                 None => endpoint::receive(endpoint, deadline, &mut message),
             };
@@ -169,96 +172,66 @@ fn connect_error<E>(error: CallError<E>) -> CallError<NetworkError> {
 
 /// A session with the network stack.
 struct Site {
+    pool: Pool,
+    offers: Offers,
     session: Session,
-    listener: Socket,
-    doorbell: Handle,
-    bits: u64,
-    /// The doorbell is to be rung.
-    rung: bool,
-    spare: Vec<Rings>,
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        handle::close(self.doorbell);
-    }
+    /// The pool rings it.
+    _doorbell: Notification,
 }
 
 impl Site {
-    /// What to signal as the task comes to wait: the network stack sleeps, and is to look.
-    fn take_signal(&mut self) -> Option<(Handle, u64)> {
-        core::mem::take(&mut self.rung).then_some((self.doorbell, self.bits))
-    }
-
     fn client(&self) -> NetworkClient<Kernel> {
         NetworkClient::new(Kernel, self.session.handle())
     }
+}
 
-    /// Two empty rings: used ones, if there are any.
-    fn rings(&mut self) -> Result<Rings, Error> {
-        if let Some(rings) = self.spare.pop() {
-            let emptied = ring::reset(&rings, 0)
-                .and_then(|()| ring::reset(&rings, stream_ring_bytes(RING_BYTES)));
-            if emptied.is_ok() {
-                return Ok(rings);
-            }
-        }
-        Rings::new(StreamPair::bytes_needed(RING_BYTES))
+/// Whether the network stack does not answer any more; what it or the kernel refuses is borne.
+fn is_lost(error: &NetError) -> bool {
+    match error {
+        NetError::Call(CallError::Service(_)) | NetError::Kernel(_) => false,
+        NetError::Call(_) | NetError::Connect(_) | NetError::Ring(_) => true,
+    }
+}
+
+fn bear(done: Result<(), NetError>) -> Result<(), Lost> {
+    match done {
+        Err(error) if is_lost(&error) => Err(Lost),
+        _ => Ok(()),
     }
 }
 
 impl Network for Site {
-    type Memory = Rings;
+    type Memory = Pair;
+    type Events = SharedMapping;
 
     fn now(&self) -> Nanoseconds {
         clock::now()
     }
 
-    fn accept(&mut self) -> Result<Accept<Rings>, Lost> {
-        let Ok(rings) = self.rings() else {
-            // Without memory for another connection those that are open go on.
-            return Ok(Accept::Shortage);
-        };
-        let geometry = StreamGeometry {
-            ring_bytes: RING_BYTES,
-        };
-        let shared = rings.handle();
-        match self
-            .client()
-            .accept(clock::after(PATIENCE), self.listener, geometry, shared)
-        {
-            Ok(accepted) => {
-                let more = accepted.waiting > 0;
-                Ok(Accept::Taken(accepted.socket, rings, more))
-            }
-            Err(CallError::Service(error)) => {
-                self.spare.push(rings);
-                Ok(match error {
-                    NetworkError::WouldBlock => Accept::Nobody,
-                    _ => Accept::Shortage,
-                })
-            }
-            Err(_) => Err(Lost),
+    fn offer(&mut self, most: usize, starved: bool) -> Result<bool, Lost> {
+        if starved {
+            self.offers.grow(&self.pool);
         }
+        // Without memory for another connection those that are open go on, and leave theirs.
+        let deadline = clock::after(PATIENCE);
+        bear(self.offers.fill(&mut self.pool, deadline, most))?;
+        Ok(!self.offers.is_empty())
     }
 
-    fn close(&mut self, socket: Socket, memory: Rings) -> Result<(), Lost> {
-        let closed = self.client().close(clock::after(PATIENCE), socket);
-        if self.spare.len() < SPARE.min(MAX_CONNECTIONS) {
-            self.spare.push(memory);
-        }
-        match closed {
-            Ok(()) | Err(CallError::Service(_)) => Ok(()),
-            Err(_) => Err(Lost),
-        }
+    fn accepted(&mut self, rings: RingPair) -> Result<Pair, Lost> {
+        self.offers.take(rings).ok_or(Lost)
+    }
+
+    fn close(&mut self, socket: Socket, memory: Pair) -> Result<(), Lost> {
+        bear(self.pool.close(clock::after(PATIENCE), socket, memory))
+    }
+
+    fn touch(&mut self, socket: Socket) {
+        self.pool.doorbell().touch(socket);
     }
 
     fn ring(&mut self) {
-        self.rung = true;
-    }
-
-    fn idle(&mut self) {
-        self.spare.truncate(1);
+        self.pool.doorbell().ring();
     }
 
     fn snapshot(&mut self) -> Snapshot {

@@ -86,8 +86,8 @@ refuse_all! { network::NetworkServer, NetworkError::OutOfRange;
     attach(a: u32, b: u64, c: Handle, d: Handle, e: Handle) 3
         -> (network::DoorbellBits, Handle);
     listen(a: u16, b: u16) 0 -> network::Socket;
-    accept(a: network::Socket, b: network::StreamGeometry, c: Handle) 1 -> network::Accepted;
-    connect(a: SocketAddr, b: network::StreamGeometry, c: Handle) 1 -> network::Socket;
+    accept(a: network::Socket, b: network::RingPair) 0 -> network::Accepted;
+    connect(a: SocketAddr, b: network::RingPair) 0 -> network::Socket;
     shutdown(a: network::Socket, b: network::Shutdown) 0 -> ();
     close(a: network::Socket) 0 -> ();
     status(a: network::Socket) 0 -> network::SocketStatus;
@@ -96,6 +96,8 @@ refuse_all! { network::NetworkServer, NetworkError::OutOfRange;
     resolve(a: &str) 0 -> Answer<network::Addresses>;
     set_option(a: network::Socket, b: network::StreamOption) 0 -> ();
     reset(a: network::Socket) 0 -> ();
+    share(a: network::StreamGeometry, b: Handle) 1 -> network::RingPair;
+    unshare(a: network::RingPair) 0 -> ();
 }
 
 /// One interface's dispatch.
@@ -229,12 +231,11 @@ fn random_labels_are_refused_unless_they_are_operations() {
 
 #[test]
 fn every_mutation_of_a_right_request_is_handled() {
-    let peer: SocketAddr = "10.0.2.2:80".parse().unwrap();
     let mut right = [0; 64];
     let geometry = network::StreamGeometry { ring_bytes: 4096 };
-    let arguments = (peer, geometry);
+    let arguments = (53_u16, geometry);
     let length = codec::encode(&arguments, &mut right).unwrap();
-    let label = interface::label(network::NUMBER, 5);
+    let label = interface::label(network::NUMBER, 9);
     assert!(
         attempt(network::dispatch, label, &right[..length], 1),
         "the request is right"

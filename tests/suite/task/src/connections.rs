@@ -5,9 +5,9 @@
 use alloc::collections::BTreeMap;
 use core::time::Duration;
 
-use ipc::interface::network::{Event, READY_ACCEPT, READY_ERROR, Socket};
+use ipc::interface::network::{Event, READY_ERROR, Socket};
 use runtime::clock::after;
-use runtime::net::{NetError, Network, Rings, Stream, Wake};
+use runtime::net::{NetError, Network, Pair, Stream, Wake};
 
 use crate::failure::{Failure, Outcome, ensure_equal};
 use crate::streams::SERVICE;
@@ -36,14 +36,13 @@ impl From<NetError> for Failure {
 /// The server.
 struct Echo {
     network: Network,
-    listener: Socket,
     streams: BTreeMap<Socket, Echoed>,
     most: usize,
 }
 
 /// A connection, and what came and was not sent back yet.
 struct Echoed {
-    stream: Stream<Rings>,
+    stream: Stream<Pair>,
     held: [u8; HELD],
     first: usize,
     end: usize,
@@ -56,8 +55,9 @@ fn serve(context: &Context) -> Outcome {
     let wanted = wanted.ok_or_else(|| Failure::new("suite.connections= is no number"))?;
     let network = Network::open(SERVICE, after(PATIENCE))?;
     let listener = network.stub().listen(after(PATIENCE), PORT, BACKLOG);
+    let listener = listener.map_err(NetError::from)?;
+    network.offer(after(PATIENCE), listener, RING_BYTES)?;
     let mut echo = Echo {
-        listener: listener.map_err(NetError::from)?,
         network,
         streams: BTreeMap::new(),
         most: 0,
@@ -66,6 +66,7 @@ fn serve(context: &Context) -> Outcome {
     while echo.most == 0 || !echo.streams.is_empty() {
         match echo.network.wait(after(PATIENCE))? {
             Wake::Socket(event) => echo.take(event)?,
+            Wake::Accepted(new) => echo.add(new.stream)?,
             Wake::Signal(_) => {}
             Wake::TimedOut => return Err(Failure::new("the host says nothing")),
             Wake::Lost => return Err(Failure::new("the network stack died")),
@@ -80,45 +81,28 @@ fn serve(context: &Context) -> Outcome {
 
 impl Echo {
     fn take(&mut self, event: Event) -> Outcome {
-        if event.socket == self.listener {
-            if event.ready & READY_ACCEPT != 0 {
-                self.accept()?;
-            }
-            return Ok(());
-        }
         let Some(echoed) = self.streams.get_mut(&event.socket) else {
             return Ok(());
         };
         let over = event.ready & READY_ERROR != 0 || echoed.work()?;
-        if over {
-            self.streams.remove(&event.socket);
-            let closed = self.network.stub().close(after(PATIENCE), event.socket);
-            closed.map_err(NetError::from)?;
+        if over && let Some(echoed) = self.streams.remove(&event.socket) {
+            self.network.close(after(PATIENCE), echoed.stream)?;
         }
         Ok(())
     }
 
-    fn accept(&mut self) -> Outcome {
-        loop {
-            let accepted = self
-                .network
-                .accept(after(PATIENCE), self.listener, RING_BYTES);
-            let stream = match accepted {
-                Ok(incoming) => incoming.stream,
-                Err(error) if error.would_block() => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-            let mut echoed = Echoed {
-                stream,
-                held: [0; HELD],
-                first: 0,
-                end: 0,
-            };
-            // What came before the rings were there is told by no event.
-            echoed.work()?;
-            self.streams.insert(echoed.stream.socket(), echoed);
-            self.most = self.most.max(self.streams.len());
-        }
+    fn add(&mut self, stream: Stream<Pair>) -> Outcome {
+        let mut echoed = Echoed {
+            stream,
+            held: [0; HELD],
+            first: 0,
+            end: 0,
+        };
+        // What came before the connection was accepted is told by no event.
+        echoed.work()?;
+        self.streams.insert(echoed.stream.socket(), echoed);
+        self.most = self.most.max(self.streams.len());
+        Ok(())
     }
 }
 

@@ -200,7 +200,11 @@ fn late_deadline(context: &Context) -> Outcome {
     let suite = &context.suite;
     let endpoint = Owned::make(Operation::EndpointCreate, &[])?;
     let notification = Owned::make(Operation::NotificationCreate, &[])?;
-    let waiter = Thread::start(suite, receive_again_and_again, &[endpoint.0, notification.0])?;
+    let waiter = Thread::start(
+        suite,
+        receive_again_and_again,
+        &[endpoint.0, notification.0],
+    )?;
     waiter.reach(suite, 2)?;
     call(Operation::Signal, &[notification.0, 1])?;
     ensure!(

@@ -9,12 +9,12 @@ use core::time::Duration;
 use ipc::Handle;
 use ipc::client::CallError;
 use ipc::interface::network::{
-    self, NetworkClient, NetworkError, READY_ERROR, READY_RECEIVE, READY_SEND, Socket, SocketState,
-    StreamGeometry,
+    self, NetworkClient, NetworkError, Notice, READY_ERROR, READY_RECEIVE, READY_SEND, RingPair,
+    Socket, SocketState, StreamGeometry,
 };
 use ipc::ring::{
-    FIELDS, Field, SharedMemory, StreamConsumer, StreamPair, StreamProducer, packet_ring_bytes,
-    stream_ring_bytes,
+    FIELDS, Field, PacketProducer, SharedMemory, StreamConsumer, StreamPair, StreamProducer,
+    packet_ring_bytes, stream_ring_bytes,
 };
 use runtime::clock::after;
 use runtime::endpoint::Endpoint;
@@ -34,6 +34,8 @@ pub(crate) const SERVICE: &str = "netstack";
 pub(crate) const TESTS: &[Test] = &[
     ("corrupted_stream_costs_its_socket", streams),
     ("corrupted_event_ring_costs_its_session", events),
+    ("corrupted_notices_cost_their_session", notices),
+    ("notices_about_others_have_no_effect", strange_notices),
 ];
 
 /// What is written into a word instead of what belongs there.
@@ -91,22 +93,28 @@ impl Client {
         signal(self.doorbell.handle(), self.bits).map_err(Failure::from)
     }
 
-    /// Connects to the echo server.
-    fn connect(&self, peer: SocketAddr) -> Outcome<Connection> {
+    /// Shares a pair of rings.
+    fn share(&self) -> Outcome<Pair> {
         let memory = Memory::create(StreamPair::bytes_needed(CAPACITY) as u64)?;
         let mapping = Mapping::shared(&memory)?;
         let geometry = StreamGeometry {
             ring_bytes: CAPACITY,
         };
-        let socket = self
+        let shared = self
             .stub()
-            .connect(after(PATIENCE), peer, geometry, memory.handle())
-            .map_err(refused)?;
-        let (outgoing, incoming) = StreamPair::maker(mapping.clone(), CAPACITY)
+            .share(after(PATIENCE), geometry, memory.handle());
+        let number = shared.map_err(refused)?;
+        Ok(Pair { number, mapping })
+    }
+
+    /// Connects to the echo server, with this pair of rings whatever is in it.
+    fn connect(&self, peer: SocketAddr, pair: &Pair) -> Outcome<Connection> {
+        let connected = self.stub().connect(after(PATIENCE), peer, pair.number);
+        let socket = connected.map_err(refused)?;
+        let (outgoing, incoming) = StreamPair::maker(pair.mapping.clone(), CAPACITY)
             .map_err(|error| Failure::new(&alloc::format!("{error}")))?;
         Ok(Connection {
             socket,
-            mapping,
             outgoing,
             incoming,
         })
@@ -127,8 +135,8 @@ impl Client {
     }
 
     /// Connects, sends words and takes them back.
-    fn echoes(&self, suite: &Suite, peer: SocketAddr) -> Outcome {
-        let mut connection = self.connect(peer)?;
+    fn echoes(&self, suite: &Suite, peer: SocketAddr, pair: &Pair) -> Outcome {
+        let mut connection = self.connect(peer, pair)?;
         let status = self.wait(suite, connection.socket, READY_SEND)?;
         ensure_equal!(status.error, None, "a good connection");
         connection.send()?;
@@ -146,15 +154,38 @@ impl Client {
         self.close(connection.socket)
     }
 
+    /// Whether the session ends: waits for it where it must, and else for a moment.
+    fn ends(&self, suite: &Suite, socket: Socket, must_end: bool) -> Outcome<bool> {
+        let patience = if must_end {
+            PATIENCE.as_millis() as u64
+        } else {
+            20
+        };
+        let end = suite.after(patience);
+        loop {
+            match self.stub().status(after(PATIENCE), socket) {
+                Ok(_) if suite.now() < end => suite.sleep(1),
+                Ok(_) => return Ok(false),
+                Err(CallError::Service(NetworkError::NotAttached)) => return Ok(true),
+                Err(error) => return Err(refused(error)),
+            }
+        }
+    }
+
     fn close(&self, socket: Socket) -> Outcome {
         self.stub().close(after(PATIENCE), socket).map_err(refused)
     }
 }
 
+/// A pair of rings that is shared with the network stack, for one connection after another.
+struct Pair {
+    number: RingPair,
+    mapping: SharedMapping,
+}
+
 /// A connection to the echo server.
 struct Connection {
     socket: Socket,
-    mapping: SharedMapping,
     outgoing: StreamProducer<SharedMapping>,
     incoming: StreamConsumer<SharedMapping>,
 }
@@ -190,33 +221,34 @@ fn is_impossible(count: &str, field: &Field, lie: u32) -> bool {
 }
 
 /// Each word of both rings of a stream gets each lie. Where the count cannot be, the socket ends with
-/// RingCorrupted; anywhere else the network stack answers, and the next connection works.
+/// RingCorrupted; anywhere else the network stack answers. The next connection has the same rings, and works.
 fn streams(context: &Context) -> Outcome {
     let suite = &context.suite;
     let peer = suite.peer()?;
     let client = Client::open()?;
-    client.echoes(suite, peer)?;
+    let pair = client.share()?;
+    client.echoes(suite, peer, &pair)?;
     for (offset, own) in rings() {
         for field in FIELDS {
             for lie in LIES {
-                lie_in_stream(suite, &client, peer, offset, own, field, lie)?;
+                lie_in_stream(suite, &client, (peer, &pair), (offset, own), field, lie)?;
             }
-            client.echoes(suite, peer)?;
+            client.echoes(suite, peer, &pair)?;
         }
     }
-    Ok(())
+    let unshared = client.stub().unshare(after(PATIENCE), pair.number);
+    unshared.map_err(refused)
 }
 
 fn lie_in_stream(
     suite: &Suite,
     client: &Client,
-    peer: SocketAddr,
-    offset: usize,
-    own: &str,
+    (peer, pair): (SocketAddr, &Pair),
+    (offset, own): (usize, &str),
     field: &Field,
     lie: u32,
 ) -> Outcome {
-    let mut connection = client.connect(peer)?;
+    let mut connection = client.connect(peer, pair)?;
     let socket = connection.socket;
     let status = client.wait(suite, socket, READY_SEND)?;
     ensure_equal!(
@@ -225,7 +257,7 @@ fn lie_in_stream(
         "a connection before its ring is corrupted"
     );
     connection.send()?;
-    write(&connection.mapping, offset + field.word, lie)?;
+    write(&pair.mapping, offset + field.word, lie)?;
     client.ring()?;
     if is_impossible(own, field, lie) {
         let status = client.wait(suite, socket, READY_ERROR)?;
@@ -250,20 +282,24 @@ fn events(context: &Context) -> Outcome {
     let suite = &context.suite;
     let peer = suite.peer()?;
     let bystander = Client::open()?;
+    let pair = bystander.share()?;
     for field in FIELDS {
         for lie in LIES {
             lie_in_events(suite, peer, field, lie)?;
         }
-        bystander.echoes(suite, peer)?;
+        bystander.echoes(suite, peer, &pair)?;
     }
     Ok(())
 }
 
 fn lie_in_events(suite: &Suite, peer: SocketAddr, field: &Field, lie: u32) -> Outcome {
     let client = Client::open()?;
-    let mut connection = client.connect(peer)?;
+    let mut connection = client.connect(peer, &client.share()?)?;
     client.wait(suite, connection.socket, READY_SEND)?;
-    // Who sleeps has its count looked at when the next event comes, which is that of the echo.
+    // Who sleeps has its count looked at when the next event comes, which is that of the echo: it is waited
+    // for in the stream's ring, too.
+    let waits = connection.incoming.sleep(1);
+    ensure_equal!(waits, Ok(true), "nothing came back yet");
     let wanted = FIELDS.iter().find(|field| field.name == "consumer_wanted");
     for (field, value) in wanted
         .map(|field| (field, 1))
@@ -275,22 +311,82 @@ fn lie_in_events(suite: &Suite, peer: SocketAddr, field: &Field, lie: u32) -> Ou
     connection.send()?;
     client.ring()?;
     let must_end = field.name == "taken" && lie > EVENTS;
-    let patience = if must_end {
-        PATIENCE.as_millis() as u64
-    } else {
-        20
-    };
-    let end = suite.after(patience);
-    loop {
-        match client.stub().status(after(PATIENCE), connection.socket) {
-            Ok(_) if suite.now() < end => suite.sleep(1),
-            Ok(_) => break,
-            Err(CallError::Service(NetworkError::NotAttached)) => return Ok(()),
-            Err(error) => return Err(refused(error)),
-        }
-    }
-    ensure!(!must_end, "{} = {lie:#x} was not noticed", field.name);
+    let ended = client.ends(suite, connection.socket, must_end)?;
+    ensure!(
+        ended || !must_end,
+        "{} = {lie:#x} was not noticed",
+        field.name
+    );
     Ok(())
+}
+
+/// Each word of the ring of notices gets each lie. Where the count cannot be, the session ends; no lie
+/// harms another session.
+fn notices(context: &Context) -> Outcome {
+    let suite = &context.suite;
+    let peer = suite.peer()?;
+    let bystander = Client::open()?;
+    let pair = bystander.share()?;
+    let ring = packet_ring_bytes(EVENTS) / size_of::<u32>();
+    for field in FIELDS {
+        for lie in LIES {
+            let client = Client::open()?;
+            let connection = client.connect(peer, &client.share()?)?;
+            write(&client.events, ring + field.word, lie)?;
+            client.ring()?;
+            let must_end = field.name == "put" && lie > EVENTS;
+            let ended = client.ends(suite, connection.socket, must_end)?;
+            // As many notices as the ring holds are taken, whatever is in it: here zeros, which are good.
+            ensure_equal!(ended, must_end, "{} = {lie:#x}", field.name);
+        }
+        bystander.echoes(suite, peer, &pair)?;
+    }
+    Ok(())
+}
+
+/// Notices about sockets and pairs of rings that the session does not have, or has in use, change nothing,
+/// for it or for another one.
+fn strange_notices(context: &Context) -> Outcome {
+    let suite = &context.suite;
+    let peer = suite.peer()?;
+    let (client, bystander) = (Client::open()?, Client::open()?);
+    let (pair, other) = (client.share()?, bystander.share()?);
+    let theirs = bystander.connect(peer, &other)?;
+    let mut ring = PacketProducer::new(client.events.clone(), packet_ring_bytes(EVENTS), EVENTS)
+        .map_err(|error| Failure::new(&alloc::format!("{error}")))?;
+    let connection = client.connect(peer, &pair)?;
+    let own = connection.socket;
+    for number in [0, 2, 99, 0x8000_0000, u32::MAX] {
+        let (socket, rings) = (Socket(number), RingPair(number));
+        for notice in [
+            Notice::Touched(socket),
+            Notice::Close(socket),
+            Notice::Offer {
+                listener: socket,
+                rings: pair.number,
+            },
+            Notice::Offer {
+                listener: own,
+                rings,
+            },
+            Notice::Offer {
+                listener: own,
+                rings: pair.number,
+            },
+        ] {
+            let given = ring.push(notice.into());
+            ensure_equal!(given, Ok(true), "an empty ring of notices");
+        }
+        client.ring()?;
+        let status = client.wait(suite, own, READY_SEND)?;
+        ensure_equal!(status.error, None, "the own connection");
+    }
+    client.close(own)?;
+    client.echoes(suite, peer, &pair)?;
+    let status = bystander.wait(suite, theirs.socket, READY_SEND)?;
+    ensure_equal!(status.error, None, "the bystander's connection");
+    bystander.close(theirs.socket)?;
+    bystander.echoes(suite, peer, &other)
 }
 
 /// Writes a word of shared memory.

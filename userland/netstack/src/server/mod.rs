@@ -8,7 +8,9 @@
 
 mod datagrams;
 mod drivers;
+mod notices;
 mod operations;
+mod rings;
 mod session;
 mod stream;
 mod system;
@@ -19,7 +21,7 @@ use core::ops::Bound;
 
 use ipc::Handle;
 use ipc::badge::Client;
-use ipc::interface::network::{DoorbellBits, Ping, READY_ACCEPT, READY_ERROR, Resolve, Socket};
+use ipc::interface::network::{DoorbellBits, Ping, READY_ERROR, Resolve, Socket};
 use ipc::server::{Deferred, LaterOperation, Outgoing};
 use slotmap::SecondaryMap;
 
@@ -37,8 +39,6 @@ use crate::udp::UdpId;
 
 /// Sessions at once.
 const MAX_SESSIONS: usize = 64;
-/// Sockets that one client has looked at by one signal: the entries of the largest ring.
-const MOST_TOUCHED: usize = 1024;
 /// Rounds of work before the loop looks for calls again.
 const ROUNDS: usize = 8;
 /// Shortest sleep: nothing that is due is due more exactly.
@@ -156,7 +156,7 @@ impl<S: System> Server<S> {
         while let Some((&badge, session)) = next {
             let DoorbellBits { touched, all } = session.doorbell_bits;
             if touched & bits != 0 {
-                self.pump_touched(badge);
+                self.take_notices(badge);
             }
             if all & bits != 0 {
                 self.pump_session(badge);
@@ -270,6 +270,7 @@ impl<S: System> Server<S> {
         self.streams.retain(|_, place| place.0 != badge);
         self.listeners.retain(|_, place| place.0 != badge);
         self.datagrams.retain(|_, place| place.0 != badge);
+        self.stack.refund_rings(badge, session.rings.count());
         self.stack.drop_owner(self.system.now(), badge);
         // The right to answer a client that is gone is of no use, and a handle.
         for (_, call) in self.pings.extract_if(.., |_, call| call.0 == badge) {
@@ -278,24 +279,6 @@ impl<S: System> Server<S> {
         for (_, call) in self.questions.extract_if(.., |_, call| call.0 == badge) {
             self.system.close(call.1.abandon());
         }
-    }
-
-    /// Looks at the sockets that a client has touched. As many as the ring has entries: a client that touches
-    /// for ever signals for each.
-    fn pump_touched(&mut self, badge: u64) {
-        for _ in 0..MOST_TOUCHED {
-            let session = self.sessions.get_mut(&badge);
-            let Some(events) = session.and_then(|session| session.events.as_mut()) else {
-                return;
-            };
-            match events.next_touched() {
-                Ok(Some(socket)) => self.pump(badge, socket),
-                Ok(None) => return,
-                Err(_) => return self.end_session(badge),
-            }
-        }
-        // There may be more: those are found too.
-        self.pump_session(badge);
     }
 
     /// Looks at every socket of a session.
@@ -382,10 +365,8 @@ impl<S: System> Server<S> {
             } else if let Some(listener) = self.stack.tcp().waits_at(connection)
                 && self.stack.tcp().can_accept(listener)
                 && let Some((badge, socket)) = self.listeners.get(listener).copied()
-                && let Some(session) = self.sessions.get_mut(&badge)
-                && session.post(socket, READY_ACCEPT)
             {
-                self.posted.push(badge);
+                self.accept_ahead(badge, socket);
             }
         }
     }

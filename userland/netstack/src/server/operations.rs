@@ -1,19 +1,21 @@
 //! The operations of the `network` interface, one method each. What each does is said where it is
 //! declared; here is only how.
 
+use alloc::collections::VecDeque;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipc::Handle;
 use ipc::interface::network::{
     Accepted, Addresses, Counters, DoorbellBits, Drops, GRANT_CONNECT, GRANT_LISTEN, InterfaceInfo,
     KeepAlive, MAX_ADDRESSES, MAX_DATAGRAM_BYTES, MAX_HOST_BYTES, MAX_IPV6_ADDRESSES, NetworkError,
-    NetworkServer, Ping, PingReply, READY_ACCEPT, READY_ERROR, Resolve, Shutdown, Socket,
+    NetworkServer, Ping, PingReply, READY_ACCEPT, READY_ERROR, Resolve, RingPair, Shutdown, Socket,
     SocketState, SocketStatus, StreamGeometry, StreamOption,
 };
 use ipc::ring::{StreamPair, packet_ring_bytes};
 use ipc::server::{Answer, Caller};
 
 use super::datagrams::Datagrams;
+use super::rings::Taken;
 use super::session::{Endpoint, Events, Session};
 use super::stream::Stream;
 use super::{Driver, Server, System};
@@ -39,7 +41,7 @@ const LONGEST_CONNECT_TIMEOUT_MS: u32 = 180_000;
 /// Nanoseconds of a millisecond.
 const MILLISECOND: u64 = 1_000_000;
 
-type Result<T> = core::result::Result<T, NetworkError>;
+pub(super) type Result<T> = core::result::Result<T, NetworkError>;
 
 /// The reply to a ping that ended.
 pub(super) fn ping_reply(pinged: &Pinged) -> Result<PingReply> {
@@ -78,7 +80,7 @@ fn name_error(error: NameError) -> NetworkError {
 }
 
 impl<S: System> Server<S> {
-    fn session(&mut self, badge: u64) -> Result<&mut Session<S::Memory>> {
+    pub(super) fn session(&mut self, badge: u64) -> Result<&mut Session<S::Memory>> {
         self.sessions
             .get_mut(&badge)
             .ok_or(NetworkError::NotAttached)
@@ -89,7 +91,7 @@ impl<S: System> Server<S> {
         may.then_some(()).ok_or(NetworkError::NotPermitted)
     }
 
-    fn attached(&mut self, badge: u64) -> Result<()> {
+    pub(super) fn attached(&mut self, badge: u64) -> Result<()> {
         let attached = self.session(badge)?.events.is_some();
         attached.then_some(()).ok_or(NetworkError::NotAttached)
     }
@@ -101,7 +103,11 @@ impl<S: System> Server<S> {
     }
 
     /// Maps a socket's rings, checks included; the handle is used up whatever comes.
-    fn map_rings(&self, geometry: StreamGeometry, rings: Handle) -> Result<(S::Memory, u32)> {
+    pub(super) fn map_rings(
+        &self,
+        geometry: StreamGeometry,
+        rings: Handle,
+    ) -> Result<(S::Memory, u32)> {
         let capacity = geometry.ring_bytes;
         if !RING_BYTES.contains(&capacity) || !capacity.is_power_of_two() {
             self.system.close(rings);
@@ -113,21 +119,41 @@ impl<S: System> Server<S> {
             .map_err(kernel_error)
     }
 
-    /// Gives a session a stream for a connection.
-    fn add_stream(
+    /// Gives a session a stream for a connection, with a pair of rings of its; `made` has the last word on
+    /// the new stream. Where that cannot be the connection is reset.
+    pub(super) fn add_stream(
         &mut self,
         badge: u64,
         connection: ConnectionId,
-        (memory, capacity): (S::Memory, u32),
-        accepted: bool,
+        rings: &Taken<S::Memory>,
+        made: impl FnOnce(Stream<S::Memory>) -> Stream<S::Memory>,
     ) -> Result<Socket> {
-        let made = Stream::new(connection, memory, capacity);
-        let stream = made.map_err(|_| NetworkError::OutOfRange)?;
-        let stream = if accepted { stream.accepted() } else { stream };
-        let socket = self.insert(badge, Endpoint::Stream(stream))?;
+        let stream = Stream::new(connection, rings).map_err(|_| NetworkError::OutOfRange);
+        let added = stream.and_then(|stream| self.insert(badge, Endpoint::Stream(made(stream))));
+        let Ok(socket) = added else {
+            self.stack.tcp().abort(self.system.now(), connection);
+            return added;
+        };
         self.streams.insert(connection, (badge, socket));
         self.pump(badge, socket);
         Ok(socket)
+    }
+
+    /// Does something with a free pair of rings of the session's, which stays free where that fails.
+    fn with_rings<T>(
+        &mut self,
+        badge: u64,
+        pair: RingPair,
+        action: impl FnOnce(&mut Self, &Taken<S::Memory>) -> Result<T>,
+    ) -> Result<T> {
+        let rings = self.session(badge)?.rings.take(pair)?;
+        let done = action(self, &rings);
+        if done.is_err()
+            && let Ok(session) = self.session(badge)
+        {
+            session.rings.release(pair);
+        }
+        done
     }
 
     fn stream(
@@ -278,7 +304,8 @@ impl<S: System> NetworkServer for Server<S> {
                 ListenError::Invalid => NetworkError::OutOfRange,
                 ListenError::Limit => NetworkError::Exhausted,
             })?;
-        let socket = self.insert(badge, Endpoint::Listener { id, port })?;
+        let offers = VecDeque::new();
+        let socket = self.insert(badge, Endpoint::Listener { id, port, offers })?;
         self.listeners.insert(id, (badge, socket));
         Ok(socket)
     }
@@ -287,27 +314,21 @@ impl<S: System> NetworkServer for Server<S> {
         &mut self,
         caller: &mut Caller<'_>,
         listener: Socket,
-        geometry: StreamGeometry,
-        rings: Handle,
+        rings: RingPair,
     ) -> Result<Accepted> {
         let badge = caller.badge();
-        let mapped = self.map_rings(geometry, rings)?;
         let id = match self.session(badge)?.sockets.get(&listener) {
             Some(Endpoint::Listener { id, .. }) => *id,
             Some(_) => return Err(NetworkError::WrongState),
             None => return Err(NetworkError::NoSuchSocket),
         };
-        let connection = self
-            .stack
-            .tcp()
-            .accept(id)
-            .ok_or(NetworkError::WouldBlock)?;
-        let flow = self
-            .stack
-            .tcp()
-            .flow(connection)
-            .ok_or(NetworkError::WouldBlock)?;
-        let socket = self.add_stream(badge, connection, mapped, true)?;
+        let (socket, flow) = self.with_rings(badge, rings, |server, rings| {
+            let tcp = server.stack.tcp();
+            let connection = tcp.accept(id).ok_or(NetworkError::WouldBlock)?;
+            let flow = tcp.flow(connection).ok_or(NetworkError::WouldBlock)?;
+            let socket = server.add_stream(badge, connection, rings, Stream::accepted)?;
+            Ok((socket, flow))
+        })?;
         Ok(Accepted {
             socket,
             peer: flow.remote,
@@ -320,21 +341,19 @@ impl<S: System> NetworkServer for Server<S> {
         &mut self,
         caller: &mut Caller<'_>,
         peer: SocketAddr,
-        geometry: StreamGeometry,
-        rings: Handle,
+        rings: RingPair,
     ) -> Result<Socket> {
         let badge = caller.badge();
-        let mapped = self.map_rings(geometry, rings)?;
         self.permitted(badge, GRANT_CONNECT)?;
         self.attached(badge)?;
-        let connection = self
-            .stack
-            .connect(badge, peer)
-            .map_err(|error| match error {
+        self.with_rings(badge, rings, |server, rings| {
+            let connection = server.stack.connect(badge, peer);
+            let connection = connection.map_err(|error| match error {
                 ConnectError::Unreachable => NetworkError::Unreachable,
                 ConnectError::NoPort | ConnectError::Limit => NetworkError::Exhausted,
             })?;
-        self.add_stream(badge, connection, mapped, false)
+            server.add_stream(badge, connection, rings, core::convert::identity)
+        })
     }
 
     fn shutdown(
@@ -360,34 +379,7 @@ impl<S: System> NetworkServer for Server<S> {
     }
 
     fn close(&mut self, caller: &mut Caller<'_>, socket: Socket) -> Result<()> {
-        let now = self.system.now();
-        let session = self.session(caller.badge())?;
-        if let Some(events) = &mut session.events {
-            events.forget(socket);
-        }
-        match session
-            .sockets
-            .remove(&socket)
-            .ok_or(NetworkError::NoSuchSocket)?
-        {
-            Endpoint::Listener { id, .. } => {
-                self.listeners.remove(id);
-                self.stack.close_listener(now, id);
-            }
-            Endpoint::Stream(stream) => {
-                let connection = stream.connection;
-                self.streams.remove(connection);
-                match stream.into_tail() {
-                    Some(tail) => self.stack.close(now, connection, tail),
-                    None => self.stack.tcp().abort(now, connection),
-                }
-            }
-            Endpoint::Datagram(datagrams) => {
-                self.datagrams.remove(datagrams.id);
-                self.stack.close_udp(datagrams.id);
-            }
-        }
-        Ok(())
+        self.close_socket(caller.badge(), socket)
     }
 
     fn status(&mut self, caller: &mut Caller<'_>, socket: Socket) -> Result<SocketStatus> {
@@ -395,7 +387,7 @@ impl<S: System> NetworkServer for Server<S> {
         let (state, ready, local) = match self.session(badge)?.sockets.get(&socket) {
             None => return Err(NetworkError::NoSuchSocket),
             Some(Endpoint::Stream(_)) => return self.stream_status(badge, socket),
-            Some(Endpoint::Listener { id, port }) => {
+            Some(Endpoint::Listener { id, port, .. }) => {
                 let (id, port) = (*id, *port);
                 let ready = if self.stack.tcp().can_accept(id) {
                     READY_ACCEPT
@@ -519,14 +511,23 @@ impl<S: System> NetworkServer for Server<S> {
         let now = self.system.now();
         let badge = caller.badge();
         let connection = self.connection(badge, socket)?;
-        let session = self.session(badge)?;
-        session.sockets.remove(&socket);
-        if let Some(events) = &mut session.events {
-            events.forget(socket);
-        }
+        self.forget(badge, socket)?;
         self.streams.remove(connection);
         self.stack.tcp().abort(now, connection);
         Ok(())
+    }
+
+    fn share(
+        &mut self,
+        caller: &mut Caller<'_>,
+        geometry: StreamGeometry,
+        rings: Handle,
+    ) -> Result<RingPair> {
+        self.share_rings(caller.badge(), geometry, rings)
+    }
+
+    fn unshare(&mut self, caller: &mut Caller<'_>, rings: RingPair) -> Result<()> {
+        self.unshare_rings(caller.badge(), rings)
     }
 }
 

@@ -1,33 +1,40 @@
-//! A client's session: its sockets, and the ring of events through which it hears of them.
+//! A client's session: its sockets and the rings that they use, the ring of events through which it hears of
+//! them, and the ring of notices through which it tells of them.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use ipc::badge::Client;
-use ipc::interface::network::{DoorbellBits, Event, Socket};
+use ipc::interface::network::{DoorbellBits, Event, Notice, READY_ACCEPTED, RingPair, Socket};
 use ipc::ring::{PacketConsumer, PacketProducer, RingError, SharedMemory, packet_ring_bytes};
 use ipc::{Handle, message};
 
 use super::datagrams::Datagrams;
+use super::rings::Pairs;
 use super::stream::Stream;
 use crate::tcp::ListenerId;
 
 /// A socket as the session holds it.
 pub(super) enum Endpoint<M> {
-    Listener { id: ListenerId, port: u16 },
+    Listener {
+        id: ListenerId,
+        port: u16,
+        /// The pairs of rings for its next connections.
+        offers: VecDeque<RingPair>,
+    },
     Stream(Stream<M>),
     Datagram(Datagrams<M>),
 }
 
-/// The ring of events with that of touched sockets, and how the client is woken.
+/// The ring of events with that of notices, and how the client is woken.
 pub(super) struct Events<M> {
     ring: PacketProducer<M>,
-    touched: PacketConsumer<M>,
+    notices: PacketConsumer<M>,
     pub(super) bell: Handle,
     pub(super) bits: u64,
     pub(super) lifeline: Handle,
     /// What is not in the ring yet, joined by socket and sorted by it.
-    pending: Vec<(Socket, u32)>,
+    pending: Vec<Event>,
     /// It is known that there is something to flush.
     posted: bool,
 }
@@ -44,10 +51,10 @@ impl<M: SharedMemory + Clone> Events<M> {
         lifeline: Handle,
     ) -> Result<Events<M>, RingError> {
         let ring = PacketProducer::new(memory.clone(), 0, entries)?;
-        let touched = PacketConsumer::new(memory, packet_ring_bytes(entries), entries)?;
+        let notices = PacketConsumer::new(memory, packet_ring_bytes(entries), entries)?;
         Ok(Events {
             ring,
-            touched,
+            notices,
             bell,
             bits,
             lifeline,
@@ -56,25 +63,26 @@ impl<M: SharedMemory + Clone> Events<M> {
         })
     }
 
-    /// The next socket that the client has touched.
+    /// The next notice of the client's.
     ///
-    /// Errors: Corrupted; the client loses its session.
-    pub(super) fn next_touched(&mut self) -> Result<Option<Socket>, RingError> {
-        Ok(self
-            .touched
-            .pop()?
-            .map(|descriptor| Socket(descriptor.offset)))
+    /// Errors: Corrupted, by the ring or the notice; the client loses its session.
+    pub(super) fn next_notice(&mut self) -> Result<Option<Notice>, RingError> {
+        self.notices.pop()?.map(Notice::try_from).transpose()
     }
 
     /// Writes down an event; true: it is not known yet that there is something to flush.
     #[must_use]
-    pub(super) fn post(&mut self, socket: Socket, ready: u32) -> bool {
-        if ready == 0 {
+    pub(super) fn post(&mut self, event: Event) -> bool {
+        if event.ready == 0 {
             return false;
         }
-        match self.place(socket) {
-            Ok(place) => self.pending[place].1 |= ready,
-            Err(place) => self.pending.insert(place, (socket, ready)),
+        match self.place(event.socket) {
+            Ok(place) => {
+                let pending = &mut self.pending[place];
+                pending.ready |= event.ready;
+                pending.rings = pending.rings.or(event.rings);
+            }
+            Err(place) => self.pending.insert(place, event),
         }
         !core::mem::replace(&mut self.posted, true)
     }
@@ -92,7 +100,8 @@ impl<M: SharedMemory + Clone> Events<M> {
 
     /// Where a socket's event is, or belongs.
     fn place(&self, socket: Socket) -> Result<usize, usize> {
-        self.pending.binary_search_by_key(&socket, |event| event.0)
+        self.pending
+            .binary_search_by_key(&socket, |event| event.socket)
     }
 
     /// Puts into the ring what there is room for; true: the client sleeps and is to be woken.
@@ -100,8 +109,8 @@ impl<M: SharedMemory + Clone> Events<M> {
     /// Errors: Corrupted; the client loses its session.
     pub(super) fn flush(&mut self) -> Result<bool, RingError> {
         let mut told = 0;
-        while let Some((socket, ready)) = self.pending.get(told).copied() {
-            if self.ring.push(Event { socket, ready }.into())? {
+        while let Some(event) = self.pending.get(told).copied() {
+            if self.ring.push(event.into())? {
                 told += 1;
             } else if self.ring.sleep(1)? {
                 // The client tells by its doorbell when it has taken some.
@@ -119,6 +128,7 @@ pub(super) struct Session<M> {
     pub(super) client: Client,
     pub(super) events: Option<Events<M>>,
     pub(super) sockets: BTreeMap<Socket, Endpoint<M>>,
+    pub(super) rings: Pairs<M>,
     next: u32,
     /// The bits that the client signals on the server's bell.
     pub(super) doorbell_bits: DoorbellBits,
@@ -130,6 +140,7 @@ impl<M: SharedMemory + Clone> Session<M> {
             client,
             events: None,
             sockets: BTreeMap::new(),
+            rings: Pairs::new(),
             next: 1,
             doorbell_bits,
         }
@@ -154,12 +165,31 @@ impl<M: SharedMemory + Clone> Session<M> {
             .collect()
     }
 
-    /// Has the client told of an event; true: the session is to be flushed, which nobody knows yet.
+    /// Has the client told that these bits came to hold for a socket; true: the session is to be flushed,
+    /// which nobody knows yet.
     #[must_use]
     pub(super) fn post(&mut self, socket: Socket, ready: u32) -> bool {
-        self.events
-            .as_mut()
-            .is_some_and(|events| events.post(socket, ready))
+        self.post_event(Event {
+            socket,
+            ready,
+            rings: None,
+        })
+    }
+
+    /// Has the client told that a connection was accepted into a pair of rings; the result as for
+    /// [`Session::post`].
+    #[must_use]
+    pub(super) fn post_accepted(&mut self, socket: Socket, rings: RingPair) -> bool {
+        self.post_event(Event {
+            socket,
+            ready: READY_ACCEPTED,
+            rings: Some(rings),
+        })
+    }
+
+    fn post_event(&mut self, event: Event) -> bool {
+        let events = self.events.as_mut();
+        events.is_some_and(|events| events.post(event))
     }
 }
 

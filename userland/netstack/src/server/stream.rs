@@ -4,9 +4,12 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use ipc::interface::network::{NetworkError, READY_END, READY_ERROR, READY_RECEIVE, READY_SEND};
-use ipc::ring::{RingError, SharedMemory, StreamConsumer, StreamPair, StreamProducer};
+use ipc::interface::network::{
+    NetworkError, READY_END, READY_ERROR, READY_RECEIVE, READY_SEND, RingPair,
+};
+use ipc::ring::{RingError, SharedMemory, StreamConsumer, StreamProducer};
 
+use super::rings::Taken;
 use crate::tcp::{ConnectionId, End, Phase, Table};
 
 /// Turns of moving bytes before others have theirs: an application that fills as fast as the stack
@@ -25,6 +28,8 @@ pub(super) struct Pumped {
 /// One end of a stream.
 pub(super) struct Stream<M> {
     pub(super) connection: ConnectionId,
+    /// The pair that its rings are of.
+    pub(super) rings: RingPair,
     capacity: u32,
     outgoing: StreamConsumer<M>,
     incoming: StreamProducer<M>,
@@ -41,18 +46,15 @@ pub(super) struct Stream<M> {
 }
 
 impl<M: SharedMemory + Clone> Stream<M> {
-    /// Takes the peer's side of a stream pair.
+    /// A connection that gets this pair, emptied.
     ///
     /// Errors: Geometry.
-    pub(super) fn new(
-        connection: ConnectionId,
-        memory: M,
-        capacity: u32,
-    ) -> Result<Stream<M>, RingError> {
-        let (outgoing, incoming) = StreamPair::peer(memory, capacity)?;
+    pub(super) fn new(connection: ConnectionId, rings: &Taken<M>) -> Result<Stream<M>, RingError> {
+        let (outgoing, incoming) = rings.hand_over()?;
         Ok(Stream {
             connection,
-            capacity,
+            rings: rings.number,
+            capacity: rings.capacity,
             outgoing,
             incoming,
             send_shut: false,

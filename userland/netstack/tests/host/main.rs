@@ -11,6 +11,7 @@ mod ipv6;
 mod link;
 mod memory;
 mod names;
+mod rings;
 mod segment;
 mod server;
 mod tcp;

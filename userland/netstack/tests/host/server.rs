@@ -4,12 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use ipc::badge::Client;
 use ipc::interface::network::{
-    Event, GRANT_CONNECT, GRANT_LISTEN, KeepAlive, NetworkError, NetworkServer, PingReply,
-    READY_ACCEPT, READY_END, READY_ERROR, READY_RECEIVE, READY_SEND, Shutdown, Socket, SocketState,
-    StreamGeometry, StreamOption,
+    Event, GRANT_CONNECT, GRANT_LISTEN, KeepAlive, NetworkError, NetworkServer, Notice, PingReply,
+    READY_ACCEPT, READY_END, READY_ERROR, READY_RECEIVE, READY_SEND, RingPair, Shutdown, Socket,
+    SocketState, StreamGeometry, StreamOption,
 };
 use ipc::ring::{
     DatagramConsumer, DatagramPair, DatagramProducer, Descriptor, HEADER_BYTES, PacketConsumer,
@@ -30,13 +31,13 @@ use crate::memory::Shared;
 
 const BELL: Handle = Handle(1);
 const BUFFERS: u32 = 64;
-const RING: u32 = 16 * 1024;
+pub(crate) const RING: u32 = 16 * 1024;
 const LIFELINE: u64 = 1 << 63;
 
 /// What the server asked of the system.
 #[derive(Default)]
-struct Record {
-    now: Cell<u64>,
+pub(crate) struct Record {
+    pub(crate) now: Cell<u64>,
     memories: RefCell<BTreeMap<u64, Shared>>,
     signals: RefCell<Vec<(Handle, u64)>>,
     closed: RefCell<Vec<Handle>>,
@@ -58,7 +59,7 @@ impl Record {
         Handle(1_000 + self.next.get())
     }
 
-    fn share(&self, memory: &Shared) -> Handle {
+    pub(crate) fn share(&self, memory: &Shared) -> Handle {
         let handle = self.handle();
         self.memories.borrow_mut().insert(handle.0, memory.clone());
         handle
@@ -66,7 +67,7 @@ impl Record {
 }
 
 #[derive(Clone)]
-struct FakeSystem(Rc<Record>);
+pub(crate) struct FakeSystem(Rc<Record>);
 
 impl System for FakeSystem {
     type Memory = Shared;
@@ -191,18 +192,18 @@ impl Wire for Pipe {
 }
 
 /// Server A, its driver, and the peer B.
-struct World {
-    record: Rc<Record>,
-    server: Server<FakeSystem>,
+pub(crate) struct World {
+    pub(crate) record: Rc<Record>,
+    pub(crate) server: Server<FakeSystem>,
     pool: Shared,
     rings: Shared,
     driver: Option<FakeDriver>,
-    peer: Stack,
+    pub(crate) peer: Stack,
     pipe: Pipe,
 }
 
 impl World {
-    fn new() -> World {
+    pub(crate) fn new() -> World {
         let record = Rc::new(Record::default());
         record.now.set(SECOND);
         record.drivers.replace(vec![Some(1)]);
@@ -234,7 +235,7 @@ impl World {
     }
 
     /// Everyone has a turn; the clock goes on when nothing is to do.
-    fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         let now = self.record.now.get();
         let wake = self.server.run();
         if let Some(lifeline) = self.record.attached.take() {
@@ -268,7 +269,7 @@ impl World {
         }
     }
 
-    fn until(&mut self, what: &str, mut holds: impl FnMut(&mut World) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, mut holds: impl FnMut(&mut World) -> bool) {
         let end = self.record.now.get() + 60 * SECOND;
         loop {
             self.step();
@@ -285,17 +286,18 @@ impl World {
         self.server.badge_closed(LIFELINE | instance);
     }
 
-    fn call<R>(
+    pub(crate) fn call<R>(
         &mut self,
         badge: u64,
         f: impl FnOnce(&mut Server<FakeSystem>, &mut Caller<'_>) -> R,
     ) -> R {
         let record = Rc::clone(&self.record);
         let mut slot = Slot(&record);
+        self.server.take_notices(badge);
         f(&mut self.server, &mut Caller::new(badge, &mut slot))
     }
 
-    fn app(&mut self, badge: u64, grants: u32) -> App {
+    pub(crate) fn app(&mut self, badge: u64, grants: u32) -> App {
         assert!(self.server.open_session(badge, Client { task: 3, grants }));
         let memory = Shared::new(2 * packet_ring_bytes(16));
         let (events, bell) = (self.record.share(&memory), self.record.handle());
@@ -306,13 +308,14 @@ impl World {
         let (bits, doorbell) = attached.expect("attached");
         assert_eq!(doorbell, BELL);
         let ring = PacketConsumer::new(memory.clone(), 0, 16).expect("fits");
-        let touched = PacketProducer::new(memory.clone(), packet_ring_bytes(16), 16);
+        let notices = PacketProducer::new(memory.clone(), packet_ring_bytes(16), 16);
         App {
             badge,
             memory,
             events: ring,
-            touched: touched.expect("fits"),
+            notices: notices.expect("fits"),
             ready: BTreeMap::new(),
+            accepted: Vec::new(),
             touched_bits: bits.touched,
             bits: bits.all,
             bell,
@@ -320,18 +323,24 @@ impl World {
         }
     }
 
-    fn rings(&self) -> (Handle, AppStream) {
+    /// The app shares a pair of rings, full of what a hostile one might leave in them.
+    pub(crate) fn share(&mut self, badge: u64) -> Result<(RingPair, Shared), NetworkError> {
         let memory = Shared::new(StreamPair::bytes_needed(RING));
+        for word in memory.0.iter() {
+            word.store(0x5eed, Ordering::Relaxed);
+        }
         let handle = self.record.share(&memory);
-        let (to_stack, from_stack) = StreamPair::maker(memory.clone(), RING).expect("fits");
-        (
-            handle,
-            AppStream {
-                memory,
-                to_stack,
-                from_stack,
-            },
-        )
+        let geometry = StreamGeometry { ring_bytes: RING };
+        let shared = self.call(badge, |server, caller| {
+            server.share(caller, geometry, handle)
+        });
+        shared.map(|pair| (pair, memory))
+    }
+
+    /// A pair of rings for a connection of the app's.
+    pub(crate) fn rings(&mut self, badge: u64) -> (RingPair, AppStream) {
+        let (pair, memory) = self.share(badge).expect("shared");
+        (pair, AppStream::new(pair, &memory))
     }
 
     /// The app binds a UDP socket.
@@ -353,23 +362,28 @@ impl World {
         (socket, datagrams)
     }
 
-    fn accept(&mut self, app: &App, listener: Socket) -> Option<(Socket, AppStream)> {
-        let (handle, stream) = self.rings();
-        let geometry = StreamGeometry { ring_bytes: RING };
+    pub(crate) fn accept(&mut self, app: &App, listener: Socket) -> Option<(Socket, AppStream)> {
+        let (pair, stream) = self.rings(app.badge);
         let accepted = self.call(app.badge, |server, caller| {
-            server.accept(caller, listener, geometry, handle)
+            server.accept(caller, listener, pair)
         });
         match accepted {
             Ok(accepted) => Some((accepted.socket, stream)),
             Err(error) => {
                 assert_eq!(error, NetworkError::WouldBlock);
+                let unshared = self.call(app.badge, |server, caller| server.unshare(caller, pair));
+                assert_eq!(unshared, Ok(()));
                 None
             }
         }
     }
 
     /// The app listens, the peer connects, the app accepts.
-    fn accepted(&mut self, app: &mut App, port: u16) -> (Socket, AppStream, ConnectionId) {
+    pub(crate) fn accepted(
+        &mut self,
+        app: &mut App,
+        port: u16,
+    ) -> (Socket, AppStream, ConnectionId) {
         let listener = self
             .call(app.badge, |server, caller| server.listen(caller, port, 8))
             .expect("listens");
@@ -386,14 +400,17 @@ impl World {
     }
 
     /// The app connects to a listener of the peer's.
-    fn connected(&mut self, app: &mut App, port: u16) -> (Socket, AppStream, ConnectionId) {
+    pub(crate) fn connected(
+        &mut self,
+        app: &mut App,
+        port: u16,
+    ) -> (Socket, AppStream, ConnectionId) {
         let listener: ListenerId = self.peer.listen(CLIENT, None, port, 8).expect("listens");
-        let (handle, stream) = self.rings();
-        let geometry = StreamGeometry { ring_bytes: RING };
+        let (pair, stream) = self.rings(app.badge);
         let peer = SocketAddr::from((B, port));
         let socket = self
             .call(app.badge, |server, caller| {
-                server.connect(caller, peer, geometry, handle)
+                server.connect(caller, peer, pair)
             })
             .expect("begun");
         self.until("the connection", |_| app.take(socket) & READY_SEND != 0);
@@ -408,13 +425,15 @@ impl World {
 }
 
 /// A fake application.
-struct App {
-    badge: u64,
-    memory: Shared,
-    events: PacketConsumer<Shared>,
-    touched: PacketProducer<Shared>,
-    touched_bits: u64,
-    ready: BTreeMap<Socket, u32>,
+pub(crate) struct App {
+    pub(crate) badge: u64,
+    pub(crate) memory: Shared,
+    pub(crate) events: PacketConsumer<Shared>,
+    notices: PacketProducer<Shared>,
+    pub(crate) touched_bits: u64,
+    pub(crate) ready: BTreeMap<Socket, u32>,
+    /// Sockets that were accepted into offered rings.
+    pub(crate) accepted: Vec<(Socket, RingPair)>,
     bits: u64,
     bell: Handle,
     lifeline: Handle,
@@ -422,20 +441,51 @@ struct App {
 
 impl App {
     /// The bits told of a socket since the last question.
-    fn take(&mut self, socket: Socket) -> u32 {
+    pub(crate) fn take(&mut self, socket: Socket) -> u32 {
         while let Some(descriptor) = self.events.pop().expect("whole") {
             let event = Event::from(descriptor);
+            let rings = event.rings.map(|rings| (event.socket, rings));
+            self.accepted.extend(rings);
             *self.ready.entry(event.socket).or_default() |= event.ready;
         }
         self.ready.remove(&socket).unwrap_or(0)
     }
+
+    /// What has the stack look at all sockets, and take the notices.
+    pub(crate) fn bits(&self) -> u64 {
+        self.bits | self.touched_bits
+    }
+
+    /// Puts a notice into its ring; false where that is full.
+    pub(crate) fn give(&mut self, notice: Notice) -> bool {
+        self.give_raw(notice.into())
+    }
+
+    /// Puts anything into the ring of notices; false where that is full.
+    pub(crate) fn give_raw(&mut self, descriptor: Descriptor) -> bool {
+        self.notices.push(descriptor).expect("whole")
+    }
 }
 
 /// The application's side of a stream.
-struct AppStream {
+pub(crate) struct AppStream {
+    pub(crate) pair: RingPair,
     memory: Shared,
-    to_stack: StreamProducer<Shared>,
-    from_stack: StreamConsumer<Shared>,
+    pub(crate) to_stack: StreamProducer<Shared>,
+    pub(crate) from_stack: StreamConsumer<Shared>,
+}
+
+impl AppStream {
+    /// The stream that a connection with this pair is to have.
+    pub(crate) fn new(pair: RingPair, memory: &Shared) -> AppStream {
+        let (to_stack, from_stack) = StreamPair::maker(memory.clone(), RING).expect("fits");
+        AppStream {
+            pair,
+            memory: memory.clone(),
+            to_stack,
+            from_stack,
+        }
+    }
 }
 
 /// The application's side of a UDP socket.
@@ -496,7 +546,7 @@ impl Flow {
     }
 }
 
-const ALL: u32 = GRANT_LISTEN | GRANT_CONNECT;
+pub(crate) const ALL: u32 = GRANT_LISTEN | GRANT_CONNECT;
 
 #[test]
 fn a_served_stream_carries_both_ways_and_ends_in_order() {
@@ -570,13 +620,10 @@ fn a_connection_of_the_apps_opens_and_what_is_in_the_ring_at_its_close_arrives()
 fn refusals_and_resets_are_told_with_their_reason() {
     let mut world = World::new();
     let mut app = world.app(5, ALL);
-    let (handle, _stream) = world.rings();
-    let geometry = StreamGeometry { ring_bytes: RING };
+    let (pair, _stream) = world.rings(5);
     let nobody = SocketAddr::from((B, 99));
     let socket = world
-        .call(5, |server, caller| {
-            server.connect(caller, nobody, geometry, handle)
-        })
+        .call(5, |server, caller| server.connect(caller, nobody, pair))
         .unwrap();
     world.until("the refusal", |_| app.take(socket) & READY_ERROR != 0);
     let error = |world: &mut World, socket| {
@@ -600,17 +647,11 @@ fn what_the_manifest_does_not_grant_is_refused() {
     let _caller = world.app(2, GRANT_CONNECT);
     let geometry = StreamGeometry { ring_bytes: RING };
     let peer = SocketAddr::from((B, 80));
-    let (handle, _) = world.rings();
+    let (pair, _) = world.rings(1);
     let connect = world
-        .call(1, |server, caller| {
-            server.connect(caller, peer, geometry, handle)
-        })
+        .call(1, |server, caller| server.connect(caller, peer, pair))
         .err();
     assert_eq!(connect, Some(NetworkError::NotPermitted));
-    assert!(
-        world.record.memories.borrow().is_empty(),
-        "the rings were let go"
-    );
     let record = Rc::clone(&world.record);
     let ring = || record.share(&Shared::new(DatagramPair::bytes_needed(RING)));
     let refused = [
@@ -642,6 +683,10 @@ fn what_the_manifest_does_not_grant_is_refused() {
         .call(3, |server, caller| server.listen(caller, 80, 1))
         .err();
     assert_eq!(early, Some(NetworkError::NotAttached));
+    let early = world.share(3).err();
+    assert_eq!(early, Some(NetworkError::NotAttached));
+    let kept = world.record.memories.borrow();
+    assert!(kept.is_empty(), "what was refused was let go");
 }
 
 #[test]
@@ -659,7 +704,11 @@ fn a_dead_client_leaves_nothing_behind() {
         world.peer.tcp().phase(there) == Some(Phase::Ended(End::Reset))
     });
     let stack = world.server.stack();
-    assert_eq!((stack.ledger().bytes(), stack.ledger().sockets(5)), (0, 0));
+    let ledger = stack.ledger();
+    assert_eq!(
+        (ledger.bytes(), ledger.sockets(5), ledger.rings()),
+        (0, 0, 0)
+    );
     let closed = world.record.closed.borrow();
     assert!(closed.contains(&app.bell) && closed.contains(&app.lifeline));
     assert!(
@@ -1183,13 +1232,7 @@ fn the_sockets_that_a_client_names_are_looked_at_and_no_others() {
     for (_, rings) in &mut bound {
         assert_eq!(rings.to_stack.push(to, b"x"), Ok(true));
     }
-    let name = |app: &mut App, socket: u32| {
-        let named = Descriptor {
-            offset: socket,
-            ..Descriptor::default()
-        };
-        app.touched.push(named).unwrap()
-    };
+    let name = |app: &mut App, socket: u32| app.give(Notice::Touched(Socket(socket)));
     // One that is there, twice, and one that is not.
     for socket in [bound[1].0.0, bound[1].0.0, 99] {
         assert!(name(&mut app, socket));
@@ -1212,7 +1255,7 @@ fn the_sockets_that_a_client_names_are_looked_at_and_no_others() {
     while name(&mut app, bound[0].0.0) {}
     world.server.signalled(app.bits);
     world.until("all", |world| hear(world, &mut heard) == 3);
-    // A ring that cannot be ends the session.
+    // The ring is empty by now, and one that cannot be ends the session.
     let put = app.memory.word(packet_ring_bytes(16) / 4).unwrap();
     put.store(12_345, std::sync::atomic::Ordering::Relaxed);
     world.server.signalled(app.touched_bits);

@@ -1,6 +1,6 @@
 //! A UDP socket as its application sees it: two rings, and whom to wake.
 
-use super::stream::Doorbell;
+use super::doorbell::Doorbell;
 use alloc::rc::Rc;
 use core::net::SocketAddr;
 use ipc::interface::network::Socket;

@@ -1,71 +1,12 @@
 //! A TCP connection as its application sees it: two rings, and whom to wake.
 
-use crate::mapping::SharedMapping;
+use super::doorbell::Doorbell;
 use alloc::rc::Rc;
-use core::cell::{Cell, RefCell};
-use ipc::Handle;
-use ipc::interface::network::{DoorbellBits, Socket};
-use ipc::ring::{
-    Descriptor, PacketProducer, RingError, SharedMemory, StreamConsumer, StreamPair, StreamProducer,
-};
+use ipc::interface::network::Socket;
+use ipc::ring::{RingError, SharedMemory, StreamConsumer, StreamPair, StreamProducer};
 
-/// How the network stack hears of sockets that were used: the ring that names them, and its notification,
-/// which is a name: the handle is the [`super::Network`]'s.
-#[derive(Debug)]
-pub struct Doorbell {
-    notification: Handle,
-    bits: DoorbellBits,
-    /// What is to be signalled.
-    rung: Cell<u64>,
-    touched: Option<RefCell<PacketProducer<SharedMapping>>>,
-}
-
-impl Doorbell {
-    /// A doorbell with these bits. Without a ring the network stack looks at all sockets.
-    pub(super) fn new(
-        notification: Handle,
-        bits: DoorbellBits,
-        touched: Option<PacketProducer<SharedMapping>>,
-    ) -> Doorbell {
-        Doorbell {
-            notification,
-            bits,
-            rung: Cell::new(0),
-            touched: touched.map(RefCell::new),
-        }
-    }
-
-    /// The network stack sleeps on one of this socket's rings and is to look.
-    pub(super) fn touch(&self, socket: Socket) {
-        let named = self.touched.as_ref().is_some_and(|touched| {
-            let descriptor = Descriptor {
-                offset: socket.0,
-                ..Descriptor::default()
-            };
-            // Of a ring that the network stack has corrupted the session's end tells.
-            touched.borrow_mut().push(descriptor) == Ok(true)
-        });
-        let bits = if named {
-            self.bits.touched
-        } else {
-            self.bits.all
-        };
-        self.rung.set(self.rung.get() | bits);
-    }
-
-    /// The network stack sleeps on the ring of events and is to look.
-    pub(super) fn ring(&self) {
-        self.rung.set(self.rung.get() | self.bits.touched);
-    }
-
-    /// What to signal, if it was rung since this was last asked.
-    pub(super) fn take(&self) -> Option<(Handle, u64)> {
-        let bits = self.rung.take();
-        (bits != 0).then_some((self.notification, bits))
-    }
-}
-
-/// A TCP connection. Dropping it unmaps the rings here; the socket is closed by the stub's `close`.
+/// A TCP connection. It is closed by [`super::Network::close`]; one that is dropped stays open, and its rings
+/// in use, until the session ends.
 #[derive(Debug)]
 pub struct Stream<M> {
     socket: Socket,
@@ -100,9 +41,9 @@ impl<M: SharedMemory + Clone> Stream<M> {
         self.socket
     }
 
-    /// The rings' capacity and memory, of a stream that is closed.
-    pub(super) fn into_rings(self) -> (u32, M) {
-        (self.capacity, self.memory)
+    /// The rings' memory, of a stream that is closed.
+    pub(super) fn into_rings(self) -> M {
+        self.memory
     }
 
     /// Takes bytes that arrived and returns their number. 0 when there are none: then an event
@@ -170,7 +111,8 @@ impl<M: SharedMemory + Clone> Stream<M> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Doorbell, Stream};
+    use super::super::doorbell::Doorbell;
+    use super::Stream;
     use alloc::rc::Rc;
     use core::sync::atomic::{AtomicU32, Ordering};
     use ipc::Handle;

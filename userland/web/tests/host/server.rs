@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ipc::interface::network::{Event, READY_ACCEPT, READY_ERROR, READY_RECEIVE, Socket};
+use ipc::interface::network::{
+    Event, READY_ACCEPT, READY_ACCEPTED, READY_ERROR, READY_RECEIVE, RingPair, Socket,
+};
 use ipc::ring::{
     PacketConsumer, PacketProducer, SharedMemory, StreamConsumer, StreamPair, StreamProducer,
     packet_ring_bytes,
@@ -14,7 +16,7 @@ use ipc::ring::{
 use web::connection::IDLE;
 use web::page::Snapshot;
 use web::pattern;
-use web::server::{Accept, Lost, MAX_CONNECTIONS, Network, RING_BYTES, Server};
+use web::server::{Lost, MAX_CONNECTIONS, Network, RING_BYTES, Server};
 
 const LISTENER: Socket = Socket(1);
 const EVENTS: u32 = 64;
@@ -59,43 +61,73 @@ impl SharedMemory for Shared {
 }
 
 /// What the fake network stack knows.
-#[derive(Default)]
 struct Stack {
     now: u64,
-    waiting: VecDeque<(Socket, Shared)>,
+    events: PacketProducer<Shared>,
+    /// The pairs of rings, by their numbers.
+    pairs: Vec<Shared>,
+    /// Connections that are not accepted yet, with the pairs that they are to have.
+    waiting: VecDeque<(Socket, RingPair)>,
+    /// How many pairs are offered.
+    offered: usize,
     closed: Vec<Socket>,
-    rings: usize,
-    idle: usize,
+    touched: Vec<Socket>,
     gone: bool,
     /// There is no memory for another connection.
     shortage: bool,
-    /// How often a connection was to be taken.
+    /// How often pairs were to be offered.
     asked: usize,
+}
+
+impl Stack {
+    fn tell(&mut self, socket: Socket, ready: u32, rings: Option<RingPair>) {
+        let event = Event {
+            socket,
+            ready,
+            rings,
+        };
+        assert_eq!(self.events.push(event.into()), Ok(true));
+    }
+
+    /// Accepts as many connections as pairs are offered.
+    fn accept(&mut self) {
+        while self.offered > 0
+            && let Some((socket, rings)) = self.waiting.pop_front()
+        {
+            self.offered -= 1;
+            self.tell(socket, READY_ACCEPTED, Some(rings));
+        }
+    }
 }
 
 struct FakeNetwork(Rc<RefCell<Stack>>);
 
 impl Network for FakeNetwork {
     type Memory = Shared;
+    type Events = Shared;
 
     fn now(&self) -> u64 {
         self.0.borrow().now
     }
 
-    fn accept(&mut self) -> Result<Accept<Shared>, Lost> {
+    fn offer(&mut self, most: usize, starved: bool) -> Result<bool, Lost> {
         let mut stack = self.0.borrow_mut();
         stack.asked += 1;
         if stack.gone {
             return Err(Lost);
         }
-        if stack.shortage {
-            return Ok(Accept::Shortage);
+        if !stack.shortage {
+            let wanted = if starved { 2 * stack.offered + 2 } else { 1 };
+            stack.offered = stack.offered.max(wanted.min(most));
         }
-        let first = stack.waiting.pop_front();
-        let more = !stack.waiting.is_empty();
-        Ok(first.map_or(Accept::Nobody, |(socket, memory)| {
-            Accept::Taken(socket, memory, more)
-        }))
+        let is_any = stack.offered > 0;
+        stack.accept();
+        Ok(is_any)
+    }
+
+    fn accepted(&mut self, rings: RingPair) -> Result<Shared, Lost> {
+        let stack = self.0.borrow();
+        stack.pairs.get(rings.0 as usize).cloned().ok_or(Lost)
     }
 
     fn close(&mut self, socket: Socket, _: Shared) -> Result<(), Lost> {
@@ -103,13 +135,11 @@ impl Network for FakeNetwork {
         Ok(())
     }
 
-    fn ring(&mut self) {
-        self.0.borrow_mut().rings += 1;
+    fn touch(&mut self, socket: Socket) {
+        self.0.borrow_mut().touched.push(socket);
     }
 
-    fn idle(&mut self) {
-        self.0.borrow_mut().idle += 1;
-    }
+    fn ring(&mut self) {}
 
     fn snapshot(&mut self) -> Snapshot {
         Snapshot::default()
@@ -118,7 +148,6 @@ impl Network for FakeNetwork {
 
 struct World {
     stack: Rc<RefCell<Stack>>,
-    events: PacketProducer<Shared>,
     server: Server<FakeNetwork>,
     next: u32,
 }
@@ -134,32 +163,45 @@ struct Peer {
 
 impl World {
     fn new() -> World {
-        let stack = Rc::new(RefCell::new(Stack::default()));
         let memory = Shared::new(packet_ring_bytes(EVENTS));
         let events = PacketProducer::new(memory.clone(), 0, EVENTS).expect("fits");
+        let stack = Rc::new(RefCell::new(Stack {
+            now: 0,
+            events,
+            pairs: vec![],
+            waiting: VecDeque::new(),
+            offered: 0,
+            closed: vec![],
+            touched: vec![],
+            gone: false,
+            shortage: false,
+            asked: 0,
+        }));
         let consumer = PacketConsumer::new(memory, 0, EVENTS).expect("fits");
         let server = Server::new(FakeNetwork(Rc::clone(&stack)), LISTENER, consumer);
         World {
             stack,
-            events,
             server,
             next: 10,
         }
     }
 
     fn tell(&mut self, socket: Socket, ready: u32) {
-        assert_eq!(self.events.push(Event { socket, ready }.into()), Ok(true));
+        self.stack.borrow_mut().tell(socket, ready, None);
     }
 
     fn dial(&mut self) -> Peer {
         let memory = Shared::new(StreamPair::bytes_needed(RING_BYTES));
         let socket = Socket(self.next);
         self.next += 1;
-        self.stack
-            .borrow_mut()
-            .waiting
-            .push_back((socket, memory.clone()));
-        self.tell(LISTENER, READY_ACCEPT);
+        let mut stack = self.stack.borrow_mut();
+        let rings = RingPair(stack.pairs.len() as u32);
+        stack.pairs.push(memory.clone());
+        stack.waiting.push_back((socket, rings));
+        stack.accept();
+        if !stack.waiting.is_empty() {
+            stack.tell(LISTENER, READY_ACCEPT, None);
+        }
         let (from_server, to_server) = StreamPair::peer(memory.clone(), RING_BYTES).expect("fits");
         Peer {
             socket,
@@ -170,8 +212,21 @@ impl World {
         }
     }
 
+    /// Nothing is offered, and there is no memory for another pair of rings.
+    fn shortage(&mut self) {
+        let mut stack = self.stack.borrow_mut();
+        stack.offered = 0;
+        stack.shortage = true;
+    }
+
+    /// Runs the server, as often as it is woken.
     fn run(&mut self) -> u64 {
-        self.server.run().expect("not lost")
+        loop {
+            let wake = self.server.run().expect("not lost");
+            if !self.stack.borrow_mut().events.must_wake().expect("whole") {
+                return wake;
+            }
+        }
     }
 }
 
@@ -200,10 +255,8 @@ fn a_request_is_answered_and_the_connection_closed_after_both_ends() {
     assert!(String::from_utf8_lossy(&peer.answer).ends_with("</html>\n"));
     assert_eq!(peer.from_server.is_ended(), Ok(true));
     assert!(world.stack.borrow().closed.is_empty());
-    assert_eq!(world.stack.borrow().idle, 0);
     peer.to_server.close().unwrap();
     world.run();
-    assert_eq!(world.stack.borrow().idle, 1);
     assert_eq!(world.stack.borrow().closed, [peer.socket]);
     assert_eq!(world.server.connections(), 0);
 }
@@ -246,12 +299,12 @@ fn the_doorbell_is_rung_for_sleepers_only() {
     world.run();
     peer.ask(GET_PAGE);
     world.run();
-    assert_eq!(world.stack.borrow().rings, 0, "nobody sleeps");
+    assert_eq!(world.stack.borrow().touched, [], "nobody sleeps");
     peer.take(10_000);
     assert_eq!(peer.from_server.sleep(1), Ok(true));
     peer.ask(GET_PAGE);
     world.run();
-    assert_eq!(world.stack.borrow().rings, 1);
+    assert_eq!(world.stack.borrow().touched, [peer.socket]);
 }
 
 #[test]
@@ -274,7 +327,7 @@ fn connections_without_memory_are_taken_when_one_ends_or_in_time() {
     let mut world = World::new();
     let first = world.dial();
     world.run();
-    world.stack.borrow_mut().shortage = true;
+    world.shortage();
     let (second, third) = (world.dial(), world.dial());
     let wake = world.run();
     let asked = world.stack.borrow().asked;
@@ -290,7 +343,7 @@ fn connections_without_memory_are_taken_when_one_ends_or_in_time() {
         world.tell(socket, READY_ERROR);
     }
     world.run();
-    world.stack.borrow_mut().shortage = true;
+    world.shortage();
     world.dial();
     let wake = world.run();
     world.stack.borrow_mut().shortage = false;
@@ -329,6 +382,7 @@ fn stopping_answers_what_was_asked_and_closes_the_rest() {
     world.server.stop();
     world.run();
     assert_eq!(world.stack.borrow().closed, [idle.socket, asked.socket]);
+    world.stack.borrow_mut().offered = 0;
     asked.take(10_000);
     assert!(asked.answer.starts_with(b"HTTP/1.1 200"));
     assert_eq!(asked.from_server.is_ended(), Ok(true), "and no more");

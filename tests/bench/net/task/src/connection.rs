@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use ipc::interface::network::Socket;
 use ipc::ring::RingError;
-use runtime::net::{Rings, Stream};
+use runtime::net::{Pair, Stream};
 
 /// What a TCP port does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub(crate) fn response() -> Vec<u8> {
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: Stream<Rings>,
+    stream: Stream<Pair>,
     service: Service,
     /// Bytes received so far.
     count: u64,
@@ -76,7 +76,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: Stream<Rings>, service: Service) -> Connection {
+    pub(crate) fn new(stream: Stream<Pair>, service: Service) -> Connection {
         Connection {
             stream,
             service,
@@ -87,7 +87,7 @@ impl Connection {
     }
 
     /// The stream, to be closed.
-    pub(crate) fn into_stream(self) -> Stream<Rings> {
+    pub(crate) fn into_stream(self) -> Stream<Pair> {
         self.stream
     }
 

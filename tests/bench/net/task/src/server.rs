@@ -6,10 +6,9 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use ipc::Deadline;
-use ipc::client::CallError;
-use ipc::interface::network::{Event, NetworkError, READY_ERROR, Socket};
+use ipc::interface::network::{Event, READY_ERROR, Socket};
 use runtime::clock::after;
-use runtime::net::{DatagramSocket, NetError, Network, Rings, Wake};
+use runtime::net::{Accepted, DatagramSocket, NetError, Network, Rings, Wake};
 
 use crate::connection::{Connection, Service, Turn, response};
 
@@ -43,8 +42,6 @@ pub(crate) struct Server {
     connections: BTreeMap<Socket, Connection>,
     /// Whose turn was too short.
     again: VecDeque<Socket>,
-    /// Listeners whose connections had no room; asked again when one has gone.
-    starved: Vec<Socket>,
     piece: Vec<u8>,
     response: Vec<u8>,
 }
@@ -56,7 +53,9 @@ impl Server {
         let stub = network.stub();
         let mut listeners = BTreeMap::new();
         for (port, service) in SERVICES {
-            listeners.insert(stub.listen(after(PATIENCE), port, BACKLOG)?, service);
+            let listener = stub.listen(after(PATIENCE), port, BACKLOG)?;
+            network.offer(after(PATIENCE), listener, service.ring_bytes())?;
+            listeners.insert(listener, service);
         }
         let datagrams = network.bind(after(PATIENCE), DATAGRAMS, DATAGRAM_RING)?;
         Ok(Server {
@@ -65,7 +64,6 @@ impl Server {
             datagrams,
             connections: BTreeMap::new(),
             again: VecDeque::new(),
-            starved: Vec::new(),
             piece: vec![0; PIECE],
             response: response(),
         })
@@ -81,6 +79,7 @@ impl Server {
             };
             match self.network.wait(deadline)? {
                 Wake::Socket(event) => self.event(event)?,
+                Wake::Accepted(new) => self.add(new)?,
                 Wake::TimedOut => self.next_turn()?,
                 Wake::Signal(_) => {}
                 Wake::Lost => return Ok(()),
@@ -92,37 +91,21 @@ impl Server {
         if event.socket == self.datagrams.socket() {
             return self.echo_datagrams();
         }
-        if let Some(service) = self.listeners.get(&event.socket) {
-            return self.accept(event.socket, *service);
-        }
         if event.ready & READY_ERROR != 0 {
             return self.close(event.socket);
         }
         self.turn(event.socket)
     }
 
-    /// Takes all connections that wait.
-    fn accept(&mut self, listener: Socket, service: Service) -> Result<(), NetError> {
-        loop {
-            let ring_bytes = service.ring_bytes();
-            match self.network.accept(after(PATIENCE), listener, ring_bytes) {
-                Ok(incoming) => {
-                    let connection = Connection::new(incoming.stream, service);
-                    let socket = connection.socket();
-                    self.connections.insert(socket, connection);
-                    self.turn(socket)?;
-                    if incoming.waiting == 0 {
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.would_block() => return Ok(()),
-                Err(error) if is_want_of_room(&error) => {
-                    self.starved.push(listener);
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
+    /// Takes a connection that came.
+    fn add(&mut self, new: Accepted) -> Result<(), NetError> {
+        let Some(service) = self.listeners.get(&new.listener) else {
+            return self.network.close(after(PATIENCE), new.stream);
+        };
+        let connection = Connection::new(new.stream, *service);
+        let socket = connection.socket();
+        self.connections.insert(socket, connection);
+        self.turn(socket)
     }
 
     /// The turn of a connection. One that is gone already has none.
@@ -150,13 +133,7 @@ impl Server {
             return Ok(());
         };
         self.network
-            .close(after(PATIENCE), connection.into_stream())?;
-        for listener in core::mem::take(&mut self.starved) {
-            if let Some(service) = self.listeners.get(&listener) {
-                self.accept(listener, *service)?;
-            }
-        }
-        Ok(())
+            .close(after(PATIENCE), connection.into_stream())
     }
 
     fn echo_datagrams(&mut self) -> Result<(), NetError> {
@@ -167,15 +144,4 @@ impl Server {
         }
         Ok(())
     }
-}
-
-/// Whether there is no memory for another connection, here or there.
-fn is_want_of_room(error: &NetError) -> bool {
-    matches!(
-        error,
-        NetError::Kernel(ipc::Error::OutOfQuota | ipc::Error::OutOfMemory)
-            | NetError::Call(CallError::Service(
-                NetworkError::Exhausted | NetworkError::Kernel
-            ))
-    )
 }

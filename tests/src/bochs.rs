@@ -23,7 +23,7 @@ use crate::slots::Slot;
 const PROGRAM: &str = "bochs";
 
 /// Debian's package of it, with the smallest of the displays that it insists on. None is used.
-const PACKAGES: [&str; 2] = ["bochs", "bochs-term"];
+const PACKAGES: [&str; 4] = ["bochs", "bochs-term", "bochsbios", "vgabios"];
 
 /// A processor that has the features named above, as Bochs calls it. Later ones say by CPUID that their
 /// TSC runs at gigahertz, so that a second of the guest's is that many instructions.
@@ -68,6 +68,12 @@ impl Bochs {
 
     fn boot(image: &Image, cpus: u32, append: &str, forward: Option<Forward>) -> Result<Self> {
         packages::need(PROGRAM, &PACKAGES)?;
+        // Debian's Bochs is content with any one firmware.
+        for firmware in [BIOS, VGA_BIOS] {
+            if !Path::new(firmware).exists() {
+                packages::install(firmware, &PACKAGES)?;
+            }
+        }
         let slot = Slot::take();
         let folder = tempfile::tempdir().context("cannot make a folder for Bochs' settings")?;
         let iso = grub::iso(image, append, folder.path())?;

@@ -138,8 +138,8 @@ impl Stack {
         received == BATCH
     }
 
-    /// Sends what there is to send. True: there is more than the wire has taken, and room on it.
-    pub fn send(&mut self, now: Nanoseconds, wire: &mut impl Wire) -> bool {
+    /// Sends what there is to send, as far as the wire has room.
+    pub fn send(&mut self, now: Nanoseconds, wire: &mut impl Wire) {
         while let Some(lost) = self.link.next_lost() {
             if self.addresses.neighbour_lost(now, lost) {
                 self.apply_settings(now);
@@ -153,6 +153,11 @@ impl Stack {
         if self.link.has_requests() {
             self.link.send_requests(wire);
         }
+    }
+
+    /// Whether connections have something to send, and the wire room: what came up since the last
+    /// [`Stack::send`], or was more than a connection's turn.
+    pub fn can_go_on(&mut self, wire: &mut impl Wire) -> bool {
         self.tcp.has_output() && wire.can_transmit()
     }
 
@@ -160,7 +165,8 @@ impl Stack {
     /// to do at once.
     pub fn poll(&mut self, now: Nanoseconds, wire: &mut impl Wire) -> bool {
         let received = self.receive(now, wire);
-        self.send(now, wire) || received
+        self.send(now, wire);
+        received || self.can_go_on(wire)
     }
 
     /// When [`Stack::receive`] and [`Stack::send`] have something to do even if nothing arrives; `None`: never.

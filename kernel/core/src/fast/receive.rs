@@ -89,7 +89,7 @@ impl<P: Platform> Kernel<P> {
         let caller = server.reply_caller.get()?;
         let call = server.reply_to_call()?;
         let handles = &server.task().handles;
-        let endpoint = handles.look_up_source(Handle(registers.rdi.get()))?;
+        let endpoint = alive(handles.look_up_source(Handle(registers.rdi.get()))?.get())?;
         let claim = || caller.take_generation(call);
         let turn = take_over(cpu, server, caller, caller.terms(), claim)?;
         server.reply_caller.set(None);
@@ -99,7 +99,7 @@ impl<P: Platform> Kernel<P> {
             thread: caller,
             turn,
         };
-        Some((endpoint.get(), Some(taken)))
+        Some((endpoint, Some(taken)))
     }
 
     /// The Receive itself, of a thread whose registers hold its arguments: gives it the signals that are
@@ -249,7 +249,14 @@ fn source(cpu: &Cpu, receiver: &'static Thread) -> Option<&'static Endpoint> {
         return None;
     }
     let handles = &receiver.task().handles;
-    Some(handles.look_up_source(Handle(registers.rdi.get()))?.get())
+    alive(handles.look_up_source(Handle(registers.rdi.get()))?.get())
+}
+
+/// An endpoint that was not destroyed: from one that was nothing is received, and so nothing replied or
+/// signalled before.
+#[inline(always)]
+fn alive(endpoint: &'static Endpoint) -> Option<&'static Endpoint> {
+    endpoint.slot.is_alive().then_some(endpoint)
 }
 
 /// What a thread finds that receives from an endpoint; `None` for what is the slow path's to see to.

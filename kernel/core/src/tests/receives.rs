@@ -337,3 +337,22 @@ fn deadlines_that_move_on_set_the_timer_once() {
         assert!(is(running(kernel), world.threads[0]));
     }
 }
+
+/// Where nothing can be received nothing is signalled before, by either path.
+#[test]
+fn nothing_is_signalled_before_a_receive_from_a_destroyed_endpoint() {
+    for is_fast in [false, true] {
+        let kernel = kernel(1);
+        let home = task(kernel, 1 << 20);
+        let server = thread(kernel, home, 10);
+        let endpoint = call(kernel, server, O::EndpointCreate, &[]).unwrap()[0];
+        let made = kernel.make_notification(&kernel.root_quota).unwrap();
+        let bell = give(kernel, home, Object::Notification(made), Rights::ALL).0;
+        call(kernel, server, O::Destroy, &[endpoint]).unwrap();
+        kernel.platform.fast.store(is_fast, Ordering::Relaxed);
+        let result = call(kernel, server, O::SignalReceive, &[endpoint, 0, bell, 2]);
+        assert_eq!(result, Err(Error::InvalidHandle), "fast: {is_fast}");
+        let bits = made.try_signals().map(|signals| signals.bits());
+        assert_eq!(bits, Some(0), "fast: {is_fast}");
+    }
+}

@@ -181,11 +181,15 @@ impl<S: System> Server<S> {
             self.serve_datagrams();
             self.answer_ended(now);
             // What the clients' bytes made to send goes out with what was received is answered by.
-            let more = attached && self.stack.send(now, &mut self.packets);
+            if attached {
+                self.stack.send(now, &mut self.packets);
+            }
             self.serve_changed();
             self.flush_events();
             self.look_at_driver();
-            if !received && !more && self.may_sleep() {
+            // Of a client's last look, and of one that was let go, there may be something to send only now.
+            let more = received || attached && self.stack.can_go_on(&mut self.packets);
+            if !more && self.may_sleep() {
                 return self.deadline(now);
             }
         }

@@ -4,6 +4,7 @@
 
 use std::io::IsTerminal;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -12,6 +13,10 @@ use crate::{process, say};
 
 /// How long apt-get may take, a slow mirror included.
 const APT_LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// Held while packages are installed: apt-get waits for another's end with its database only, and fails where
+/// that one still downloads.
+static ONE_BY_ONE: Mutex<()> = Mutex::new(());
 
 /// Makes sure that `program` is on `PATH`, installing `packages` when it is not.
 pub fn need(program: &str, packages: &[&str]) -> Result<()> {
@@ -37,6 +42,7 @@ pub fn install(what: &str, packages: &[&str]) -> Result<()> {
              (elsewhere: the packages of your system that hold the same programs)"
         );
     };
+    let _alone = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
     say::progress(&format!(
         "{what} is missing; running `{}{mend}`",
         prefix.join(" ")

@@ -16,7 +16,7 @@ pub enum Mutant {
     WriteAndExecute,
     /// A stashed reply can be answered again.
     ReplyOneShot,
-    /// A wait can be claimed twice.
+    /// A wait can be claimed twice, and by the deadline of another one.
     WaitArbitration,
     /// Other CPUs keep their TLB entries after an unmap.
     Shootdown,

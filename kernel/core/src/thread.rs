@@ -483,7 +483,8 @@ impl Thread {
     pub(crate) fn overdue(&self, now: u64) -> Option<u64> {
         // The wait first: a deadline that is read later is that wait's as long as it can be claimed.
         let word = self.wait.load(Ordering::Acquire);
-        (word & state::MASK == state::WAITING && self.deadline() <= now).then_some(word)
+        let due = self.deadline() <= now || mutant::active(Mutant::WaitArbitration);
+        (word & state::MASK == state::WAITING && due).then_some(word)
     }
 
     /// Whether it is in this particular wait, and nobody has claimed it, as a snapshot.

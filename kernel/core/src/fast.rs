@@ -66,8 +66,8 @@ pub enum Fast {
 
 /// Each of these functions is a system call of this CPU's thread, whose registers hold the deadline and
 /// what a system call keeps; the arguments come separately. `None`, and nothing is changed, if not all is
-/// as it has to be for the short way. They call no function that returns, so that the compiler has every
-/// register and saves none.
+/// as it has to be for the short way. They call no function that returns but where it is not of a call or a
+/// reply, so that the compiler has every register and saves none.
 ///
 /// What the way in and the way out do for others is left out here: whoever wants this CPU's TLB
 /// flushed, its run queue looked at, or its epoch seen sends an interrupt too, or waits for the
@@ -249,16 +249,16 @@ fn urgency_here(cpu: &Cpu, terms: u32) -> Option<u32> {
     Thread::urgency_at_home(terms, cpu.fast_terms.load(Ordering::Relaxed))
 }
 
-/// The deadline of the wait that a thread's system call asks for, if the timers need not be told of it: there is
-/// none, or an entry for an earlier one stands for it, on this CPU, where nobody takes it out meanwhile.
+/// Whether the timers need not be told of the deadline of the wait that a thread's system call asks for: there
+/// is none, or an entry for an earlier one stands for it, on this CPU, where nobody takes it out meanwhile.
 #[inline(always)]
-fn armed(cpu: &Cpu, thread: &Thread) -> Option<u64> {
+fn armed(cpu: &Cpu, thread: &Thread) -> bool {
     let deadline = thread.registers.r12.get();
-    if deadline != NEVER && !thread.timer.stand_for(cpu.index, deadline) {
+    let armed = deadline == NEVER || thread.timer.stand_for(cpu.index, deadline);
+    if !armed {
         cold_path();
-        return None;
     }
-    Some(deadline)
+    armed
 }
 
 /// Whether a thread that was taken runs at once.

@@ -48,7 +48,9 @@ impl<P: Platform> Kernel<P> {
         if tag.handles() != 1 || !tag.is_valid() {
             return None;
         }
-        armed(cpu, caller)?;
+        if !armed(cpu, caller) {
+            return None;
+        }
         let (_, transfer) = sent_handle(caller);
         if transfer.is_copy() {
             return None;
@@ -218,7 +220,9 @@ pub(super) fn plain(cpu: &Cpu, thread: &Thread, tag: u64) -> Option<(Tag, u32)> 
         cold_path();
         return None;
     }
-    armed(cpu, thread)?;
+    if !armed(cpu, thread) {
+        return None;
+    }
     let length = upper & LENGTH;
     if length > MAX_BYTES as u32 {
         cold_path();

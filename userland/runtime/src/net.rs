@@ -241,7 +241,8 @@ impl Network {
             if !self.events.sleep(1)? {
                 continue;
             }
-            let woken = self.sleep(deadline);
+            let retry = self.retry_at();
+            let woken = self.sleep(deadline.min(retry));
             self.events.wake()?;
             match woken {
                 Ok(endpoint::Event::Signal(bits)) if bits & !BELL_BITS != 0 => {
@@ -249,8 +250,31 @@ impl Network {
                 }
                 Ok(endpoint::Event::Closed(_)) => return Ok(Wake::Lost),
                 Ok(_) => {}
+                Err(Error::TimedOut) if retry < deadline => self.fill_offers(after(PATIENCE)),
                 Err(Error::TimedOut) => return Ok(Wake::TimedOut),
                 Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// When to look again for a pair of rings for a listener that has none; there may be one though nothing
+    /// that happens here tells of it.
+    fn retry_at(&self) -> Deadline {
+        let offers = self.offers.borrow();
+        let starved = offers
+            .iter()
+            .any(|offers| offers.is_empty() && !offers.has_ended());
+        let until = self.pool.borrow().refused_until();
+        until.filter(|_| starved).map_or(Deadline::NEVER, Deadline)
+    }
+
+    /// Offers what there is memory for: first one for each listener that has none.
+    fn fill_offers(&self, deadline: Deadline) {
+        let mut pool = self.pool.borrow_mut();
+        for room in [1, usize::MAX] {
+            for offers in self.offers.borrow_mut().iter_mut() {
+                // Where there is still no memory for another pair, the next close may make room, or time.
+                let _ = offers.fill(&mut pool, deadline, room);
             }
         }
     }
@@ -270,8 +294,9 @@ impl Network {
         Ok((!starved).then_some(Wake::Socket(event)))
     }
 
-    /// Offers a listener more, for a connection came that found nothing; where there is no memory for that,
-    /// what others are offered beyond the first is for it. False: it is not offered anything at all.
+    /// Offers a listener more, for a connection came that found nothing. Where there is no memory for that, the
+    /// one that is offered most gives up half of what it has more; and where it is still offered nothing, all
+    /// others what they have beyond the first. False: it is no listener that anything is offered to.
     fn offer_more(&self, listener: Socket) -> Result<bool, NetError> {
         let mut all = self.offers.borrow_mut();
         let Some(place) = all.iter().position(|offers| offers.listener() == listener) else {
@@ -281,12 +306,24 @@ impl Network {
         let Some((starved, behind)) = rest.split_first_mut() else {
             return Ok(false);
         };
+        let mut others: Vec<&mut Offers> = before.iter_mut().chain(behind).collect();
         let mut pool = self.pool.borrow_mut();
         starved.grow(&pool);
-        let _ = starved.fill(&mut pool, after(PATIENCE), usize::MAX);
+        let before = pool.refused_until();
+        let filled = starved.fill(&mut pool, after(PATIENCE), usize::MAX);
+        // Not each time that this is refused, but when it was asked for and refused anew.
+        if filled.is_err() && pool.refused_until() != before {
+            let most = others.iter_mut().max_by_key(|others| others.count());
+            if let Some(most) = most.filter(|most| most.count() > starved.count() + 1) {
+                let left = (most.count() + starved.count()).div_ceil(2);
+                most.shrink(&mut pool, after(PATIENCE), left)?;
+                pool.forget_refusal();
+                let _ = starved.fill(&mut pool, after(PATIENCE), usize::MAX);
+            }
+        }
         if starved.is_empty() {
-            for others in before.iter_mut().chain(behind) {
-                others.shrink(&mut pool, after(PATIENCE))?;
+            for others in others {
+                others.shrink(&mut pool, after(PATIENCE), 1)?;
             }
             // Where that does not suffice, a pair that a connection leaves is offered.
             let _ = starved.fill(&mut pool, after(PATIENCE), usize::MAX);
@@ -296,17 +333,19 @@ impl Network {
 
     /// The connection that an event tells of; another pair takes the place of the one that it has.
     fn accepted(&self, event: Event) -> Result<Accepted, NetError> {
-        let mut offers = self.offers.borrow_mut();
+        let mut all = self.offers.borrow_mut();
         let number = event.rings.ok_or(RingError::Corrupted)?;
-        let taken = offers.iter_mut().find_map(|offers| {
+        let taken = all.iter_mut().find_map(|offers| {
             let pair = offers.take(number)?;
             Some((offers, pair))
         });
         // The network stack named a pair that it was not offered.
         let (offers, pair) = taken.ok_or(RingError::Corrupted)?;
         let _ = offers.fill(&mut self.pool.borrow_mut(), after(PATIENCE), usize::MAX);
+        let listener = offers.listener();
+        all.retain(|offers| !offers.has_ended() || !offers.is_empty());
         Ok(Accepted {
-            listener: offers.listener(),
+            listener,
             stream: self.stream(event.socket, pair)?,
         })
     }
@@ -398,17 +437,26 @@ impl Network {
     ///
     /// Errors: Call.
     pub fn close(&self, deadline: Deadline, stream: Stream<Pair>) -> Result<(), NetError> {
-        let socket = stream.socket();
-        let mut pool = self.pool.borrow_mut();
-        pool.close(deadline, socket, stream.into_rings())?;
-        let mut offers = self.offers.borrow_mut();
-        // First one for each listener that has none.
-        for room in [1, usize::MAX] {
-            for offers in offers.iter_mut() {
-                // Where there is still no memory for another pair, the next close may make room.
-                let _ = offers.fill(&mut pool, deadline, room);
-            }
+        let (socket, rings) = (stream.socket(), stream.into_rings());
+        self.pool.borrow_mut().close(deadline, socket, rings)?;
+        self.fill_offers(deadline);
+        Ok(())
+    }
+
+    /// Closes a listener, as the stub's `close` does, and takes back what it was offered. Connections that it
+    /// was given before may still come.
+    ///
+    /// Errors: Call.
+    pub fn close_listener(&self, deadline: Deadline, listener: Socket) -> Result<(), NetError> {
+        self.stub().close(deadline, listener)?;
+        let mut all = self.offers.borrow_mut();
+        for offers in all
+            .iter_mut()
+            .filter(|offers| offers.listener() == listener)
+        {
+            offers.end(&mut self.pool.borrow_mut(), deadline)?;
         }
+        all.retain(|offers| !offers.has_ended() || !offers.is_empty());
         Ok(())
     }
 

@@ -37,6 +37,11 @@ impl<S: Supply> Offers<S> {
         self.listener
     }
 
+    /// How many pairs are offered.
+    pub const fn count(&self) -> usize {
+        self.offered.len()
+    }
+
     /// Whether nothing is offered.
     pub const fn is_empty(&self) -> bool {
         self.offered.is_empty()
@@ -47,7 +52,8 @@ impl<S: Supply> Offers<S> {
         self.wanted = (2 * self.wanted).min(pool.pairs_ready(self.ring_bytes));
     }
 
-    /// Offers pairs of the pool until as many are offered as is of use, and at most `room`.
+    /// Offers pairs of the pool until as many are offered as is of use, and at most `room`. The first is
+    /// needed; for more nothing is taken from others.
     ///
     /// Errors: Kernel, where this task has no memory for another one; Call, where the network stack refuses.
     pub fn fill(
@@ -57,19 +63,42 @@ impl<S: Supply> Offers<S> {
         room: usize,
     ) -> Result<(), NetError> {
         while self.offered.len() < self.wanted.min(room) {
-            let pair = pool.take(deadline, self.ring_bytes)?;
+            let pair = pool.take_ahead(deadline, self.ring_bytes, self.is_empty())?;
             pool.offer(deadline, self.listener, &pair)?;
             self.offered.push(pair);
         }
         Ok(())
     }
 
-    /// Takes all offers back but one: another listener has none.
+    /// Takes all offers back but so many: another listener needs them more.
     ///
     /// Errors: Call.
-    pub fn shrink(&mut self, pool: &mut Pool<S>, deadline: Deadline) -> Result<(), NetError> {
-        self.wanted = 1;
-        let surplus = self.offered.split_off(self.offered.len().min(1));
+    pub fn shrink(
+        &mut self,
+        pool: &mut Pool<S>,
+        deadline: Deadline,
+        left: usize,
+    ) -> Result<(), NetError> {
+        self.wanted = self.wanted.min(left);
+        self.withdraw(pool, deadline)
+    }
+
+    /// Takes all offers back for good: the listener is closed. Of those that are left connections will tell.
+    ///
+    /// Errors: Call.
+    pub fn end(&mut self, pool: &mut Pool<S>, deadline: Deadline) -> Result<(), NetError> {
+        self.wanted = 0;
+        self.withdraw(pool, deadline)
+    }
+
+    /// Whether nothing is to be offered any more.
+    pub const fn has_ended(&self) -> bool {
+        self.wanted == 0
+    }
+
+    /// Takes back what is more than wanted.
+    fn withdraw(&mut self, pool: &mut Pool<S>, deadline: Deadline) -> Result<(), NetError> {
+        let surplus = self.offered.split_off(self.offered.len().min(self.wanted));
         for pair in surplus {
             // One that a connection has by now is told of by an event.
             self.offered.extend(pool.withdraw(deadline, pair)?);
@@ -113,10 +142,15 @@ mod tests {
         offered: RefCell<Vec<(Socket, RingPair)>>,
         in_use: RefCell<Vec<RingPair>>,
         asked: Cell<usize>,
+        now: Cell<u64>,
     }
 
     impl Supply for Rc<Stack> {
         type Memory = ();
+
+        fn now(&self) -> u64 {
+            self.now.get()
+        }
 
         fn share(&self, _: Deadline, _: u32) -> Result<(RingPair, ()), NetError> {
             self.asked.set(self.asked.get() + 1);
@@ -195,9 +229,14 @@ mod tests {
         let small = pool.take(NEVER, RING).unwrap();
         let (kept, asked) = (pool.take(NEVER, RING).unwrap(), stack.asked.get());
         for _ in 0..3 {
-            assert!(pool.take(NEVER, LARGE).is_err());
+            assert!(pool.take_ahead(NEVER, LARGE, true).is_err());
         }
         assert_eq!(stack.asked.get(), asked + 1);
+        assert!(pool.take(NEVER, LARGE).is_err(), "who needs it now asks");
+        assert_eq!(stack.asked.get(), asked + 2);
+        stack.now.set(pool.refused_until().unwrap());
+        assert!(pool.take_ahead(NEVER, LARGE, true).is_err());
+        assert_eq!(stack.asked.get(), asked + 3, "asked again in time");
         pool.keep(NEVER, small).unwrap();
         assert!(
             pool.take(NEVER, LARGE).is_ok(),
@@ -229,6 +268,21 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_listener_leaves_its_pairs_and_those_of_connections_that_came() {
+        let (stack, mut pool) = world(3, 1 << 20);
+        let mut offers = Offers::new(LISTENER, RING);
+        offers.grow(&pool);
+        offers.fill(&mut pool, NEVER, 9).unwrap();
+        let number = stack.offered.borrow()[0].1;
+        stack.in_use.borrow_mut().push(number);
+        offers.end(&mut pool, NEVER).unwrap();
+        offers.grow(&pool);
+        offers.fill(&mut pool, NEVER, 9).unwrap();
+        assert_eq!(*stack.shared.borrow(), [number]);
+        assert!(offers.has_ended() && offers.take(number).is_some() && offers.is_empty());
+    }
+
+    #[test]
     fn a_starved_listener_gets_what_others_are_offered_beyond_the_first() {
         let (stack, mut pool) = world(4, 32 << 20);
         let (mut rich, mut starved) = (Offers::new(OTHER, RING), Offers::new(LISTENER, RING));
@@ -240,7 +294,7 @@ mod tests {
         // One of the others has become a connection, of which an event will tell.
         let last = stack.offered.borrow()[3].1;
         stack.in_use.borrow_mut().push(last);
-        rich.shrink(&mut pool, NEVER).unwrap();
+        rich.shrink(&mut pool, NEVER, 1).unwrap();
         starved.fill(&mut pool, NEVER, 9).unwrap();
         assert_eq!(stack.offered_to(LISTENER), 1);
         assert!(rich.take(last).is_some());

@@ -18,6 +18,8 @@ use ipc::ring::{SharedMemory, StreamPair};
 const MOST: usize = 32;
 /// Part of the own memory that either may take, as a divisor.
 const PART: u64 = 16;
+/// How long after a refusal none is asked for ahead, in nanoseconds.
+const RETRY: u64 = 100_000_000;
 
 /// A pair of stream rings that the network stack has mapped.
 #[derive(Clone, Debug)]
@@ -67,8 +69,10 @@ pub struct Pool<S: Supply = Supplier> {
     spare: Vec<Pair<S::Memory>>,
     /// Pairs that were taken and not brought back.
     out: usize,
-    /// Why there was no further pair. While none comes back there is no use in asking again.
-    refused: Option<NetError>,
+    /// Why there was no further pair, and until when to count on that.
+    refused: Option<(NetError, u64)>,
+    /// A pair came back since.
+    came_back: bool,
 }
 
 impl Pool {
@@ -93,6 +97,7 @@ impl<S: Supply> Pool<S> {
             spare: Vec::new(),
             out: 0,
             refused: None,
+            came_back: false,
         }
     }
 
@@ -114,25 +119,66 @@ impl<S: Supply> Pool<S> {
         let fits = |pair: &Pair<S::Memory>| pair.ring_bytes == ring_bytes;
         let pair = match self.spare.iter().rposition(fits) {
             Some(place) => self.spare.swap_remove(place),
-            None => self.share(deadline, ring_bytes)?,
+            None => self.share(deadline, ring_bytes, true)?,
         };
         self.out += 1;
         Ok(pair)
     }
 
-    /// A new pair; where there is no room for it, spare ones, which are of other sizes, make some.
-    fn share(&mut self, deadline: Deadline, ring_bytes: u32) -> Result<Pair<S::Memory>, NetError> {
-        if let Some(error) = self.refused {
+    /// As [`Pool::take`], for a connection that is still to come. Where there was no new pair just now, none is
+    /// asked for until [`Pool::refused_until`]; where one is needed, until one comes back. Spare ones of other
+    /// sizes make room for one that is needed only.
+    ///
+    /// Errors: Kernel, Call, also of that time.
+    pub(super) fn take_ahead(
+        &mut self,
+        deadline: Deadline,
+        ring_bytes: u32,
+        needed: bool,
+    ) -> Result<Pair<S::Memory>, NetError> {
+        let fits = |pair: &Pair<S::Memory>| pair.ring_bytes == ring_bytes;
+        if self.spare.iter().any(fits) {
+            return self.take(deadline, ring_bytes);
+        }
+        if let Some((error, until)) = self.refused
+            && self.supply.now() < until
+            && !(needed && self.came_back)
+        {
             return Err(error);
         }
+        let pair = self.share(deadline, ring_bytes, needed)?;
+        self.out += 1;
+        Ok(pair)
+    }
+
+    /// Until when no pair is asked for ahead, in nanoseconds of the monotonic clock.
+    pub fn refused_until(&self) -> Option<u64> {
+        self.refused.map(|(_, until)| until)
+    }
+
+    /// Has pairs asked for at once that were refused just now.
+    pub(super) const fn forget_refusal(&mut self) {
+        self.refused = None;
+    }
+
+    /// A new pair; where there is no room for one that is needed, spare ones, which are of other sizes, make
+    /// some.
+    fn share(
+        &mut self,
+        deadline: Deadline,
+        ring_bytes: u32,
+        needed: bool,
+    ) -> Result<Pair<S::Memory>, NetError> {
         let mut shared = self.supply.share(deadline, ring_bytes);
-        if shared.is_err() && !self.spare.is_empty() {
+        if shared.is_err() && needed && !self.spare.is_empty() {
             for pair in core::mem::take(&mut self.spare) {
                 self.supply.unshare(deadline, pair.number)?;
             }
             shared = self.supply.share(deadline, ring_bytes);
         }
-        self.refused = shared.as_ref().err().copied().filter(|_| self.out > 0);
+        let until = self.supply.now() + RETRY;
+        self.refused = shared.as_ref().err().map(|error| (*error, until));
+        self.came_back = false;
         shared.map(|(number, memory)| Pair {
             number,
             ring_bytes,
@@ -142,7 +188,7 @@ impl<S: Supply> Pool<S> {
 
     fn is_back(&mut self) {
         self.out = self.out.saturating_sub(1);
-        self.refused = None;
+        self.came_back = true;
     }
 
     /// Keeps a pair that no connection uses any more for the next one, or gives it back where enough are

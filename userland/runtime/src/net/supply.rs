@@ -2,6 +2,7 @@
 
 use super::NetError;
 use super::doorbell::Doorbell;
+use crate::clock;
 use crate::mapping::{Mapping, SharedMapping};
 use crate::memory::Memory;
 use crate::transport::Kernel;
@@ -17,6 +18,9 @@ use ipc::ring::StreamPair;
 pub trait Supply {
     /// Memory that is shared with the network stack.
     type Memory;
+
+    /// The monotonic clock, in nanoseconds.
+    fn now(&self) -> u64;
 
     /// Shares memory for a pair of rings of this capacity.
     ///
@@ -62,6 +66,10 @@ impl Supplier {
 
 impl Supply for Supplier {
     type Memory = SharedMapping;
+
+    fn now(&self) -> u64 {
+        clock::now()
+    }
 
     fn share(
         &self,

@@ -246,6 +246,7 @@ fn a_wait_costs_one_interrupt_and_few_register_accesses() {
     assert!(!bench.interrupt(), "nothing has come");
     for round in 0..20 {
         let before = bench.device.state().accesses;
+        assert_eq!(bench.stack.received.sleep(1), Ok(true));
         for _ in 0..4 {
             assert!(bench.device.receive(&packet(60, round), 0));
         }
@@ -263,6 +264,33 @@ fn a_wait_costs_one_interrupt_and_few_register_accesses() {
         assert!(accesses <= 4, "causes twice, tails: {accesses}");
     }
     assert_eq!(bench.card.statistics().interrupts, 20);
+    bench.end();
+}
+
+#[test]
+fn a_busy_stack_has_the_card_looked_at_instead_of_interrupting() {
+    let mut bench = Bench::new();
+    bench.stack.give(0..24);
+    bench.run();
+    for round in 0..20 {
+        // The stack is awake when the packet comes: it tells when it has taken that.
+        assert!(bench.device.receive(&packet(60, round), 0));
+        assert!(bench.interrupt(), "a packet is news");
+        assert!(!bench.run().signal);
+        for _ in 0..3 {
+            assert!(bench.device.receive(&packet(61, round), 0));
+            // The card learns by its next interrupt that nobody asks for more.
+            bench.interrupt();
+            while bench.received().is_some() {}
+            assert_eq!(bench.stack.received.must_wake(), Ok(true));
+            bench.run();
+        }
+        while bench.received().is_some() {}
+        assert_eq!(bench.stack.received.must_wake(), Ok(true));
+        // Nothing came meanwhile.
+        bench.run();
+    }
+    assert!(bench.card.statistics().interrupts <= 40, "of 80 packets");
     bench.end();
 }
 

@@ -9,6 +9,9 @@
 //!   but the first the bytes begin where the header of the first lies.
 //! - A descriptor to send that is refused comes back as one that was sent, so that the stack does not
 //!   lose its memory.
+//! - While the stack has received packets to take, and more come, the device does not interrupt: the stack
+//!   tells when it has taken all, and the device's queue is looked at then. The more there is to do, the more
+//!   is done for each wake; when nothing came meanwhile the device is to interrupt again.
 //!
 //! The stack's rings and descriptors and the device's answers are all hostile: what does not fit is
 //! an error of the party that wrote it, or a counted drop.
@@ -106,6 +109,10 @@ pub struct Card<D: Device, M: SharedMemory> {
     statistics: Statistics,
     /// Bytes to send in the device's hands.
     in_flight: u64,
+    /// Entries of the ring of received packets.
+    entries: u32,
+    /// The stack is busy with received packets, and the device does not interrupt for more.
+    polls: bool,
 }
 
 /// Those of the features asked for that these rings and buffers suffice for: a packet of many buffers
@@ -163,6 +170,8 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
             spare: Vec::new(),
             statistics: Statistics::default(),
             in_flight: 0,
+            entries: geometry.ring_entries,
+            polls: false,
         })
     }
 
@@ -190,7 +199,8 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
     /// Moves packets until there are none, or long enough. Whoever waits afterwards is woken by an
     /// interrupt or a doorbell if more comes: both were asked for before the last look.
     pub fn run(&mut self) -> Result<Pump, CardError<D::Error>> {
-        let mut again = true;
+        let (mut again, mut signal) = (true, false);
+        let mut seen = self.statistics.received_packets;
         for _ in 0..MOST_ROUNDS {
             self.device.disarm();
             self.rings.look()?;
@@ -199,7 +209,13 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
             self.rings.publish()?;
             let more = moved?;
             self.statistics.kicks += self.device.notify();
-            if !more && !self.must_look_again()? {
+            signal |= self.rings.must_wake()?;
+            if more {
+                continue;
+            }
+            let came = self.statistics.received_packets;
+            self.choose_to_poll(core::mem::replace(&mut seen, came) < came, signal);
+            if !self.must_look_again()? {
                 again = false;
                 break;
             }
@@ -207,7 +223,7 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
         let starves = !again && self.device.held(Direction::Receive) == 0;
         self.statistics.starved += u64::from(starves);
         Ok(Pump {
-            signal: self.rings.must_wake()?,
+            signal,
             again,
             reclaim: !again && self.device.held(Direction::Transmit) > 0,
         })
@@ -222,6 +238,16 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
         Ok(sent | received | free | self.send_packets()?)
     }
 
+    /// Decides who tells of the next received packets. Where some came while the stack was awake it does, when
+    /// it has taken all; and as long as each of these looks finds new ones, or it has not.
+    fn choose_to_poll(&mut self, came: bool, slept: bool) {
+        let has_some = self.rings.received.ready() < self.entries;
+        self.polls = match came {
+            true => self.polls || !slept,
+            false => self.polls && has_some,
+        };
+    }
+
     /// Asks device and stack to tell of what comes from now on; true if something came before they
     /// could hear that.
     ///
@@ -231,7 +257,9 @@ impl<D: Device, M: SharedMemory + Clone> Card<D, M> {
         let mut again = false;
         // Received packets are of use only while the stack takes them; it tells when it does.
         let wanted = self.arriving.parts.len().max(1) as u32;
-        again |= if self.rings.received.ready() < wanted {
+        again |= if self.polls {
+            !self.rings.received.sleep(self.entries)?
+        } else if self.rings.received.ready() < wanted {
             !self.rings.received.sleep(wanted)?
         } else {
             self.device.arm(Direction::Receive, 1)

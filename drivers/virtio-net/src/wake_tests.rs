@@ -93,9 +93,10 @@ impl<T: VirtioTransport> Schedule<T> {
                 self.sent += 1;
             }
         }
-        // The other two have an entry for each buffer and each packet: the driver never waits for room.
+        // The last one has an entry for each packet: the driver never waits for room there.
         self.driver_woken |= stack.free.must_wake().unwrap();
         self.driver_woken |= stack.transmit.must_wake().unwrap();
+        self.driver_woken |= stack.received.must_wake().unwrap();
         self.stack_woken |= !stack.received.sleep(1).unwrap();
     }
 
@@ -155,4 +156,45 @@ fn who_sleeps_is_woken_whatever_the_order() {
     nothing_is_left_lying(modern);
     nothing_is_left_lying(mmio);
     nothing_is_left_lying(|| legacy(0));
+}
+
+/// The stack takes what it was given, and gives the buffers back; true: it is to tell the driver.
+fn take_all<T: VirtioTransport>(bench: &mut Bench<T>) -> bool {
+    let stack = &mut bench.stack;
+    stack.received.look().unwrap();
+    while let Some(packet) = stack.received.take().unwrap() {
+        let buffer = packet.offset / BUFFER_BYTES;
+        stack.give(buffer..buffer + 1);
+    }
+    stack.received.publish().unwrap();
+    stack.received.must_wake().unwrap()
+}
+
+fn a_busy_stack_tells_itself<T: VirtioTransport>(mut bench: Bench<T>) {
+    bench.stack.give(0..16);
+    bench.run();
+    let receive = |bench: &mut Bench<T>| {
+        let buffer = bench.device.take(0).expect("a buffer");
+        bench.device.give_back(0, buffer.head.into(), 100)
+    };
+    for _ in 0..10 {
+        assert!(receive(&mut bench), "the first one is news");
+        assert!(!bench.run().signal, "the stack is awake");
+        for _ in 0..3 {
+            assert!(!receive(&mut bench), "the stack will tell");
+            assert!(take_all(&mut bench));
+            bench.run();
+        }
+        assert!(take_all(&mut bench));
+        // Nothing came meanwhile: the card is to tell again.
+        bench.run();
+    }
+    bench.end();
+}
+
+#[test]
+fn while_the_stack_is_busy_it_tells_and_not_the_card() {
+    a_busy_stack_tells_itself(modern());
+    a_busy_stack_tells_itself(mmio());
+    a_busy_stack_tells_itself(legacy(0));
 }

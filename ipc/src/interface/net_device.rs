@@ -29,7 +29,8 @@ pub const FLAG_MORE: u32 = 1 << 0;
 /// never computed because the packet has not left the computer.
 pub const FLAG_CHECKSUM_VERIFIED: u32 = 1 << 1;
 
-/// Number of rings between network stack and driver.
+/// Number of rings between network stack and driver. Each side rings for each of them where the other one
+/// waits: the driver may wait until all received packets are taken, instead of being interrupted for the next.
 pub const RINGS: usize = 4;
 /// Position of the ring of empty buffers, network stack to driver.
 pub const RING_RECEIVE_FREE: usize = 0;

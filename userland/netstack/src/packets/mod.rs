@@ -183,15 +183,21 @@ impl<M: SharedMemory + Clone> Packets<M> {
         (buffers, self.extents.outstanding())
     }
 
-    /// Whether the driver waits for what was put into the rings: then its doorbell is to be rung.
+    /// Whether the driver waits for what was put into the rings or taken out: then its doorbell is to be rung.
     pub fn must_wake(&mut self) -> bool {
         let told = self.rings.tell_received();
-        // For both rings: what was put in is seen, or the wish to hear of it.
+        // For all rings: what was moved is seen, or the wish to hear of it.
         fence(Ordering::SeqCst);
-        let transmit = self.rings.transmit.must_wake_fenced();
-        let receive = self.rings.receive_free.must_wake_fenced();
+        let asked = [
+            self.rings.transmit.must_wake_fenced(),
+            self.rings.receive_free.must_wake_fenced(),
+            self.rings.received.must_wake_fenced(),
+            self.rings.transmitted.must_wake_fenced(),
+        ];
         self.note(told);
-        self.note(transmit).unwrap_or(false) | self.note(receive).unwrap_or(false)
+        asked.into_iter().fold(false, |wake, asked| {
+            wake | self.note(asked).unwrap_or(false)
+        })
     }
 
     /// Asks for a signal when a frame comes, and, when `for_room`, when half of the packets to

@@ -1,4 +1,5 @@
-//! What each client holds, and how much it may: one client's appetite is its own trouble.
+//! What each client holds, and how much it may: one client's appetite is its own trouble. However many they
+//! are, something is left for the next: whoever takes more leaves at least a third of what it then holds.
 
 use alloc::collections::BTreeMap;
 
@@ -19,11 +20,21 @@ pub struct Limits {
     pub total_bytes: usize,
 }
 
+/// How much of what is left a client may hold, as a factor: alone it gets three quarters of all.
+const PART: usize = 3;
+
+/// Whether a client may come to hold so much where all then hold `used` of `total`. The first that it has it
+/// gets as long as there is any.
+fn leaves_enough(held: usize, is_first: bool, used: usize, total: usize) -> bool {
+    let left = total.checked_sub(used);
+    left.is_some_and(|left| is_first || held <= left.saturating_mul(PART))
+}
+
 impl Limits {
     /// Pairs of rings of one client and of all: one for each connection that they could have, which takes
-    /// `connection_bytes` of socket buffers.
+    /// `connection_bytes` of socket buffers, and one that lies ready. They are of the client's memory.
     fn rings(&self, connection_bytes: usize) -> (usize, usize) {
-        let fit = |bytes: usize| bytes / connection_bytes.max(1);
+        let fit = |bytes: usize| 2 * (bytes / connection_bytes.max(1));
         let client = fit(self.client_bytes).min(self.client_sockets);
         (client, fit(self.total_bytes))
     }
@@ -77,10 +88,7 @@ impl Ledger {
     #[must_use]
     pub fn charge(&mut self, owner: Owner, bytes: usize) -> bool {
         let holding = self.clients.get(&owner).copied().unwrap_or_default();
-        if holding.sockets >= self.limits.client_sockets
-            || holding.bytes + bytes > self.limits.client_bytes
-            || self.bytes + bytes > self.limits.total_bytes
-        {
+        if holding.sockets >= self.limits.client_sockets || !self.has_room(&holding, bytes) {
             return false;
         }
         self.bytes += bytes;
@@ -100,17 +108,23 @@ impl Ledger {
     /// a limit stands against it.
     #[must_use]
     pub fn charge_bytes(&mut self, owner: Owner, bytes: usize) -> bool {
-        let Some(holding) = self.clients.get_mut(&owner) else {
+        let Some(holding) = self.clients.get(&owner).copied() else {
             return false;
         };
-        if holding.bytes + bytes > self.limits.client_bytes
-            || self.bytes + bytes > self.limits.total_bytes
-        {
+        if !self.has_room(&holding, bytes) {
             return false;
         }
+        let holding = self.clients.entry(owner).or_default();
         holding.bytes += bytes;
         self.bytes += bytes;
         true
+    }
+
+    fn has_room(&self, holding: &Holding, bytes: usize) -> bool {
+        let (held, used) = (holding.bytes + bytes, self.bytes + bytes);
+        let is_first = holding.bytes == 0;
+        held <= self.limits.client_bytes
+            && leaves_enough(held, is_first, used, self.limits.total_bytes)
     }
 
     /// Takes back what [`Ledger::charge`] and [`Ledger::charge_bytes`] wrote for one socket.
@@ -132,7 +146,7 @@ impl Ledger {
     pub fn charge_rings(&mut self, owner: Owner, connection_bytes: usize) -> bool {
         let (client, all) = self.limits.rings(connection_bytes);
         let held = self.clients.get(&owner).map_or(0, |holding| holding.rings);
-        if held >= client || self.rings >= all {
+        if held >= client || !leaves_enough(held + 1, held == 0, self.rings + 1, all) {
             return false;
         }
         self.rings += 1;
@@ -187,7 +201,7 @@ mod tests {
         assert!(ledger.charge(1, 0));
         assert!(!ledger.charge(1, 0), "sockets of one client");
         assert!(!ledger.charge(2, 91), "bytes of all");
-        assert!(ledger.charge(2, 90));
+        assert!(ledger.charge(2, 90), "the first that it has");
         ledger.refund(1, 60);
         assert!(ledger.charge(2, 10));
         assert_eq!(
@@ -197,9 +211,27 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_pair_of_rings_for_each_connection_that_could_be() {
+    fn whoever_comes_last_still_gets_something() {
+        let mut ledger = Ledger::new(Limits {
+            client_sockets: 8192,
+            client_bytes: 3072,
+            total_bytes: 4096,
+        });
+        let greedy = |ledger: &mut Ledger, owner| {
+            let sockets = (0..4096).take_while(|_| ledger.charge(owner, 1)).count();
+            let rings = (0..8192).take_while(|_| ledger.charge_rings(owner, 1));
+            (sockets, rings.count())
+        };
+        assert_eq!(greedy(&mut ledger, 1), (3072, 6144));
+        assert_eq!(greedy(&mut ledger, 2), (768, 1536));
+        assert_eq!(greedy(&mut ledger, 3), (192, 384));
+        assert_eq!(greedy(&mut ledger, 4), (48, 96));
+    }
+
+    #[test]
+    fn there_are_two_pairs_of_rings_for_each_connection_that_could_be() {
         let limits = Limits {
-            client_sockets: 3,
+            client_sockets: 5,
             client_bytes: 100,
             total_bytes: 150,
         };
@@ -209,14 +241,14 @@ mod tests {
                 .take_while(|_| ledger.charge_rings(owner, bytes))
                 .count()
         };
-        assert_eq!(charge(&mut ledger, 1, 50), 2, "bytes of one client");
-        assert_eq!(charge(&mut ledger, 2, 50), 1, "bytes of all");
+        assert_eq!(charge(&mut ledger, 1, 50), 4, "bytes of one client");
+        assert_eq!(charge(&mut ledger, 2, 50), 1, "the first that it has");
         assert!(ledger.charge(1, 50));
-        ledger.refund_rings(1, 2);
+        ledger.refund_rings(1, 4);
         assert_eq!((ledger.sockets(1), ledger.rings()), (1, 1));
-        assert_eq!(charge(&mut ledger, 1, 1), 3, "sockets of one client");
+        assert_eq!(charge(&mut ledger, 1, 1), 5, "sockets of one client");
         ledger.refund(1, 50);
-        ledger.refund_rings(1, 3);
+        ledger.refund_rings(1, 5);
         ledger.refund_rings(2, 1);
         assert!(ledger.clients.is_empty() && ledger.rings() == 0);
     }

@@ -138,7 +138,8 @@ impl Stack {
         received == BATCH
     }
 
-    /// Sends what there is to send, as far as the wire has room.
+    /// Sends what there is to send, as far as the wire has room. What cannot go before a neighbour is found
+    /// has it looked for, before bulk data has taken the room.
     pub fn send(&mut self, now: Nanoseconds, wire: &mut impl Wire) {
         while let Some(lost) = self.link.next_lost() {
             if self.addresses.neighbour_lost(now, lost) {
@@ -146,19 +147,23 @@ impl Stack {
             }
         }
         self.datagram_egress(now, wire);
+        self.send_requests(wire);
         let mut port = Port::new(wire, &mut self.link, None, (self.mtu, self.offloads));
         self.tcp
             .egress(now, &mut self.interface, &mut self.ledger, &mut port);
-        // Last: whoever was to be sent to may have to be found first.
+        self.send_requests(wire);
+    }
+
+    fn send_requests(&mut self, wire: &mut impl Wire) {
         if self.link.has_requests() {
             self.link.send_requests(wire);
         }
     }
 
-    /// Whether connections have something to send, and the wire room: what came up since the last
-    /// [`Stack::send`], or was more than a connection's turn.
+    /// Whether there is something to send, and room on the wire: what came up since the last
+    /// [`Stack::send`], or was more than its turn.
     pub fn can_go_on(&mut self, wire: &mut impl Wire) -> bool {
-        self.tcp.has_output() && wire.can_transmit()
+        self.waits_for_room() && wire.can_transmit()
     }
 
     /// Receives and sends, for a stack whose applications are served in between by nobody. True: there is more
@@ -181,7 +186,8 @@ impl Stack {
             self.pings.deadline(),
             self.names.deadline(),
             self.addresses.deadline(),
-            self.link.deadline(),
+            // A neighbour to be asked for by now waits for room.
+            self.link.deadline().filter(|due| *due > now),
         ]
         .into_iter()
         .flatten()
@@ -306,9 +312,21 @@ impl Stack {
             .listen(&mut self.ledger, owner, address, port, backlog)
     }
 
-    /// Lets a TCP connection go, after what was given to send and `tail` are sent.
-    pub fn close(&mut self, now: Nanoseconds, id: ConnectionId, tail: Vec<u8>) {
-        self.tcp.close(now, &mut self.ledger, id, tail);
+    /// Lets a TCP connection go, after what was given to send is sent.
+    pub fn close(&mut self, now: Nanoseconds, id: ConnectionId) {
+        self.close_with(now, id, 0, |_| true);
+    }
+
+    /// Lets a TCP connection go, after what was given to send is sent, and so many more bytes, which `fill`
+    /// writes; see [`Table::close`].
+    pub fn close_with(
+        &mut self,
+        now: Nanoseconds,
+        id: ConnectionId,
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]) -> bool,
+    ) {
+        self.tcp.close(now, &mut self.ledger, id, bytes, fill);
     }
 
     /// Stops listening.
@@ -444,7 +462,7 @@ impl Stack {
 
     /// Whether something could be sent if there were room on the wire.
     pub fn waits_for_room(&self) -> bool {
-        self.datagrams_pending || self.tcp.has_output()
+        self.datagrams_pending || self.tcp.has_output() || self.link.has_requests()
     }
 
     /// Closes a UDP socket.
@@ -603,15 +621,14 @@ impl Stack {
         }
         let mut port = Port::new(wire, &mut self.link, None, (self.mtu, self.offloads));
         // Each turn sends one packet of each socket; their queues are short.
-        for _ in 0..BATCH {
+        let mut turns = 0..BATCH;
+        let emptied = turns.any(|_| {
             let result = self
                 .interface
                 .poll_egress(instant(now), &mut port, &mut self.datagrams);
-            if result == PollResult::None {
-                break;
-            }
-        }
-        self.datagrams_pending = !port.wire.can_transmit();
+            result == PollResult::None
+        });
+        self.datagrams_pending = !emptied || !port.wire.can_transmit();
     }
 
     /// Has everybody work with the settings that hold now.

@@ -181,12 +181,14 @@ impl Link {
         self.neighbours.is_due(self.now)
     }
 
-    /// Asks for the neighbours that are to be asked for now. Where the wire has no room the question is
-    /// lost, and asked again in its time.
+    /// Asks for the neighbours that are to be asked for now, as far as the wire has room: the others stay
+    /// due.
     pub(crate) fn send_requests(&mut self, wire: &mut impl Wire) {
         let before = self.lost.len();
         let (lost, now) = (&mut self.lost, self.now);
-        while let Some(request) = self.neighbours.next_request(now, |gone| lost.push(gone)) {
+        while wire.can_transmit()
+            && let Some(request) = self.neighbours.next_request(now, |gone| lost.push(gone))
+        {
             send_request(wire, self.mac, request);
         }
         if self.lost.len() > before {

@@ -350,10 +350,8 @@ impl Stream {
     }
 
     fn end(self, now: Nanoseconds, transports: &mut Transports<'_>) {
-        let tail = vec![];
-        transports
-            .tcp
-            .close(now, transports.ledger, self.connection, tail);
+        let (tcp, ledger) = (&mut *transports.tcp, &mut *transports.ledger);
+        tcp.close(now, ledger, self.connection, 0, |_| true);
     }
 
     /// Moves bytes. `Some(None)`: the stream will bring no answer.

@@ -184,11 +184,14 @@ impl<S: System> Server<S> {
             if attached {
                 self.stack.send(now, &mut self.packets);
             }
+            // What sending changed: it ends connections, and makes room in the queues of datagrams.
             self.serve_changed();
+            self.serve_datagrams();
             self.flush_events();
             self.look_at_driver();
             // Of a client's last look, and of one that was let go, there may be something to send only now.
-            let more = received || attached && self.stack.can_go_on(&mut self.packets);
+            let unsent = attached && self.stack.can_go_on(&mut self.packets);
+            let more = received || unsent || !self.again.is_empty();
             if !more && self.may_sleep() {
                 return self.deadline(now);
             }
@@ -204,6 +207,11 @@ impl<S: System> Server<S> {
         };
         let attached = matches!(self.driver, Driver::Attached(_));
         !attached || self.stack.tcp().connections() == 0 || self.system.now() >= due
+    }
+
+    /// The system does not stop: any client can signal the bit that says so, which has init asked.
+    pub fn go_on(&mut self) {
+        self.stopping = None;
     }
 
     /// Looks whether the driver sleeps for what it was given, or lets it go where it broke a ring.

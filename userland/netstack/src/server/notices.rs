@@ -74,6 +74,7 @@ impl<S: System> Server<S> {
             };
             match self.stack.tcp().accept(*id) {
                 Some(connection) => self.tell_accepted(badge, connection, &rings),
+                // There is one, as was seen.
                 None => session.rings.release(pair),
             }
         }
@@ -105,11 +106,13 @@ impl<S: System> Server<S> {
                 self.listeners.remove(id);
                 self.stack.close_listener(now, id);
             }
-            Endpoint::Stream(stream) => {
+            Endpoint::Stream(mut stream) => {
                 let connection = stream.connection;
                 self.streams.remove(connection);
-                match stream.into_tail() {
-                    Some(tail) => self.stack.close(now, connection, tail),
+                match stream.tail_bytes() {
+                    Some(bytes) => self
+                        .stack
+                        .close_with(now, connection, bytes, |tail| stream.take_tail(tail)),
                     None => self.stack.tcp().abort(now, connection),
                 }
             }

@@ -86,7 +86,7 @@ impl<S: System> Server<S> {
             .ok_or(NetworkError::NotAttached)
     }
 
-    fn permitted(&mut self, badge: u64, grant: u32) -> Result<()> {
+    pub(super) fn permitted(&mut self, badge: u64, grant: u32) -> Result<()> {
         let may = self.session(badge)?.client.may(grant);
         may.then_some(()).ok_or(NetworkError::NotPermitted)
     }

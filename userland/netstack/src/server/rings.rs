@@ -9,7 +9,9 @@
 use alloc::vec::Vec;
 
 use ipc::Handle;
-use ipc::interface::network::{NetworkError, RingPair, Socket, StreamGeometry};
+use ipc::interface::network::{
+    GRANT_CONNECT, GRANT_LISTEN, NetworkError, RingPair, Socket, StreamGeometry,
+};
 use ipc::ring::{RingError, SharedMemory, StreamConsumer, StreamPair, StreamProducer};
 
 use super::operations::Result;
@@ -151,7 +153,7 @@ impl<M: SharedMemory + Clone> Pairs<M> {
 }
 
 impl<S: System> Server<S> {
-    /// Shares a client's pair; the handle is used up whatever comes.
+    /// Shares a pair of a client's that may have connections; the handle is used up whatever comes.
     pub(super) fn share_rings(
         &mut self,
         badge: u64,
@@ -160,6 +162,8 @@ impl<S: System> Server<S> {
     ) -> Result<RingPair> {
         let (memory, capacity) = self.map_rings(geometry, rings)?;
         self.attached(badge)?;
+        self.permitted(badge, GRANT_CONNECT)
+            .or_else(|_| self.permitted(badge, GRANT_LISTEN))?;
         if !self.stack.charge_rings(badge) {
             return Err(NetworkError::Exhausted);
         }

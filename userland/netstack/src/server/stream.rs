@@ -1,9 +1,6 @@
 //! A TCP connection and the two rings through which its application sends and receives. Bytes are
 //! copied once between a ring and the socket's buffer, each way.
 
-use alloc::vec;
-use alloc::vec::Vec;
-
 use ipc::interface::network::{
     NetworkError, READY_END, READY_ERROR, READY_RECEIVE, READY_SEND, RingPair,
 };
@@ -206,17 +203,16 @@ impl<M: SharedMemory + Clone> Stream<M> {
         self.finished || self.told_end
     }
 
-    /// Takes what is left to send out of the ring; `None` where the application left received bytes
-    /// unread, or the ring is broken: then the connection is to be reset.
-    pub(super) fn into_tail(mut self) -> Option<Vec<u8>> {
+    /// How much is left to send; `None` where the application left received bytes unread, or the ring is
+    /// broken: then the connection is to be reset.
+    pub(super) fn tail_bytes(&mut self) -> Option<usize> {
         let all_read = self.receive_shut || self.incoming.free().ok()? == self.capacity as usize;
-        if !all_read {
-            return None;
-        }
-        let mut tail = vec![0; self.outgoing.available().ok()?];
-        let count = self.outgoing.read(&mut tail).ok()?;
-        tail.truncate(count);
-        Some(tail)
+        all_read.then(|| self.outgoing.available().ok())?
+    }
+
+    /// Takes what is left to send out of the ring; false where the ring is broken.
+    pub(super) fn take_tail(&mut self, tail: &mut [u8]) -> bool {
+        self.outgoing.read(tail) == Ok(tail.len())
     }
 }
 

@@ -105,26 +105,34 @@ impl Table {
         }
     }
 
-    /// Lets a connection go: what was given to send is sent, then `tail`, then it is closed. What the
-    /// peer still sends is not read; where something unread is there already, the peer is reset
-    /// instead, so that it does not take it for processed (RFC 2525, section 2.17). So it is where the
-    /// owner may not hold a tail of that size.
+    /// Lets a connection go: what was given to send is sent, then `bytes` more, which `fill` writes, then it
+    /// is closed. What the peer still sends is not read; where something unread is there already, the peer is
+    /// reset instead, so that it does not take it for processed (RFC 2525, section 2.17). So it is where the
+    /// owner may not hold so many bytes, there is no memory for them, or `fill` says false.
     pub fn close(
         &mut self,
         now: Nanoseconds,
         ledger: &mut Ledger,
         id: ConnectionId,
-        tail: Vec<u8>,
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]) -> bool,
     ) {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
         let unread = connection.slot.socket().can_recv();
-        if unread || !ledger.charge_bytes(connection.owner, tail.len()) {
+        if unread || !ledger.charge_bytes(connection.owner, bytes) {
+            return self.abort(now, id);
+        }
+        connection.tail_charged = bytes;
+        if connection.tail.try_reserve_exact(bytes).is_err() {
+            return self.abort(now, id);
+        }
+        connection.tail.resize(bytes, 0);
+        if !fill(&mut connection.tail) {
             return self.abort(now, id);
         }
         connection.orphan = true;
-        connection.tail = tail;
         // A socket that is closed already owes a reset at most.
         let closed = connection.slot.socket().state() == State::Closed;
         let linger = if closed { ABORT_LINGER } else { LINGER };

@@ -121,6 +121,8 @@ pub(super) struct Connection {
     pub(super) orphan: bool,
     /// What the application had given to send when it let go, and the socket had no room for yet.
     pub(super) tail: Vec<u8>,
+    /// What its owner was charged for the tail.
+    pub(super) tail_charged: usize,
     /// Bytes of the tail that the socket has by now.
     pub(super) tail_given: usize,
     /// Bytes given to the socket so far.
@@ -178,6 +180,7 @@ impl Connection {
             began: 0,
             orphan: false,
             tail: Vec::new(),
+            tail_charged: 0,
             tail_given: 0,
             given: 0,
             short_until: 0,
@@ -281,9 +284,13 @@ impl Connection {
 
     /// When the peer has been silent for too long.
     pub(super) fn silent_until(&self) -> Option<Nanoseconds> {
+        // One that is over waits for its application at most.
+        if self.is_over() {
+            return None;
+        }
         match self.waiting_since {
             Some(since) => Some(since.saturating_add(self.user_timeout)),
-            None if !self.established || self.is_over() => None,
+            None if !self.established => None,
             None => self
                 .idle_timeout
                 .map(|timeout| self.heard.saturating_add(timeout)),

@@ -190,7 +190,7 @@ impl Table {
         self.flows.remove(&connection.flow);
         ledger.refund(
             connection.owner,
-            2 * self.buffer_bytes + connection.tail.len(),
+            2 * self.buffer_bytes + connection.tail_charged,
         );
         self.keep_slot(connection.slot);
     }

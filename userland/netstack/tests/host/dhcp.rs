@@ -195,7 +195,7 @@ fn an_idle_connection_ends_with_the_lease_of_its_address() {
     segment.run(&mut host, 200 * SECOND);
     assert_eq!(addresses(&host), []);
     assert_eq!(host.tcp().phase(id), Some(Phase::Ended(End::TimedOut)));
-    host.close(segment.now, id, Vec::new());
+    host.close(segment.now, id);
     segment.settle(&mut host);
     assert_eq!(host.tcp().connections(), 0);
 }

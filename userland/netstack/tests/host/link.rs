@@ -6,7 +6,7 @@ use netstack::stack::Stack;
 use netstack::time::SECOND;
 use smoltcp::wire::{ArpOperation, EthernetFrame, EthernetProtocol, IpProtocol, TcpPacket};
 
-use crate::common::{CLIENT, card, ipv4};
+use crate::common::{CLIENT, Pair, Transfer, card, ipv4};
 use crate::segment::{GATEWAY_MAC, HOST_MAC, STRANGER_MAC, Segment, Server, arp, packet};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
@@ -80,6 +80,24 @@ fn one_that_is_not_there_is_asked_for_three_times_and_given_up() {
     assert_eq!(segment.arp().len(), 3);
     assert_eq!(destinations(&segment), [[0; 6]; 0]);
     assert_eq!(host.link_counters().unanswered, 1);
+}
+
+#[test]
+fn a_neighbour_is_asked_for_beside_bulk_data_that_takes_all_room() {
+    let mut pair = Pair::new();
+    let listener = pair.listen(80, 4);
+    let (here, _there) = pair.connect(listener, 80);
+    pair.end_a.outgoing.borrow_mut().room = 2;
+    let stranger = SocketAddr::from((NEIGHBOUR, 80));
+    pair.a.connect(CLIENT, stranger).expect("begun");
+    let mut bulk = Transfer::new(1 << 20);
+    let question = [[0xff; 6].as_slice(), &[2, 0, 0, 0, 0, 1, 8, 6]].concat();
+    pair.until("the question", SECOND / 100, |pair| {
+        bulk.give(&mut pair.a, here);
+        let lane = pair.end_a.outgoing.borrow();
+        let asked = |frame: &[u8]| frame.starts_with(&question);
+        lane.frames.iter().any(|(_, frame)| asked(frame))
+    });
 }
 
 #[test]

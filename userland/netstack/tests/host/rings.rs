@@ -18,7 +18,7 @@ use crate::memory::Shared;
 use crate::server::{ALL, App, AppStream, RING, World};
 
 /// Pairs that a client of [`World`] may share: its 12 MiB of socket buffers are connections of 128 KiB.
-const MOST_PAIRS: usize = 96;
+const MOST_PAIRS: usize = 192;
 
 impl World {
     fn listen(&mut self, app: &App, port: u16) -> Socket {

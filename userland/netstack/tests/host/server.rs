@@ -30,7 +30,7 @@ use crate::driver::FakeDriver;
 use crate::memory::Shared;
 
 const BELL: Handle = Handle(1);
-const BUFFERS: u32 = 64;
+const BUFFERS: u32 = 256;
 pub(crate) const RING: u32 = 16 * 1024;
 const LIFELINE: u64 = 1 << 63;
 
@@ -345,10 +345,15 @@ impl World {
 
     /// The app binds a UDP socket.
     fn bound(&mut self, app: &App, port: u16) -> (Socket, AppDatagrams) {
-        let memory = Shared::new(DatagramPair::bytes_needed(RING));
+        self.bound_with(app, port, RING)
+    }
+
+    /// The same with rings of this capacity.
+    fn bound_with(&mut self, app: &App, port: u16, ring_bytes: u32) -> (Socket, AppDatagrams) {
+        let memory = Shared::new(DatagramPair::bytes_needed(ring_bytes));
         let handle = self.record.share(&memory);
-        let (to_stack, from_stack) = DatagramPair::maker(memory.clone(), RING).expect("fits");
-        let geometry = StreamGeometry { ring_bytes: RING };
+        let (to_stack, from_stack) = DatagramPair::maker(memory.clone(), ring_bytes).expect("fits");
+        let geometry = StreamGeometry { ring_bytes };
         let socket = self
             .call(app.badge, |server, caller| {
                 server.bind(caller, port, geometry, handle)
@@ -685,6 +690,9 @@ fn what_the_manifest_does_not_grant_is_refused() {
     assert_eq!(early, Some(NetworkError::NotAttached));
     let early = world.share(3).err();
     assert_eq!(early, Some(NetworkError::NotAttached));
+    let _looker_on = world.app(4, 0);
+    let shared = world.share(4).err();
+    assert_eq!(shared, Some(NetworkError::NotPermitted));
     let kept = world.record.memories.borrow();
     assert!(kept.is_empty(), "what was refused was let go");
 }
@@ -752,6 +760,17 @@ fn stopping_waits_for_connections_to_end_but_not_for_ever() {
         let took = world.record.now.get() - begun;
         assert_eq!(took < SECOND, peer_ends, "{took} ns");
     }
+}
+
+#[test]
+fn a_client_that_signals_the_stop_stops_nothing() {
+    let mut world = World::new();
+    let mut app = world.app(5, ALL);
+    world.server.signalled(STOP_BIT);
+    world.until("the question to init", |world| world.server.has_stopped());
+    world.server.go_on();
+    let _ = world.connected(&mut app, 80);
+    assert!(!world.server.has_stopped());
 }
 
 #[test]
@@ -1168,6 +1187,44 @@ fn datagrams_go_both_ways_through_rings_and_a_full_one_holds_them() {
         }
         next == count
     });
+}
+
+#[test]
+fn more_datagrams_than_a_queue_holds_go_out_with_one_signal() {
+    for (many, bytes) in [(200, 4), (50, 1_000)] {
+        send_with_one_signal(many, bytes);
+    }
+}
+
+fn send_with_one_signal(many: usize, bytes: usize) {
+    let mut world = World::new();
+    let app = world.app(5, ALL);
+    let (_, mut rings) = world.bound_with(&app, 53, 4 * RING);
+    let there = world.peer.bind(CLIENT, 9).expect("a free port");
+    let to = SocketAddr::from((B, 9));
+    // The peer's Ethernet address is found, and the server sleeps.
+    assert_eq!(rings.to_stack.push(to, b"0"), Ok(true));
+    world.server.signalled(app.bits);
+    world.until("the first", |world| world.peer.can_receive_from(there));
+    while world.server.run() <= world.record.now.get() {}
+    for _ in 0..many {
+        assert_eq!(rings.to_stack.push(to, &vec![7; bytes]), Ok(true));
+    }
+    assert_eq!(rings.to_stack.must_wake(), Ok(true));
+    world.server.signalled(app.bits);
+    let driver = world.driver.as_mut().expect("attached");
+    let mut sent = 0;
+    loop {
+        let wake = world.server.run();
+        while driver.sent().is_some() {
+            sent += 1;
+        }
+        // Where the server waits for room the driver wakes it.
+        if !driver.transmitted.must_wake().expect("whole") && wake > world.record.now.get() {
+            break;
+        }
+    }
+    assert_eq!(sent, many, "of {bytes} bytes");
 }
 
 #[test]

@@ -179,13 +179,13 @@ fn what_was_given_before_the_close_arrives_and_nothing_stays_behind() {
     let mut up = Transfer::new(60_000);
     up.give(&mut pair.a, here);
     let now = pair.now;
-    pair.a.close(now, here, Vec::new());
+    pair.a.close(now, here);
     pair.until("the data and the end", 5 * SECOND, |pair| {
         up.take(&mut pair.b, there);
         pair.b.tcp().receive_finished(there)
     });
     assert_eq!(up.received, 60_000);
-    pair.b.close(now, there, Vec::new());
+    pair.b.close(now, there);
     pair.until("both sockets are given back", 5 * SECOND, |pair| {
         pair.a.tcp().connections() == 0 && pair.b.tcp().connections() == 0
     });
@@ -208,7 +208,7 @@ fn received_bytes_wait_for_a_slow_reader_past_both_closes() {
     let mut down = Transfer::new(50_000);
     down.give(&mut pair.b, there);
     let now = pair.now;
-    pair.b.close(now, there, Vec::new());
+    pair.b.close(now, there);
     pair.pass(40 * SECOND);
     assert_eq!(
         pair.a.tcp().phase(here),
@@ -219,7 +219,7 @@ fn received_bytes_wait_for_a_slow_reader_past_both_closes() {
     assert_eq!(down.received, 50_000);
     pair.pass(SECOND);
     let now = pair.now;
-    pair.a.close(now, here, Vec::new());
+    pair.a.close(now, here);
     pair.until("the socket is given back", SECOND, |pair| {
         pair.a.tcp().connections() == 0
     });
@@ -235,11 +235,74 @@ fn closing_with_unread_data_resets_the_peer() {
         pair.b.tcp().can_receive(there)
     });
     let now = pair.now;
-    pair.b.close(now, there, Vec::new());
+    pair.b.close(now, there);
     pair.until("the reset", SECOND, |pair| {
         pair.a.tcp().phase(here) == Some(Phase::Ended(End::Reset))
     });
     assert_eq!(pair.b.tcp().connections(), 0);
+}
+
+#[test]
+fn what_is_left_to_send_is_charged_before_it_is_taken_and_given_back() {
+    const LEFT: usize = 2_000;
+    for (allowed, broken) in [(LEFT - 1, false), (LEFT, true), (LEFT, false)] {
+        let mut config = crate::common::fixed(crate::common::A, B);
+        let connection = 2 * config.buffer_bytes;
+        config.limits.client_bytes = connection + allowed;
+        let mut pair = Pair::with(config, crate::common::fixed(B, crate::common::A));
+        let listener = pair.listen(80, 4);
+        let (here, there) = pair.connect(listener, 80);
+        let (now, mut taken) = (pair.now, false);
+        pair.a.close_with(now, here, LEFT, |tail| {
+            taken = true;
+            tail.fill(7);
+            !broken
+        });
+        assert_eq!(taken, allowed == LEFT, "what is refused is not asked for");
+        let whole = taken && !broken;
+        let mut heard = Vec::new();
+        pair.until("the end", SECOND, |pair| {
+            pair.b.tcp().receive(there, |bytes| {
+                heard.extend_from_slice(bytes);
+                bytes.len()
+            });
+            pair.b.tcp().receive_finished(there)
+        });
+        let reset = pair.b.tcp().phase(there) == Some(Phase::Ended(End::Reset));
+        assert_eq!(
+            (heard.len(), reset),
+            if whole { (LEFT, false) } else { (0, true) }
+        );
+        let now = pair.now;
+        pair.b.close(now, there);
+        pair.pass(SECOND);
+        assert_eq!(pair.a.ledger().bytes(), 0);
+    }
+}
+
+#[test]
+fn a_dead_connection_that_nobody_closes_keeps_nobody_awake() {
+    let mut pair = Pair::new();
+    let listener = pair.listen(80, 4);
+    let (here, _there) = pair.connect(listener, 80);
+    let now = pair.now;
+    assert!(
+        pair.a
+            .tcp()
+            .set_option(now, here, Choice::UserTimeout(SECOND))
+    );
+    pair.end_b.plugged = false;
+    Transfer::new(10_000).give(&mut pair.a, here);
+    pair.until("the end", 10 * SECOND, |pair| {
+        pair.a.tcp().phase(here) == Some(Phase::Ended(End::TimedOut))
+    });
+    pair.pass(SECOND);
+    let now = pair.now;
+    let deadline = pair.a.deadline(now);
+    assert!(
+        deadline.is_none_or(|deadline| deadline > now + SECOND),
+        "{deadline:?} at {now}"
+    );
 }
 
 #[test]
@@ -257,8 +320,8 @@ fn nobody_listening_is_a_refusal_and_nobody_there_a_timeout() {
         pair.a.tcp().phase(nowhere) == Some(Phase::Ended(End::TimedOut))
     });
     let now = pair.now;
-    pair.a.close(now, here, Vec::new());
-    pair.a.close(now, nowhere, Vec::new());
+    pair.a.close(now, here);
+    pair.a.close(now, nowhere);
     pair.pass(5 * SECOND);
     assert_eq!(
         (pair.a.tcp().connections(), pair.a.ledger().bytes()),
@@ -341,17 +404,17 @@ fn a_thousand_short_connections_whoever_closes_first() {
             });
             let now = pair.now;
             if server_closes {
-                pair.b.close(now, there, Vec::new());
+                pair.b.close(now, there);
                 pair.until("the server's end", SECOND, |p| {
                     p.a.tcp().receive_finished(here)
                 });
-                pair.a.close(now, here, Vec::new());
+                pair.a.close(now, here);
             } else {
-                pair.a.close(now, here, Vec::new());
+                pair.a.close(now, here);
                 pair.until("the client's end", SECOND, |p| {
                     p.b.tcp().receive_finished(there)
                 });
-                pair.b.close(now, there, Vec::new());
+                pair.b.close(now, there);
             }
             assert!(
                 pair.b.tcp().connections() < 8,
@@ -381,7 +444,7 @@ fn a_lost_last_acknowledgement_is_sent_again_from_time_wait() {
     let listener = pair.listen(80, 4);
     let (here, there) = pair.connect(listener, 80);
     let now = pair.now;
-    pair.a.close(now, here, Vec::new());
+    pair.a.close(now, here);
     pair.until("the first FIN", SECOND, |pair| {
         pair.b.tcp().receive_finished(there)
     });

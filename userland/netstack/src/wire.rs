@@ -93,6 +93,22 @@ impl<'a, W: Wire> Port<'a, W> {
 }
 
 impl<W: Wire> Port<'_, W> {
+    /// The packet that smoltcp sees next.
+    pub(crate) fn packet(&self) -> Option<&[u8]> {
+        self.packet
+    }
+
+    /// The same port with another packet.
+    pub(crate) fn with<'b>(&'b mut self, packet: &'b [u8]) -> Port<'b, W> {
+        Port {
+            wire: self.wire,
+            link: self.link,
+            packet: Some(packet),
+            mtu: self.mtu,
+            offloads: self.offloads,
+        }
+    }
+
     /// Lets `fill` build an IP packet of `length` bytes and sends it to its next hop; without room on
     /// the wire it is lost.
     pub(crate) fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {

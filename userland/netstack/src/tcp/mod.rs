@@ -6,6 +6,7 @@ mod connection;
 mod flows;
 mod listener;
 mod opening;
+mod parts;
 mod reply;
 mod segments;
 mod table;

@@ -8,6 +8,7 @@ use smoltcp::socket::tcp::State;
 use super::ConnectionId;
 use super::connection::Connection;
 use super::opening::Admission;
+use super::parts::Parts;
 use super::reply::acknowledge;
 use super::table::Table;
 use crate::client::Ledger;
@@ -48,7 +49,18 @@ impl Table {
             return true;
         }
         let before = connection.slot.socket().state();
-        interface.poll_ingress_single(instant(now), port, &mut connection.slot.set);
+        let mut show = |connection: &mut Connection, port: &mut Port<'_, W>| {
+            interface.poll_ingress_single(instant(now), port, &mut connection.slot.set);
+        };
+        let parts = port.packet().and_then(|packet| Parts::of(segment, packet));
+        match parts.filter(|_| connection.established) {
+            Some(parts) => {
+                show(connection, &mut port.with(&parts.data));
+                // Where something before it is missing smoltcp does not take it.
+                show(connection, &mut port.with(&parts.end));
+            }
+            None => show(connection, port),
+        }
         let state = connection.slot.socket().state();
         connection.note_first(before, state, segment.sequence);
         connection.reset_by_peer |= segment.rst && state == State::Closed;

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use crate::common::{B, CLIENT, Faults, Pair, Transfer};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{IpProtocol, IpRepr, Ipv4Packet, TcpControl, TcpPacket, TcpRepr};
+
+use crate::common::{A, B, CLIENT, Faults, Pair, Transfer, fixed, pattern};
 use netstack::tcp::{Choice, End, Phase};
 use netstack::time::SECOND;
 
@@ -223,6 +226,79 @@ fn received_bytes_wait_for_a_slow_reader_past_both_closes() {
     pair.until("the socket is given back", SECOND, |pair| {
         pair.a.tcp().connections() == 0
     });
+}
+
+/// The same segment with more bytes, which are the last.
+fn extended(frame: &[u8], more: &[u8]) -> Vec<u8> {
+    let (ethernet, packet) = frame.split_at(14);
+    let ip = Ipv4Packet::new_checked(packet).expect("whole");
+    let (source, destination) = (ip.src_addr().into(), ip.dst_addr().into());
+    let checksums = ChecksumCapabilities::default();
+    let segment = TcpPacket::new_checked(ip.payload()).expect("whole");
+    let segment = TcpRepr::parse(&segment, &source, &destination, &checksums).expect("whole");
+    let payload = [segment.payload, more].concat();
+    let segment = TcpRepr {
+        control: TcpControl::Fin,
+        payload: &payload,
+        ..segment
+    };
+    let length = segment.buffer_len();
+    let ip = IpRepr::new(source, destination, IpProtocol::Tcp, length, 64);
+    let mut frame = ethernet.to_vec();
+    frame.resize(14 + ip.buffer_len(), 0);
+    ip.emit(&mut frame[14..], &checksums);
+    let mut packet = TcpPacket::new_unchecked(&mut frame[34..]);
+    segment.emit(&mut packet, &source, &destination, &checksums);
+    frame
+}
+
+#[test]
+fn the_end_is_not_taken_where_the_last_bytes_are_beyond_the_window() {
+    // The window's unit is 32 bytes: it ends a little before the buffer does.
+    const BUFFER: usize = 1 << 20;
+    const LENGTH: usize = BUFFER - 3;
+    let mut config = fixed(B, A);
+    config.buffer_bytes = BUFFER;
+    let mut pair = Pair::with(fixed(A, B), config);
+    let listener = pair.listen(80, 4);
+    let (here, there) = pair.connect(listener, 80);
+    let mut up = Transfer::new(LENGTH);
+    let (mut first, mut end) = (None, None);
+    pair.until("the segment that fills the window", 5 * SECOND, |pair| {
+        up.give(&mut pair.a, here);
+        let frames = &mut pair.end_a.outgoing.borrow_mut().frames;
+        frames.retain(|(_, frame)| {
+            let sequence = u32::from_be_bytes(frame[38..42].try_into().unwrap());
+            let bytes = frame.len().saturating_sub(54);
+            if bytes > 0 {
+                let first: u32 = *first.get_or_insert(sequence);
+                let next = sequence.wrapping_sub(first) as usize + bytes;
+                let fills = next > LENGTH - 100 && next < LENGTH;
+                // It is taken from the cable, and so is what comes after it.
+                if fills && end.is_none() {
+                    let rest: Vec<u8> = (next..LENGTH).map(pattern).collect();
+                    end = Some(extended(frame, &rest));
+                }
+            }
+            end.is_none()
+        });
+        end.is_some()
+    });
+    let end = end.unwrap();
+    let now = pair.now;
+    pair.end_a.outgoing.borrow_mut().put(now, end.clone());
+    pair.pass(SECOND / 1_000);
+    assert!(pair.b.tcp().can_receive(there));
+    up.take(&mut pair.b, there);
+    assert!(up.received < LENGTH && !pair.b.tcp().receive_finished(there));
+    // Then it is sent again.
+    let now = pair.now;
+    pair.end_a.outgoing.borrow_mut().put(now, end);
+    pair.until("the end", SECOND, |pair| {
+        up.take(&mut pair.b, there);
+        pair.b.tcp().receive_finished(there)
+    });
+    assert_eq!(up.received, LENGTH);
 }
 
 #[test]

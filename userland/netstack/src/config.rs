@@ -142,7 +142,7 @@ impl Default for Config {
             name_servers: Vec::new(),
             ipv6: Ipv6::Auto,
             mtu: None,
-            buffer_bytes: 256 * 1024,
+            buffer_bytes: 512 * 1024,
             spare: SPARE,
             limits: Limits::default(),
         }
@@ -276,6 +276,7 @@ mod tests {
     #[test]
     fn a_large_heap_has_large_buffers_and_a_small_one_has_connections() {
         for (heap, buffer, connections, spare) in [
+            (68 << 20, 512 * 1024, 56, 11),
             (36 << 20, 256 * 1024, 59, 11),
             (14 << 20, 64 * 1024, 88, 16),
             (8 << 20, 32 * 1024, 96, 16),

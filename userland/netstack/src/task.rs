@@ -32,6 +32,10 @@ const BUFFERS: u32 = 256;
 const LEAST_BUFFERS: u32 = 16;
 /// Packet size that buffers are made for.
 const MTU: usize = 1500;
+/// Bytes of a buffer to receive into where there is much memory, so that a joined packet takes few.
+const LARGE_BUFFER: u32 = 8 * 1024;
+/// Bytes of heap that are much memory.
+const MUCH: usize = 16 * 1024 * 1024;
 /// How long the search for a driver may keep clients waiting.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(100);
 /// How long a driver may take to start its card.
@@ -97,9 +101,12 @@ fn buffers(startup: &Startup<'_>) -> u32 {
 
 /// The packet pool, with half as many buffers as long as the memory for them is not there: large packets on
 /// a small machine are served slowly rather than not at all.
-fn make_pool(mut buffers: u32, mtu: usize) -> Result<(Shape, Memory), Error> {
+fn make_pool(mut buffers: u32, mtu: usize, heap: usize) -> Result<(Shape, Memory), Error> {
     loop {
-        let shape = Shape::new(buffers, mtu);
+        let shape = match heap >= MUCH {
+            true => Shape::new(buffers, mtu).with_buffers_of(LARGE_BUFFER),
+            false => Shape::new(buffers, mtu),
+        };
         match Memory::create_contiguous(shape.pool_bytes() as u64) {
             Ok(pool) => return Ok((shape, pool)),
             Err(error) if buffers <= LEAST_BUFFERS => return Err(error),
@@ -286,7 +293,8 @@ impl NetworkService {
         let bell = Notification::create()?;
         let drivers = candidates(startup);
         let mtu = config.mtu.unwrap_or(MTU).max(MTU);
-        let (shape, pool) = make_pool(buffers(startup), mtu)?;
+        let heap = usize::try_from(startup.heap.bytes).unwrap_or(usize::MAX);
+        let (shape, pool) = make_pool(buffers(startup), mtu, heap)?;
         let rings = Memory::create(shape.ring_bytes() as u64)?;
         let (shared_pool, shared_rings) = (Mapping::shared(&pool)?, Mapping::shared(&rings)?);
         let packets =
@@ -357,6 +365,8 @@ impl Service for NetworkService {
         let deadline = self.server.run();
         if self.server.has_stopped() {
             stop::finished();
+            // It was a client's signal, not init's.
+            self.server.go_on();
         }
         Deadline(deadline)
     }

@@ -55,6 +55,15 @@ impl Shape {
         }
     }
 
+    /// The same with buffers of at least so many bytes: the longer they are, the fewer a joined packet takes.
+    #[must_use]
+    pub fn with_buffers_of(self, bytes: u32) -> Shape {
+        Shape {
+            buffer_bytes: self.buffer_bytes.max(bytes.next_multiple_of(UNIT)),
+            ..self
+        }
+    }
+
     /// Largest packet that one buffer holds, without its Ethernet header.
     pub fn mtu(self) -> usize {
         (self.buffer_bytes - HEADROOM) as usize - ETHERNET_HEADER_BYTES

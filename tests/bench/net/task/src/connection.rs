@@ -25,7 +25,7 @@ impl Service {
     /// Bytes of each of a connection's two rings: as many as flow in bulk, or little.
     pub(crate) const fn ring_bytes(self) -> u32 {
         match self {
-            Service::Sink | Service::Source => 128 * 1024,
+            Service::Sink | Service::Source => 512 * 1024,
             Service::Echo | Service::Greeter | Service::Page => 8 * 1024,
         }
     }

@@ -256,21 +256,29 @@ fn comes_back(context: &Context) -> Outcome {
     }
     let settled = || suite.counts().is_ok_and(|counts| counts.reclaiming == 0);
     ensure!(suite.wait_for(5000, settled), "reclaiming does not end");
-    let (used, free) = (own_used(context)?, suite.counts()?.frames_free);
-    for _ in 0..40 {
-        suite.at_the_same_addresses(|| life(context, &context.program))?;
+    let used = own_used(context)?;
+    let mut lost = 0;
+    // Frames that lives lose are lost each time. Where the suite is not alone, others may take some meanwhile:
+    // the web server shares more rings as more call it, up to a number.
+    for _ in 0..5 {
+        let free = suite.counts()?.frames_free;
+        for _ in 0..40 {
+            suite.at_the_same_addresses(|| life(context, &context.program))?;
+        }
+        let back = || settled() && own_used(context).is_ok_and(|now| now <= used);
+        ensure!(
+            suite.wait_for(5000, back),
+            "{} bytes of the quota are in use, {used} before",
+            own_used(context)?
+        );
+        lost = free.saturating_sub(suite.counts()?.frames_free);
+        if lost <= 4 {
+            return Ok(());
+        }
     }
-    let back = || settled() && own_used(context).is_ok_and(|now| now <= used);
     ensure!(
-        suite.wait_for(5000, back),
-        "{} bytes of the quota are in use, {used} before",
-        own_used(context)?
-    );
-    let now = suite.counts()?.frames_free;
-    ensure!(
-        now + 4 >= free,
-        "{} frames less than before",
-        free.saturating_sub(now)
+        lost <= 4,
+        "{lost} frames less than before, and so each time"
     );
     Ok(())
 }

@@ -105,13 +105,15 @@ impl Ledger {
     }
 
     /// Writes down more bytes for a socket that is charged already; false, and nothing written, when
-    /// a limit stands against it.
+    /// a limit stands against it. They are on their way out, and need leave nothing for others.
     #[must_use]
     pub fn charge_bytes(&mut self, owner: Owner, bytes: usize) -> bool {
         let Some(holding) = self.clients.get(&owner).copied() else {
             return false;
         };
-        if !self.has_room(&holding, bytes) {
+        if holding.bytes + bytes > self.limits.client_bytes
+            || self.bytes + bytes > self.limits.total_bytes
+        {
             return false;
         }
         let holding = self.clients.entry(owner).or_default();
@@ -123,8 +125,10 @@ impl Ledger {
     fn has_room(&self, holding: &Holding, bytes: usize) -> bool {
         let (held, used) = (holding.bytes + bytes, self.bytes + bytes);
         let is_first = holding.bytes == 0;
-        held <= self.limits.client_bytes
-            && leaves_enough(held, is_first, used, self.limits.total_bytes)
+        // What takes nothing takes nothing from others, whatever these have taken since.
+        bytes == 0
+            || held <= self.limits.client_bytes
+                && leaves_enough(held, is_first, used, self.limits.total_bytes)
     }
 
     /// Takes back what [`Ledger::charge`] and [`Ledger::charge_bytes`] wrote for one socket.
@@ -208,6 +212,22 @@ mod tests {
             (ledger.sockets(1), ledger.sockets(2), ledger.bytes()),
             (1, 2, 100)
         );
+    }
+
+    #[test]
+    fn what_others_take_later_is_not_held_against_a_client() {
+        let mut ledger = Ledger::new(Limits {
+            client_sockets: 9,
+            client_bytes: 75,
+            total_bytes: 100,
+        });
+        assert!(ledger.charge(1, 70) && ledger.charge(2, 10));
+        assert!(!ledger.charge(1, 1), "too little would be left");
+        assert!(ledger.charge(1, 0), "a listener");
+        assert!(ledger.charge_bytes(1, 0) && ledger.charge_bytes(1, 5));
+        assert!(!ledger.charge_bytes(1, 1), "bytes of one client");
+        assert!(!ledger.charge_bytes(2, 16), "bytes of all");
+        assert_eq!((ledger.bytes(), ledger.sockets(1)), (85, 2));
     }
 
     #[test]

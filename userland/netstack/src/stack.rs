@@ -176,10 +176,12 @@ impl Stack {
 
     /// When [`Stack::receive`] and [`Stack::send`] have something to do even if nothing arrives; `None`: never.
     pub fn deadline(&mut self, now: Nanoseconds) -> Option<Nanoseconds> {
-        let datagrams = self
-            .interface
-            .poll_at(instant(now), &self.datagrams)
-            .map(nanoseconds);
+        // Those that wait for room are due all the time.
+        let datagrams = match self.datagrams_pending {
+            true => None,
+            false => self.interface.poll_at(instant(now), &self.datagrams),
+        };
+        let datagrams = datagrams.map(nanoseconds);
         [
             datagrams,
             self.tcp.deadline(),

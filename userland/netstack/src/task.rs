@@ -34,8 +34,8 @@ const LEAST_BUFFERS: u32 = 16;
 const MTU: usize = 1500;
 /// Bytes of a buffer to receive into where there is much memory, so that a joined packet takes few.
 const LARGE_BUFFER: u32 = 8 * 1024;
-/// Bytes of heap that are much memory.
-const MUCH: usize = 16 * 1024 * 1024;
+/// Bytes of heap that are much memory: all that the manifest gives, or nearly.
+const MUCH: usize = 64 * 1024 * 1024;
 /// How long the search for a driver may keep clients waiting.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(100);
 /// How long a driver may take to start its card.
@@ -99,14 +99,17 @@ fn buffers(startup: &Startup<'_>) -> u32 {
     })
 }
 
-/// The packet pool, with half as many buffers as long as the memory for them is not there: large packets on
-/// a small machine are served slowly rather than not at all.
+/// The packet pool, with smaller and then half as many buffers as long as the memory for them is not there:
+/// large packets on a small machine are served slowly rather than not at all.
 fn make_pool(mut buffers: u32, mtu: usize, heap: usize) -> Result<(Shape, Memory), Error> {
+    let large = Shape::new(buffers, mtu).with_buffers_of(LARGE_BUFFER);
+    if heap >= MUCH
+        && let Ok(pool) = Memory::create_contiguous(large.pool_bytes() as u64)
+    {
+        return Ok((large, pool));
+    }
     loop {
-        let shape = match heap >= MUCH {
-            true => Shape::new(buffers, mtu).with_buffers_of(LARGE_BUFFER),
-            false => Shape::new(buffers, mtu),
-        };
+        let shape = Shape::new(buffers, mtu);
         match Memory::create_contiguous(shape.pool_bytes() as u64) {
             Ok(pool) => return Ok((shape, pool)),
             Err(error) if buffers <= LEAST_BUFFERS => return Err(error),

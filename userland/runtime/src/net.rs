@@ -264,8 +264,11 @@ impl Network {
         let starved = offers
             .iter()
             .any(|offers| offers.is_empty() && !offers.has_ended());
-        let until = self.pool.borrow().refused_until();
-        until.filter(|_| starved).map_or(Deadline::NEVER, Deadline)
+        if !starved {
+            return Deadline::NEVER;
+        }
+        // Without a refusal that is known it is asked for at once.
+        Deadline(self.pool.borrow().refused_until().unwrap_or(0))
     }
 
     /// Offers what there is memory for: first one for each listener that has none.

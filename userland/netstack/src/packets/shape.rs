@@ -40,8 +40,6 @@ impl Shape {
     pub fn new(buffers: u32, mtu: usize) -> Shape {
         let frame = u32::try_from(crate::stack::frame_bytes(mtu)).unwrap_or(u32::MAX / 2);
         let buffer_bytes = (frame + HEADROOM).next_multiple_of(UNIT);
-        let enough = (buffers * buffer_bytes) as usize >= AT_ONCE as usize * MAX_PACKET_BYTES;
-        let joined = if enough { FEATURE_JOINED_RECEIVE } else { 0 };
         Shape {
             buffers,
             buffer_bytes,
@@ -50,16 +48,20 @@ impl Shape {
                 | FEATURE_SEND_CHECKSUM
                 | FEATURE_RECEIVE_CHECKSUM
                 | FEATURE_SEGMENT_IPV4
-                | FEATURE_SEGMENT_IPV6
-                | joined,
+                | FEATURE_SEGMENT_IPV6,
         }
+        .with_buffers_of(buffer_bytes)
     }
 
     /// The same with buffers of at least so many bytes: the longer they are, the fewer a joined packet takes.
     #[must_use]
     pub fn with_buffers_of(self, bytes: u32) -> Shape {
+        let buffer_bytes = self.buffer_bytes.max(bytes.next_multiple_of(UNIT));
+        let enough = (self.buffers * buffer_bytes) as usize >= AT_ONCE as usize * MAX_PACKET_BYTES;
+        let joined = if enough { FEATURE_JOINED_RECEIVE } else { 0 };
         Shape {
-            buffer_bytes: self.buffer_bytes.max(bytes.next_multiple_of(UNIT)),
+            buffer_bytes,
+            features: self.features | joined,
             ..self
         }
     }

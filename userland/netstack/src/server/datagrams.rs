@@ -49,14 +49,14 @@ impl<M: SharedMemory + Clone> Datagrams<M> {
         let mut pumped = Pumped::default();
         for _ in 0..TURNS {
             self.move_out(stack)?;
-            self.move_in(stack)?;
+            let more = self.move_in(stack)?;
             if self.outgoing.must_wake()? {
                 pumped.ready |= READY_SEND;
             }
             if self.incoming.must_wake()? {
                 pumped.ready |= READY_RECEIVE;
             }
-            if !self.must_go_on()? {
+            if !self.must_go_on()? && !more {
                 return Ok(pumped);
             }
         }
@@ -92,10 +92,12 @@ impl<M: SharedMemory + Clone> Datagrams<M> {
         Ok(())
     }
 
-    fn move_in(&mut self, stack: &mut Stack) -> Result<(), RingError> {
+    /// True: there may be more, of which nobody else will tell.
+    fn move_in(&mut self, stack: &mut Stack) -> Result<bool, RingError> {
         self.waiting = None;
         let (mut fault, mut waiting, mut dropped) = (None, None, 0);
         let incoming = &mut self.incoming;
+        let mut more = true;
         for _ in 0..BATCH {
             let taken = stack.receive_with(self.id, |peer, payload| {
                 if !incoming.fits(payload.len()) {
@@ -111,6 +113,7 @@ impl<M: SharedMemory + Clone> Datagrams<M> {
                 }
             });
             if !taken {
+                more = false;
                 break;
             }
         }
@@ -118,7 +121,7 @@ impl<M: SharedMemory + Clone> Datagrams<M> {
         for _ in 0..dropped {
             stack.count_dropped_datagram();
         }
-        fault.map_or(Ok(()), Err)
+        fault.map_or(Ok(more), Err)
     }
 
     /// Asks to be woken where something can happen; true: it has happened already.

@@ -1196,6 +1196,41 @@ fn more_datagrams_than_a_queue_holds_go_out_with_one_signal() {
     }
 }
 
+#[test]
+fn a_burst_that_fills_the_queue_is_not_the_last() {
+    const BURST: usize = 64;
+    let mut world = World::new();
+    let mut app = world.app(5, ALL);
+    let (socket, mut rings) = world.bound_with(&app, 53, 4 * RING);
+    let there = world.peer.bind(CLIENT, 9).unwrap();
+    let to = SocketAddr::from((A, 53));
+    // The server's Ethernet address is found.
+    world.peer.send_to(there, to, b"first").unwrap();
+    let mut buffer = [0; 100];
+    let mut take = move |world: &mut World, wanted: usize| {
+        let mut got = 0;
+        assert_eq!(rings.from_stack.sleep(), Ok(true));
+        world.until("the datagrams", |_| {
+            app.take(socket);
+            while let Some((_, length)) = rings.from_stack.peek().unwrap() {
+                rings.from_stack.take(length, &mut buffer).unwrap();
+                got += 1;
+            }
+            got == wanted
+        });
+    };
+    take(&mut world, 1);
+    for _ in 0..BURST {
+        world.peer.send_to(there, to, b"burst").unwrap();
+    }
+    // All come with one look of the server's.
+    let now = world.record.now.get();
+    while world.peer.poll(now, &mut world.pipe) {}
+    take(&mut world, BURST);
+    world.peer.send_to(there, to, b"later").unwrap();
+    take(&mut world, 1);
+}
+
 fn send_with_one_signal(many: usize, bytes: usize) {
     let mut world = World::new();
     let app = world.app(5, ALL);

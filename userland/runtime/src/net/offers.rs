@@ -248,6 +248,23 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_of_its_size_and_lasts_until_one_of_that_size_is_there() {
+        let (stack, mut pool) = world(0, 32 << 20);
+        assert!(pool.take_ahead(NEVER, LARGE, true).is_err());
+        stack.room.set(1);
+        let refused = pool.refused_until();
+        let small = pool.take_ahead(NEVER, RING, false);
+        assert!(small.is_ok(), "a smaller one is another question");
+        assert_eq!(pool.refused_until(), refused);
+        let asked = stack.asked.get();
+        assert!(pool.take_ahead(NEVER, 2 * LARGE, true).is_err());
+        assert_eq!(stack.asked.get(), asked, "a larger one is not");
+        stack.room.set(2);
+        assert!(pool.take(NEVER, LARGE).is_ok());
+        assert_eq!(pool.refused_until(), None);
+    }
+
+    #[test]
     fn offers_grow_with_the_demand_and_a_pair_that_is_taken_is_replaced() {
         let (stack, mut pool) = world(99, 1 << 20);
         let mut offers = Offers::new(LISTENER, RING);

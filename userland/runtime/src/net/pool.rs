@@ -59,6 +59,16 @@ impl<M: SharedMemory> SharedMemory for Pair<M> {
     }
 }
 
+/// There was no further pair, and why.
+#[derive(Clone, Copy, Debug)]
+struct Refusal {
+    error: NetError,
+    /// Pairs of this capacity, and larger ones.
+    ring_bytes: u32,
+    /// Until when to count on that, in nanoseconds of the monotonic clock.
+    until: u64,
+}
+
 /// A session's pairs that no connection uses. What is taken from it is brought back by [`Pool::keep`] or
 /// [`Pool::close`].
 #[derive(Debug)]
@@ -67,10 +77,8 @@ pub struct Pool<S: Supply = Supplier> {
     /// What memory this task may use, in bytes.
     quota: u64,
     spare: Vec<Pair<S::Memory>>,
-    /// Pairs that were taken and not brought back.
-    out: usize,
-    /// Why there was no further pair, and until when to count on that.
-    refused: Option<(NetError, u64)>,
+    /// The last refusal.
+    refused: Option<Refusal>,
     /// A pair came back since.
     came_back: bool,
 }
@@ -95,7 +103,6 @@ impl<S: Supply> Pool<S> {
             supply,
             quota,
             spare: Vec::new(),
-            out: 0,
             refused: None,
             came_back: false,
         }
@@ -121,7 +128,6 @@ impl<S: Supply> Pool<S> {
             Some(place) => self.spare.swap_remove(place),
             None => self.share(deadline, ring_bytes, true)?,
         };
-        self.out += 1;
         Ok(pair)
     }
 
@@ -140,20 +146,19 @@ impl<S: Supply> Pool<S> {
         if self.spare.iter().any(fits) {
             return self.take(deadline, ring_bytes);
         }
-        if let Some((error, until)) = self.refused
-            && self.supply.now() < until
+        if let Some(refusal) = self.refused
+            && ring_bytes >= refusal.ring_bytes
+            && self.supply.now() < refusal.until
             && !(needed && self.came_back)
         {
-            return Err(error);
+            return Err(refusal.error);
         }
-        let pair = self.share(deadline, ring_bytes, needed)?;
-        self.out += 1;
-        Ok(pair)
+        self.share(deadline, ring_bytes, needed)
     }
 
     /// Until when no pair is asked for ahead, in nanoseconds of the monotonic clock.
     pub fn refused_until(&self) -> Option<u64> {
-        self.refused.map(|(_, until)| until)
+        self.refused.map(|refusal| refusal.until)
     }
 
     /// Has pairs asked for at once that were refused just now.
@@ -176,9 +181,17 @@ impl<S: Supply> Pool<S> {
             }
             shared = self.supply.share(deadline, ring_bytes);
         }
-        let until = self.supply.now() + RETRY;
-        self.refused = shared.as_ref().err().map(|error| (*error, until));
-        self.came_back = false;
+        match &shared {
+            Err(error) => {
+                self.refused = Some(Refusal {
+                    error: *error,
+                    ring_bytes,
+                    until: self.supply.now() + RETRY,
+                });
+                self.came_back = false;
+            }
+            Ok(_) => self.refused = self.refused.filter(|old| ring_bytes < old.ring_bytes),
+        }
         shared.map(|(number, memory)| Pair {
             number,
             ring_bytes,
@@ -187,7 +200,6 @@ impl<S: Supply> Pool<S> {
     }
 
     fn is_back(&mut self) {
-        self.out = self.out.saturating_sub(1);
         self.came_back = true;
     }
 

@@ -5,9 +5,9 @@ use anyhow::{Context, Result};
 
 use crate::qmp::Qmp;
 
-/// The tables of a processor that one flush is for, as x86 has them (QEMU 7.2, target/i386/cpu-param.h,
-/// NB_MMU_MODES).
-const TABLES: u64 = 5;
+/// The tables of a processor that one flush is for: QEMU 7.2.22 counted 96,552 for 12,066 writes of CR3, which
+/// the guest counted itself.
+const TABLES: u64 = 8;
 
 /// How often the translator has flushed everything so far, on all processors.
 pub(super) fn count(qmp: &mut Qmp) -> Result<u64> {
@@ -33,8 +33,8 @@ mod tests {
     #[test]
     fn flushes_of_some_tables_are_joined() {
         let said = "Translation buffer state:\r\nTB count  100\r\n\r\nStatistics:\r\n\
-                    TLB full flushes    3\r\nTLB partial flushes 20\r\nTLB elided flushes  30\r\n";
-        assert_eq!(read(said).unwrap(), 13);
+                    TLB full flushes    3\r\nTLB partial flushes 20\r\nTLB elided flushes  28\r\n";
+        assert_eq!(read(said).unwrap(), 9);
         assert!(read("TLB full flushes    3\n").is_err());
     }
 }

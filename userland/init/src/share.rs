@@ -6,8 +6,8 @@ use ipc::layout::PAGE_BYTES;
 use ipc::manifest::Task;
 
 /// Bytes of init's quota that are not shared out. Init takes some itself later; and it goes on paying for
-/// what others still hold of a task that died, as a driver holds the network stack's packet pool (1 MiB, and 2.5 where there is much memory)
-/// for a moment, while that task's next life gets its whole share.
+/// what others still hold of a task that died, as a driver holds the network stack's packet pool (1 MiB, or
+/// 2.5 where it has all it wishes) for a moment, while that task's next life gets its whole share.
 const RESERVE: u64 = 2 << 20;
 /// Bytes that init pays for with each task: its log and startup block, endpoints and badges.
 const EACH: u64 = 64 << 10;

@@ -66,8 +66,8 @@ pub enum Fast {
 
 /// Each of these functions is a system call of this CPU's thread, whose registers hold the deadline and
 /// what a system call keeps; the arguments come separately. `None`, and nothing is changed, if not all is
-/// as it has to be for the short way. They call no function that returns but where it is not of a call or a
-/// reply, so that the compiler has every register and saves none.
+/// as it has to be for the short way. Those of a call and a reply call no function that returns, so that the
+/// compiler has every register and saves none.
 ///
 /// What the way in and the way out do for others is left out here: whoever wants this CPU's TLB
 /// flushed, its run queue looked at, or its epoch seen sends an interrupt too, or waits for the

@@ -52,8 +52,8 @@ impl Table {
         let mut show = |connection: &mut Connection, port: &mut Port<'_, W>| {
             interface.poll_ingress_single(instant(now), port, &mut connection.slot.set);
         };
-        let parts = port.packet().and_then(|packet| Parts::of(segment, packet));
-        match parts.filter(|_| connection.established) {
+        let packet = port.packet().filter(|_| connection.established);
+        match packet.and_then(|packet| Parts::of(segment, packet)) {
             Some(parts) => {
                 show(connection, &mut port.with(&parts.data));
                 // Where something before it is missing smoltcp does not take it.

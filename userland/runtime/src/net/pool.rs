@@ -123,12 +123,16 @@ impl<S: Supply> Pool<S> {
         deadline: Deadline,
         ring_bytes: u32,
     ) -> Result<Pair<S::Memory>, NetError> {
+        match self.take_spare(ring_bytes) {
+            Some(pair) => Ok(pair),
+            None => self.share(deadline, ring_bytes, true),
+        }
+    }
+
+    fn take_spare(&mut self, ring_bytes: u32) -> Option<Pair<S::Memory>> {
         let fits = |pair: &Pair<S::Memory>| pair.ring_bytes == ring_bytes;
-        let pair = match self.spare.iter().rposition(fits) {
-            Some(place) => self.spare.swap_remove(place),
-            None => self.share(deadline, ring_bytes, true)?,
-        };
-        Ok(pair)
+        let place = self.spare.iter().rposition(fits)?;
+        Some(self.spare.swap_remove(place))
     }
 
     /// As [`Pool::take`], for a connection that is still to come. Where there was no new pair just now, none is
@@ -142,9 +146,8 @@ impl<S: Supply> Pool<S> {
         ring_bytes: u32,
         needed: bool,
     ) -> Result<Pair<S::Memory>, NetError> {
-        let fits = |pair: &Pair<S::Memory>| pair.ring_bytes == ring_bytes;
-        if self.spare.iter().any(fits) {
-            return self.take(deadline, ring_bytes);
+        if let Some(pair) = self.take_spare(ring_bytes) {
+            return Ok(pair);
         }
         if let Some(refusal) = self.refused
             && ring_bytes >= refusal.ring_bytes
